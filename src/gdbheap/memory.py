@@ -1,0 +1,93 @@
+"""Reading a target's memory: the protocol that the core is written against, and two readers of it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from typing import Protocol
+
+
+class MemoryFault(Exception):
+    """Bytes of the target that cannot be read.
+
+    ``address`` and ``size`` (bytes) are what was asked for, ``reason`` says why it failed.
+    """
+
+    def __init__(self, address: int, size: int, reason: str = "it is not mapped") -> None:
+        super().__init__(f"cannot read {size} bytes at {address:#x}: {reason}")
+        self.address = address
+        self.size = size
+        self.reason = reason
+
+
+class Memory(Protocol):
+    """Something that bytes can be read from, by address."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return the ``size`` bytes at ``address``; raise MemoryFault where any of them is unreadable."""
+        ...
+
+
+class Snapshot:
+    """A copy of some ranges of memory.
+
+    ``ranges`` are pairs of (address, bytes). Ranges that touch are read across; ranges that overlap are refused.
+    """
+
+    def __init__(self, ranges: Iterable[tuple[int, bytes]]) -> None:
+        self._starts: list[int] = []
+        self._data: list[bytearray] = []
+        for start, data in sorted(ranges, key=lambda item: item[0]):
+            end = self._starts[-1] + len(self._data[-1]) if self._starts else -1
+            if start < end:
+                raise ValueError(f"the range at {start:#x} overlaps the one that ends at {end:#x}")
+            if start == end:
+                self._data[-1] += data
+            else:
+                self._starts.append(start)
+                self._data.append(bytearray(data))
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return the ``size`` bytes at ``address``; raise MemoryFault where the snapshot does not hold them all."""
+        index = bisect_right(self._starts, address) - 1
+        if index < 0:
+            raise MemoryFault(address, size, "it is not part of the snapshot")
+        offset = address - self._starts[index]
+        data = bytes(self._data[index][offset : offset + size])
+        if len(data) != size:
+            raise MemoryFault(address, size, "it is not part of the snapshot")
+        return data
+
+
+class PageCache:
+    """A reader that fetches whole pages and keeps them: for many small reads close together, as along a free list.
+
+    Keep one for no longer than the target stays stopped. At most ``max_pages`` pages are held; then it starts anew.
+    """
+
+    def __init__(self, memory: Memory, page_size: int = 0x1000, max_pages: int = 0x4000) -> None:
+        self._memory = memory
+        self._page_size = page_size
+        self._max_pages = max_pages
+        self._pages: dict[int, bytes] = {}
+
+    def _page(self, start: int) -> bytes:
+        page = self._pages.get(start)
+        if page is None:
+            page = self._memory.read(start, self._page_size)
+            if len(self._pages) >= self._max_pages:
+                self._pages.clear()
+            self._pages[start] = page
+        return page
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return the ``size`` bytes at ``address``; raise MemoryFault where any of them is unreadable."""
+        start = address - address % self._page_size
+        offset = address - start
+        try:
+            page = self._page(start)
+            if offset + size <= self._page_size:
+                return page[offset : offset + size]
+        except MemoryFault:
+            pass  # a page that is partly readable (the end of a core's segment): ask for just these bytes
+        return self._memory.read(address, size)

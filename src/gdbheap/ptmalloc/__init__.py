@@ -1,0 +1,1 @@
+"""glibc's allocator, read from bytes: arenas, heaps, chunks, free lists, parameters."""
