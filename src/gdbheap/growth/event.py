@@ -68,16 +68,41 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class FreeLists:
+    """What was free before a request that made the heap grow.
+
+    ``tcache_count`` is the number of chunks in the requesting thread's tcache bin for that size (None where unknown).
+    Sizes are in bytes; ``largest`` is the largest chunk in the fastbins and bins. ``complete`` is False where there
+    were too many chunks to count them all while the program waited: then the figures are lower bounds.
+    """
+
+    tcache_count: int | None
+    chunks: int
+    total: int
+    largest: int
+    complete: bool
+
+
+@dataclass(frozen=True)
+class ChunkHeader:
+    """The two words in front of a chunk's user data, as they were read at ``address``."""
+
+    address: int
+    prev_size: int
+    size_word: int
+
+
+@dataclass(frozen=True)
 class Event:
     """One system call, from entry to return.
 
     ``id`` counts from 1. ``thread`` is GDB's number and ``tid`` the kernel's. ``args`` are as many as the call has;
     a file descriptor is signed. ``result`` is signed (a failure is the negative errno), None while the call has not
-    returned. ``break_before`` is the kernel's break where a brk call makes it known. ``mapped_before`` is the
-    number of bytes of the call's own range that were mapped before it (None where that was not looked up).
-    ``file`` is the file behind a descriptor. ``frames`` are newest first; ``frames_left_out`` counts the older ones
-    that were not recorded (None: there are more, not counted). ``state`` is the allocator's state at entry, for
-    calls that malloc made.
+    returned. ``break_before`` is the process's break before a brk call, None where it is unknown. ``mapped_before``
+    counts the bytes of the call's own range that were mapped before it, None where that was not looked up. ``file``
+    is the file behind a descriptor. ``frames`` are newest first; ``more_frames`` says that older ones were left out.
+    ``state`` and ``free`` are the allocator's state at entry, for calls that malloc made, and ``chunk`` the header of
+    the mmapped chunk that is freed or resized. ``stream`` names the stdio stream whose buffer was asked for.
     """
 
     id: int
@@ -91,5 +116,61 @@ class Event:
     break_before: int | None = None
     mapped_before: int | None = None
     file: str | None = None
-    truncated_frames: bool = False
+    more_frames: bool = False
     state: GrowthState | None = None
+    free: FreeLists | None = None
+    chunk: ChunkHeader | None = None
+    stream: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the kernel refused: a negative errno, or a break that did not become what was asked."""
+        if self.result is None:
+            return False
+        if self.syscall == "brk":
+            return self.args[0] != 0 and self.result != self.args[0]
+        return -4096 < self.result < 0
+
+    @property
+    def delta(self) -> int | None:
+        """Bytes of address space that the process gained (negative: gave back); None while that is unknown.
+
+        A mapping that replaces one gains nothing, and neither does a change of protection.
+        """
+        if self.result is None:
+            return None
+        if self.failed or self.syscall == "mprotect":
+            return 0
+        if self.syscall == "brk":
+            if self.args[0] == 0:
+                return 0
+            return None if self.break_before is None else self.result - self.break_before
+        if self.syscall == "mremap":
+            return _pages(self.args[2]) - _pages(self.args[1])
+        before = self.mapped_before
+        if self.syscall == "munmap":
+            return -_pages(self.args[1]) if before is None else -before
+        return _pages(self.args[1]) - (before or 0)
+
+
+def _pages(size: int) -> int:
+    return -(-size // 0x1000) * 0x1000
+
+
+@dataclass(frozen=True)
+class Served:
+    """A call of malloc, seen after a growth, that needed no system call.
+
+    ``event`` is the growth's number. ``top_before`` and ``top_after`` are the arena's top chunk when malloc was
+    called and when it was next seen (None while it was not seen again), ``left`` the size of top then.
+    """
+
+    event: int
+    thread: int
+    request: int
+    chunk_size: int
+    caller: Frame | None
+    user: Frame | None
+    top_before: int
+    top_after: int | None = None
+    left: int | None = None

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from gdbheap.memory import Memory, MemoryFault
+from gdbheap.ptmalloc.abi import FLAG_BITS, Abi
+from gdbheap.ptmalloc.layout import Layout, integer, integers
 
 NONCONTIGUOUS_BIT = 2
+#: Arenas that are followed at most; glibc makes 8 for each processor unless it is told to make more.
+MAX_ARENAS = 0x10000
 
 
 @dataclass(frozen=True)
@@ -48,3 +54,109 @@ class Arena:
     def contiguous(self) -> bool:
         """Whether malloc believes that its break area has no holes (NONCONTIGUOUS_BIT is clear)."""
         return not self.flags & NONCONTIGUOUS_BIT
+
+    def bin_header(self, abi: Abi, index: int) -> int:
+        """Return the address of the pretended chunk that is both ends of bin ``index`` (bin_at)."""
+        return self.bins_address + (2 * index - 2) * abi.word_size - abi.header
+
+    def has_top(self, abi: Abi) -> bool:
+        """Whether there is a top chunk: before the first memory, ``top`` is 0 or bin 1's header (initial_top)."""
+        return self.top not in (0, self.bin_header(abi, 1))
+
+
+@dataclass(frozen=True)
+class ArenaRing:
+    """The arenas in the order of their ring: main_arena, then the newest to the oldest.
+
+    ``problem`` is None where the ring closes; otherwise it says where and why the reading stopped, and ``arenas``
+    are those that were sound up to there (their numbers are then too low where older arenas were lost).
+    """
+
+    arenas: tuple[Arena, ...]
+    problem: str | None = None
+
+
+def read_arena(memory: Memory, abi: Abi, layout: Layout, address: int, number: int) -> Arena:
+    """Return the arena at ``address``, with one read for the struct and one for the size of its top chunk.
+
+    ``number`` is what the arena is to be called: 0 for main_arena. Raises MemoryFault where the struct is unreadable.
+    """
+    fields = layout.state.fields
+    data = memory.read(address, layout.state.size)
+    arena = Arena(
+        address=address,
+        number=number,
+        mutex=integer(abi, data, fields["mutex"], signed=True),
+        flags=integer(abi, data, fields["flags"], signed=True),
+        top=integer(abi, data, fields["top"]),
+        top_size=0,
+        last_remainder=integer(abi, data, fields["last_remainder"]),
+        fastbins=integers(abi, data, fields["fastbinsY"]) if layout.has_fastbins else (),
+        bins=integers(abi, data, fields["bins"]),
+        bins_address=address + fields["bins"].offset,
+        binmap=integers(abi, data, fields["binmap"]),
+        next=integer(abi, data, fields["next"]),
+        next_free=integer(abi, data, fields["next_free"]),
+        attached_threads=integer(abi, data, fields["attached_threads"]),
+        system_mem=integer(abi, data, fields["system_mem"]),
+        max_system_mem=integer(abi, data, fields["max_system_mem"]),
+    )
+    if not arena.has_top(abi):
+        return arena
+    size: int | None
+    try:
+        size = abi.read_word(memory, arena.top + abi.word_size) & ~FLAG_BITS
+    except MemoryFault:
+        size = None
+    return replace(arena, top_size=size)
+
+
+def read_arenas(memory: Memory, abi: Abi, layout: Layout, main_arena: int) -> ArenaRing:
+    """Return all arenas, found by following ``next`` from the one at ``main_arena``.
+
+    An arena other than main_arena must lie behind the heap_info of its own first heap (_int_new_arena), so a stray
+    pointer ends the reading and is not taken for an arena. Raises MemoryFault where main_arena itself is unreadable.
+    """
+    arenas = [read_arena(memory, abi, layout, main_arena, 0)]
+    seen = {main_arena}
+    problem = None
+    while arenas[-1].next != main_arena:
+        address, before = arenas[-1].next, arenas[-1].address
+        problem = _not_an_arena(memory, abi, layout, address, before, seen)
+        if problem is None and len(arenas) >= MAX_ARENAS:
+            problem = f"The ring of arenas did not come back to main_arena at {main_arena:#x} in {MAX_ARENAS} steps."
+        if problem is None:
+            try:
+                arenas.append(read_arena(memory, abi, layout, address, len(arenas)))
+            except MemoryFault as fault:
+                problem = f"The arena at {address:#x}, which next of the arena at {before:#x} names: {fault}."
+        if problem is not None:
+            break
+        seen.add(address)
+    count = len(arenas)
+    numbered = (replace(arena, number=count - place) for place, arena in enumerate(arenas[1:], 1))
+    return ArenaRing((arenas[0], *numbered), problem)
+
+
+def _not_an_arena(
+    memory: Memory, abi: Abi, layout: Layout, address: int, before: int, seen: set[int]
+) -> str | None:
+    link = f"next of the arena at {before:#x}"
+    if address in seen:
+        return f"The ring of arenas is broken: {link} leads back to {address:#x}, not to main_arena."
+    if address % abi.word_size:
+        return f"The ring of arenas is broken: {link} is {address:#x}, which is no multiple of {abi.word_size}."
+    if layout.heap_info is None:
+        return None
+    heap = address - layout.heap_info.size
+    try:
+        data = memory.read(heap, layout.heap_info.size)
+    except MemoryFault as fault:
+        return f"The ring of arenas is broken: {link} is {address:#x}, and no heap_info is before that ({fault})."
+    owner = integer(abi, data, layout.heap_info.fields["ar_ptr"])
+    if owner == address:
+        return None
+    return (
+        f"The ring of arenas is broken: {link} is {address:#x}, but ar_ptr of the heap_info before that, at "
+        f"{heap:#x}, is {owner:#x}; it should be {address:#x}."
+    )

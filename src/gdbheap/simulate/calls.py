@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Generator
 from dataclasses import dataclass
+from typing import TypeVar, Union
+
+from gdbheap.simulate.state import GrowthState
+
+T = TypeVar("T")
+
+
+class Unpredictable(Exception):
+    """A fact that decides what malloc does is not in the state.
+
+    ``reason`` is a full sentence that names it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -25,8 +42,9 @@ class Call:
     ``args`` are the arguments as integers, in the kernel's order and as many as the call has: brk 1, munmap 2,
     mprotect 3, mmap 6 (the descriptor is -1, not 0xffffffff), mremap 4, madvise 3. ``path`` is the stable name of the
     branch (``PATHS`` in simulate.paths tells what each means). ``terms`` add up to ``total``; ``rounded`` is
-    ``total`` after rounding to ``multiple``, and is the number of bytes that the call is about. ``why`` are the
-    conditions that led here, each a full sentence with its values, and ``source`` the glibc function that decides.
+    ``total`` after rounding to ``multiple`` (down where ``rounded`` is below ``total``; 1 where nothing is rounded),
+    and is the number of bytes that the call is about. ``why`` are the conditions that led here, each a full sentence
+    with its values, and ``source`` the glibc function that decides.
     """
 
     syscall: str
@@ -38,3 +56,73 @@ class Call:
     multiple: int
     why: tuple[str, ...]
     source: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an operation leaves behind.
+
+    ``state`` is the allocator afterwards: top, system_mem, flags, params, break and heaps are followed; what a closed
+    top chunk does to the bins, the tcache and the memory is not. ``chunk`` is the address of the chunk that serves the
+    request, None where there is none. ``top`` and ``top_size`` (bytes) describe the top chunk after the request was
+    cut from it, None where no arena is known. ``system_mem_delta`` is the change of the arena's system_mem in bytes.
+    ``changes`` are full sentences about what else is different. ``error`` is a full sentence where the operation fails
+    or aborts, else None.
+    """
+
+    state: GrowthState
+    chunk: int | None
+    top: int | None
+    top_size: int | None
+    system_mem_delta: int
+    changes: tuple[str, ...] = ()
+    error: str | None = None
+
+
+#: A prediction under way: it yields a call, is sent the kernel's signed result, and returns what it was made for.
+#: A failed call answers the negative errno; brk answers the break that the process then has.
+Calling = Generator[Call, int, T]
+Steps = Calling[Outcome]
+
+#: The calls that a recorder does not usually catch.
+UNSEEN = frozenset({"madvise"})
+
+
+def advance(steps: Steps, result: int | None = None, unseen: Container[str] = UNSEEN) -> Union[Call, Outcome]:
+    """Send the kernel's ``result`` of the last call (None to start) and return the next call, or the Outcome.
+
+    Calls whose name is in ``unseen`` are answered with 0 and passed over. Raises Unpredictable as the prediction does.
+    """
+    try:
+        call = next(steps) if result is None else steps.send(result)
+        while call.syscall in unseen:
+            call = steps.send(0)
+    except StopIteration as end:
+        outcome: Outcome = end.value
+        return outcome
+    return call
+
+
+def failed(result: int) -> bool:
+    """Whether ``result`` is a negative errno: the answer of every call but brk, which answers a break."""
+    return -4096 < result < 0
+
+
+def total(terms: tuple[Term, ...]) -> int:
+    """Return the sum of ``terms`` in bytes."""
+    return sum(term.value for term in terms)
+
+
+def outcome(
+    before: GrowthState,
+    after: GrowthState,
+    chunk: int | None = None,
+    changes: tuple[str, ...] = (),
+    error: str | None = None,
+) -> Outcome:
+    """Return the Outcome of an operation that led from ``before`` to ``after``."""
+    arena = after.arena
+    if arena is None or before.arena is None:
+        return Outcome(after, chunk, None, None, 0, changes, error)
+    delta = arena.system_mem - before.arena.system_mem
+    return Outcome(after, chunk, arena.top, arena.top_size, delta, changes, error)

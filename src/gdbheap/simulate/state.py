@@ -21,12 +21,28 @@ class Release:
 
 
 @dataclass(frozen=True)
+class OlderHeap:
+    """A heap of an arena that the top chunk has left for a newer one.
+
+    ``leftover`` is the number of bytes at its end that become the top chunk when the newer heap goes: the fencepost
+    and the free chunk before it, if there is one.
+    """
+
+    heap: HeapInfo
+    leftover: int
+
+
+@dataclass(frozen=True)
 class GrowthState:
     """The allocator before a system call.
 
     ``curbrk`` is libc's ``__curbrk`` (0 before the first sbrk of the process, None where unknown). ``heap`` is the
-    heap_info that holds the top chunk of an arena other than main_arena. ``aligned_heap_area`` is the static variable
-    of arena.c (the hint for the next heap; None where unknown).
+    heap_info that holds the top chunk of an arena other than main_arena, and ``older_heaps`` are the others of that
+    arena, newest first (None where they were not read). ``aligned_heap_area`` is the static variable of arena.c (the
+    hint for the next heap; None where unknown). ``heap_info_size`` and ``malloc_state_size`` are the sizes of the two
+    structs in bytes. ``may_shrink_heap`` is what check_may_shrink_heap answers: whether a heap is shrunk with mmap
+    instead of madvise. ``always_fail_morecore`` is the variable of that name (from glibc 2.34 on); where it is None,
+    the settings for huge pages decide.
     """
 
     abi: Abi
@@ -36,3 +52,8 @@ class GrowthState:
     heap: HeapInfo | None = None
     aligned_heap_area: int | None = None
     release: Release = Release()
+    older_heaps: tuple[OlderHeap, ...] | None = None
+    heap_info_size: int | None = None
+    malloc_state_size: int | None = None
+    may_shrink_heap: bool | None = None
+    always_fail_morecore: bool | None = None

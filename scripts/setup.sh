@@ -1,0 +1,186 @@
+#!/bin/sh
+# Installs what gdbheap needs, where it is missing:  sh scripts/setup.sh [use|demo|test]
+#   use   (the default) what the commands need: GDB, glibc's debug symbols, and .venv with pygments and tabulate
+#   demo  also a C compiler for the story's program
+#   test  also what the tests need, and the development tools in .venv
+# Debian packages come through apt-get, as root; Python packages go into .venv in this checkout. It says what it
+# installs, and where it may not, what to run by hand. A second run changes nothing and is quick.
+set -u
+purpose=${1:-use}
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd) || exit 1
+venv=$root/.venv
+
+say() { printf 'set-up: %s\n' "$*" >&2; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+case $purpose in
+    use | demo | test) ;;
+    *)
+        say "the purpose is one of use, demo and test, not '$purpose'."
+        exit 2
+        ;;
+esac
+
+# One set-up of a checkout at a time.
+if have flock && mkdir -p "$root/build" 2>/dev/null && : 2>/dev/null >>"$root/build/set-up.lock"; then
+    exec 9>>"$root/build/set-up.lock"
+    flock 9
+fi
+
+# --- Debian packages -------------------------------------------------------------------------------------------------
+
+# A Python from 3.9 on that can make a virtual environment. GDB's own is most often the one in /usr/bin.
+find_python() {
+    for candidate in /usr/bin/python3 python3; do
+        if have "$candidate" && "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 9))' \
+            >/dev/null 2>&1; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+}
+
+venv_works() { [ -x "$venv/bin/python" ] && [ -e "$venv/set-up.use" ]; }
+
+# The file that holds the debug symbols of the libc in use, by that libc's build-id. Fails where there is no readelf.
+libc_debug_file() {
+    libc=$(ldd /bin/sh 2>/dev/null | sed -n 's/^[[:space:]]*libc\.so\.6 => \([^ ]*\).*/\1/p')
+    id=$(LC_ALL=C readelf -n "${libc:-/nonexistent}" 2>/dev/null | sed -n 's/.*Build ID: \([0-9a-f]*\).*/\1/p')
+    [ -n "$id" ] || return 1
+    rest=${id#??}
+    printf '/usr/lib/debug/.build-id/%s/%s.debug\n' "${id%"$rest"}" "$rest"
+}
+
+libc_has_symbols() {
+    file=$(libc_debug_file) && [ -e "$file" ]
+}
+
+# The packages that `purpose` needs and that are missing.
+missing_packages() {
+    have gdb || echo gdb
+    have readelf || echo binutils
+    libc_has_symbols || echo libc6-dbg
+    venv_works || [ -n "$(find_python)" ] || echo python3 python3-venv
+    [ "$purpose" = use ] && return
+    have gcc || echo gcc
+    [ -e /usr/include/stdlib.h ] || echo libc6-dev
+    have make || echo make
+    [ "$purpose" = demo ] && return
+    have g++ || echo g++
+    have strace || echo strace
+    have sqlite3 || echo sqlite3
+    have gdbserver || echo gdbserver
+    have musl-gcc || echo musl-tools
+}
+
+apt_install() {
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" </dev/null >"$log" 2>&1
+}
+
+install_packages() {
+    log=$(mktemp) || exit 1
+    say "installing Debian packages through apt-get: $*"
+    if apt_install "$@" || { say "updating apt's lists first"; apt-get update -qq </dev/null >"$log" 2>&1 &&
+        apt_install "$@"; }; then
+        rm -f "$log"
+        return 0
+    fi
+    cat "$log" >&2
+    rm -f "$log"
+    return 1
+}
+
+packages=$(missing_packages | tr '\n' ' ')
+packages=${packages% }
+if [ -n "$packages" ]; then
+    # shellcheck disable=SC2086  # a list of words
+    if [ "$(id -u)" = 0 ] && have apt-get; then
+        install_packages $packages
+        if ! libc_has_symbols && have readelf; then
+            # The debug symbols on offer are those of another libc: take both in the same version.
+            say "glibc's debug symbols are not those of the libc in use: upgrading both"
+            install_packages libc6 libc6-dbg $(have gcc && echo libc6-dev)
+        fi
+        packages=$(missing_packages | tr '\n' ' ')
+        packages=${packages% }
+    fi
+fi
+if [ -n "$packages" ]; then
+    say "these Debian packages are missing: $packages"
+    if have apt-get; then
+        say "run as root: apt-get update && apt-get install $packages"
+        case " $packages " in
+            *" libc6-dbg "*)
+                say "libc6-dbg must have the version of libc6, which is $(dpkg-query -W -f '${Version}' libc6 2>/dev/null);" \
+                    "if apt offers another one: apt-get install libc6 libc6-dbg"
+                ;;
+        esac
+    else
+        say "this machine has no apt-get: install what corresponds to them with its own package manager."
+    fi
+    for package in $packages; do
+        case $purpose:$package in
+            *:libc6-dbg | *:binutils) say "going on without $package: explanations will be less exact" ;;
+            test:gdbserver | test:musl-tools | test:sqlite3) say "going on without $package: its tests will be skipped" ;;
+            *) exit 1 ;;
+        esac
+    done
+fi
+
+# --- Python packages -------------------------------------------------------------------------------------------------
+
+# GDB may have them already, and needs no .venv then.
+gdb_has_needs() {
+    gdb -nx -batch -ex 'python import pygments, tabulate; print("found")' 2>/dev/null | grep -q found
+}
+
+# GDB caches compiled modules unless it is told not to or cannot write here: do it for those GDBs, and for the first run.
+compile_package() {
+    (cd "$root" && env -u PYTHONDONTWRITEBYTECODE gdb -nx -batch \
+        -ex 'python import compileall; compileall.compile_dir("src/gdbheap", quiet=2)') >/dev/null 2>&1
+}
+
+kind=use
+extra=
+if [ "$purpose" = test ]; then
+    kind=test
+    extra='[dev]'
+fi
+key="$(cksum <"$root/pyproject.toml") $root"
+is_set_up() { [ -x "$venv/bin/python" ] && [ -e "$venv/set-up.$1" ] && [ "$(cat "$venv/set-up.$1")" = "$key" ]; }
+
+make_venv() {
+    if ! "$venv/bin/python" -c 'import pip' >/dev/null 2>&1; then
+        python=$(find_python)
+        say "making .venv with $python"
+        "$python" -m venv --clear "$venv" || return 1
+    fi
+    # An older pip cannot install a checkout in place.
+    "$venv/bin/python" -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (21, 3))' ||
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip || return 1
+    # tabulate 0.10 no longer runs on Python 3.9, which a GDB that uses this .venv may have.
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root$extra" 'tabulate<0.10'
+}
+
+if ! is_set_up "$kind" && ! { [ "$kind" = use ] && is_set_up test; }; then
+    if [ "$kind" = test ]; then
+        say "installing Python packages into .venv: pygments, tabulate and the development tools of pyproject.toml"
+    else
+        say "installing Python packages into .venv: pygments, tabulate"
+    fi
+    if make_venv </dev/null >&2; then
+        printf '%s\n' "$key" >"$venv/set-up.$kind"
+        [ "$kind" = use ] || printf '%s\n' "$key" >"$venv/set-up.use"
+        compile_package
+    else
+        say "that failed. By hand: python3 -m venv .venv && .venv/bin/python -m pip install -e '.$extra' 'tabulate<0.10'"
+        if [ "$purpose" != test ] && gdb_has_needs; then
+            say "going on: GDB's own Python has pygments and tabulate"
+        else
+            exit 1
+        fi
+    fi
+elif [ -n "$(find "$root/src/gdbheap" -name '*.py' -newer "$venv/set-up.use" 2>/dev/null | head -n 1)" ]; then
+    compile_package && touch "$venv/set-up.use"
+fi
+exit 0

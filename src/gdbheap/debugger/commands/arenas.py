@@ -1,0 +1,32 @@
+"""heap arenas: each arena and what it is made of."""
+
+from __future__ import annotations
+
+from gdbheap.debugger.commands.base import JSON, HeapCommand
+from gdbheap.debugger.options import Parsed
+
+
+class HeapArenas(HeapCommand):
+    """List the arenas."""
+
+    word = "arenas"
+    summary = "List the arenas: address, heaps, memory from the kernel, lock, and the threads that use each."
+    options = (JSON,)
+    examples = ("heap arenas",)
+
+    def run(self, parsed: Parsed) -> None:
+        """Show every arena of the ring."""
+        from gdbheap.debugger.model import read_state, threads_of_arenas
+        from gdbheap.debugger.output import style, write_json, write_lines
+        from gdbheap.render.json_state import arena_object
+        from gdbheap.render.state import arenas_lines
+
+        state = read_state()
+        threads = threads_of_arenas(state)
+        path = parsed.text("json")
+        if path is not None:
+            objects = [arena_object(state, arena, threads) for arena in state.ring.arenas]
+            write_json("heap arenas", {"arenas": objects, "problem": state.ring.problem}, path)
+            if not path:
+                return
+        write_lines(arenas_lines(state, threads, style()))

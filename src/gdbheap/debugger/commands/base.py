@@ -1,0 +1,99 @@
+"""What every command shares: its help from its options, its completion, and how its errors reach the user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gdb
+
+from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.options import Option, Parsed, UsageError, complete, parse
+
+JSON = Option(
+    "json",
+    "FILE",
+    "Print one JSON object (docs/json.md) instead of text; with FILE, write it there beside the text.",
+    optional=True,
+)
+
+
+def help_text(name: str, summary: str, operands: str, options: Sequence[Option], examples: Sequence[str]) -> str:
+    """Return a command's help: the sentence, the usage line, each option, examples."""
+    usage = " ".join([name, *(f"[{option.usage}]" for option in options), *([operands] if operands else [])])
+    lines = [summary, "", f"Usage: {usage}"]
+    if options:
+        width = max(len(option.usage) for option in options)
+        lines += ["", *(f"  {option.usage:<{width}}  {option.help}" for option in options)]
+    if examples:
+        lines += ["", *(f"Example: {example}" for example in examples)]
+    return "\n".join(lines)
+
+
+class HeapCommand(gdb.Command):
+    """One command under a prefix.
+
+    A subclass says its ``word`` (empty for the prefix itself), ``summary`` (one sentence, for lists of commands),
+    ``details``, ``options``, ``operands`` and ``examples``, and does its work in ``run``.
+    """
+
+    word = ""
+    summary = ""
+    details = ""
+    options: Sequence[Option] = ()
+    operands = ""
+    examples: Sequence[str] = ()
+    command_class = gdb.COMMAND_DATA
+
+    def __init__(self, prefix: str) -> None:
+        name = f"{prefix} {self.word}".rstrip()
+        examples = [example.replace("heap", prefix, 1) for example in self.examples]
+        summary = f"{self.summary}\n{self.details}" if self.details else self.summary
+        self.__doc__ = help_text(name, summary, self.operands, self.options, examples)
+        super().__init__(name, self.command_class, prefix=not self.word)
+        self._name = name
+
+    def run(self, parsed: Parsed) -> None:
+        """Do what the command line asks."""
+        raise NotImplementedError
+
+    def invoke(self, argument: str, from_tty: bool) -> None:
+        """Run the command; every expected failure becomes one sentence of GDB's."""
+        from gdbheap.memory import MemoryFault  # with typing, too slow to import for a session that never gets here
+
+        self.dont_repeat()
+        try:
+            parsed = parse(gdb.string_to_argv(argument), self.options)
+            if parsed.words and not self.operands:
+                raise UsageError(f"'{self._name}' takes no argument '{parsed.words[0]}': see 'help {self._name}'.")
+            self.run(parsed)
+        except (UsageError, TargetError) as error:
+            raise gdb.GdbError(str(error)) from None
+        except MemoryFault as error:
+            raise gdb.GdbError(f"GDB {error}.") from None
+
+    def complete(self, text: str, word: str) -> Sequence[str]:
+        """Return the completions of the last word."""
+        return complete(text, word, self.options)
+
+
+def number(parsed: Parsed, name: str, default: int) -> int:
+    """Return the option as a whole number that is not negative, ``default`` where it was not given."""
+    text = parsed.text(name)
+    if text is None:
+        return default
+    value = evaluate(text, f"-{name}")
+    if value < 0:
+        raise UsageError(f"-{name} is a number that is not negative, not {text}.")
+    return value
+
+
+def evaluate(text: str, what: str) -> int:
+    """Return the integer (or address) that an expression of the user's has; raise UsageError where it has none."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        pass
+    try:
+        return int(gdb.parse_and_eval(text))
+    except (gdb.error, ValueError, RuntimeError) as error:
+        raise UsageError(f"{what} is a number or an expression that has one, not '{text}': {error}") from None

@@ -1,0 +1,70 @@
+"""heap catch: record every system call that moves memory, and who made it."""
+
+from __future__ import annotations
+
+import gdb
+
+from gdbheap.debugger.commands.base import HeapCommand
+from gdbheap.debugger.options import Option, Parsed, UsageError
+
+TYPE_CHECKING = False  # as in typing, which takes long to import
+if TYPE_CHECKING:
+    from gdbheap.growth.event import Event
+
+
+class HeapCatch(HeapCommand):
+    """Set, change or end the recording."""
+
+    word = "catch"
+    summary = "Record each system call that gives the process memory or takes it back, and who made it."
+    details = (
+        "From now on each brk, mmap, munmap, mremap and mprotect prints one line: its number, thread, call, amount,\n"
+        "arena, the chunk that was asked for and the callers down to your own line. Works before the program is\n"
+        "started (then from its first instruction on) and on one that runs or was attached to. 'heap events' lists\n"
+        "what was recorded, 'heap why-grow' explains it. SYSCALL... narrows it to some of those calls."
+    )
+    options = (
+        Option("malloc", "", "Only the calls that malloc and its family make, not the loader's or the program's own."),
+        Option("stop", "", "Stop the program at each of them, once the kernel has answered."),
+        Option("off", "", "End the recording; what was recorded stays."),
+    )
+    operands = "[SYSCALL...]"
+    examples = ("heap catch", "heap catch -malloc -stop", "heap catch brk")
+    command_class = gdb.COMMAND_BREAKPOINTS
+
+    def run(self, parsed: Parsed) -> None:
+        """Start or stop the recorder."""
+        from gdbheap.debugger.catch import RECORDER, SYSCALLS
+
+        if parsed.given("off"):
+            if not RECORDER.stop():
+                raise gdb.GdbError("Nothing is being recorded: 'heap catch' begins.")
+            gdb.write(f"Recording has ended; {len(RECORDER.history.events)} events are kept.\n")
+            return
+        unknown = [word for word in parsed.words if word not in SYSCALLS]
+        if unknown:
+            raise UsageError(f"'{unknown[0]}' is none of the system calls that move memory: {', '.join(SYSCALLS)}.")
+        calls = tuple(call for call in SYSCALLS if not parsed.words or call in parsed.words)
+        RECORDER.start(
+            calls,
+            malloc_only=parsed.given("malloc"),
+            stop_there=parsed.given("stop"),
+            show=_print_line,
+        )
+        what = "only those that malloc makes" if parsed.given("malloc") else "whoever makes them"
+        gdb.write(f"Catchpoint {RECORDER.number} records {', '.join(calls)}: {what}.\n")
+
+    def complete(self, text: str, word: str) -> list[str]:
+        """Return options, or the names of system calls."""
+        from gdbheap.debugger.catch import SYSCALLS
+
+        if text[: len(text) - len(word)].endswith("-"):
+            return list(super().complete(text, word))
+        return [call for call in SYSCALLS if call.startswith(word)]
+
+
+def _print_line(event: Event) -> None:
+    from gdbheap.debugger.output import style
+    from gdbheap.render.events import event_line
+
+    gdb.write(event_line(event, style()) + "\n")

@@ -1,0 +1,30 @@
+"""heap top: the top chunk of each arena, and how far it goes."""
+
+from __future__ import annotations
+
+from gdbheap.debugger.commands.base import JSON, HeapCommand
+from gdbheap.debugger.options import Parsed
+
+
+class HeapTop(HeapCommand):
+    """Show the top chunks."""
+
+    word = "top"
+    summary = "Show each arena's top chunk: what is left in it, and which request will need the kernel again."
+    options = (JSON,)
+    examples = ("heap top",)
+
+    def run(self, parsed: Parsed) -> None:
+        """Show the top chunk of every arena."""
+        from gdbheap.debugger.model import read_state
+        from gdbheap.debugger.output import style, write_json, write_lines
+        from gdbheap.render.json_state import top_object
+        from gdbheap.render.state import top_lines
+
+        state = read_state()
+        path = parsed.text("json")
+        if path is not None:
+            write_json("heap top", {"arenas": [top_object(state, arena) for arena in state.ring.arenas]}, path)
+            if not path:
+                return
+        write_lines(top_lines(state, style()))

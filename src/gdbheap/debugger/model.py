@@ -1,0 +1,114 @@
+"""The model of the stopped process, built for one command and then dropped: nothing in it can go stale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gdb
+
+from gdbheap.debugger import session
+from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.target import Target, each_thread, thread_pointer
+from gdbheap.growth.initial import Initial
+from gdbheap.memory import MemoryFault, PageCache
+from gdbheap.ptmalloc.abi import FLAG_BITS
+from gdbheap.ptmalloc.state import HeapState, read_heap_state
+from gdbheap.ptmalloc.tcache import Tcache, detect_safe_linking, read_tcache
+
+
+def read_state() -> HeapState:
+    """Return malloc's own variables now; raise TargetError where there is no heap, or nothing in it yet."""
+    target = session.target()
+    state = read_heap_state(target.memory, target.abi, target.layout, target.main_arena, target.mp)
+    if not state.in_use:
+        raise TargetError(
+            "malloc has not taken any memory from the kernel yet: there is no heap before the program's first malloc."
+        )
+    return state
+
+
+def threads_of_arenas(state: HeapState) -> dict[int, list[int]]:
+    """Return the threads (GDB's numbers) that use each arena, by the arena's address.
+
+    A thread that has not called malloc has none; nor is one listed whose thread-local variables cannot be read.
+    """
+    target = session.target()
+    users: dict[int, list[int]] = {}
+    for thread in each_thread():
+        address = target.symbols.thread_local("thread_arena")
+        try:
+            arena = 0 if address is None else target.abi.read_word(target.memory, address)
+        except MemoryFault:
+            continue
+        if arena:
+            users.setdefault(arena, []).append(thread.num)
+    return users
+
+
+def read_tcaches(target: Target) -> tuple[dict[int, Tcache], list[str]]:
+    """Return every thread's tcache by GDB's thread number, and a sentence for each thread whose tcache is not known."""
+    if target.layout.tcache is None:
+        return {}, []
+    found: dict[int, Tcache] = {}
+    problems: list[str] = []
+    memory = PageCache(target.memory)
+    for thread in each_thread():
+        address = target.tcache_address(thread_pointer())
+        if address is None:
+            problems.append(
+                f"The tcache of thread {thread.num} cannot be found (its thread-local variable is not readable), "
+                "so chunks in it are shown as used."
+            )
+        elif address and not target.is_dummy_tcache(address):
+            found[thread.num] = read_tcache(memory, target.abi, target.layout, address, target.safe_linking)
+    return found, problems
+
+
+def read_initial() -> Initial:
+    """Return what the heap's state tells of its growth; raise TargetError where there is no heap yet."""
+    state = read_state()
+    target = session.target()
+    abi = target.abi
+    start = state.params.get("sbrk_base")
+    first_chunk = None
+    first_owner = None
+    if start:
+        first = abi.first_chunk(start)
+        try:
+            size = abi.read_word(target.memory, first + abi.word_size) & ~FLAG_BITS
+        except MemoryFault:
+            size = 0
+        first_chunk = size if abi.min_size <= size <= state.ring.arenas[0].system_mem else None
+        tcaches, _ = read_tcaches(target)
+        owners = [number for number, tcache in tcaches.items() if tcache.address == first + abi.header]
+        first_owner = owners[0] if owners else None
+    return Initial(abi, state.params, state.ring.arenas, _is_core(), first_chunk, first_owner)
+
+
+def _is_core() -> bool:
+    connection = getattr(gdb.selected_inferior(), "connection", None)  # GDB 11
+    if connection is not None:
+        return bool(connection.type == "core")
+    return "core file" in gdb.execute("info target", to_string=True)
+
+
+def chosen_arenas(state: HeapState, text: str | None) -> Sequence[int]:
+    """Return the addresses of the arenas that ``-arena`` names: by number, address or ``main``; all where it is None.
+
+    Raises TargetError where there is no such arena.
+    """
+    arenas = state.ring.arenas
+    if text is None:
+        return [arena.address for arena in arenas]
+    if text in ("main", "main_arena"):
+        return [arenas[0].address]
+    try:
+        wanted = int(gdb.parse_and_eval(text))
+    except (gdb.error, ValueError):
+        wanted = -1
+    chosen = [arena.address for arena in arenas if wanted in (arena.number, arena.address)]
+    if not chosen:
+        raise TargetError(
+            f"There is no arena '{text}': there are {len(arenas)} (0 is main_arena); 'heap arenas' lists them."
+        )
+    return chosen

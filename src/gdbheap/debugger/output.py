@@ -1,0 +1,72 @@
+"""Where a command's answer goes: GDB's own stream, or a file that is named."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+
+import gdb
+
+from gdbheap.render.style import Colour, Plain
+
+SCHEMA = "gdbheap/1"
+_BATCH = 1000
+
+
+def style() -> Plain:
+    """Return the style for GDB's output as the user's settings and the terminal want it."""
+    # sys.stdout is GDB's own stream, whose isatty() is always false: the descriptor tells.
+    wanted = gdb.parameter("style enabled") and "NO_COLOR" not in os.environ and os.isatty(1)
+    return Colour() if wanted else Plain()
+
+
+def write_lines(lines: Iterable[str]) -> None:
+    """Write the lines to GDB's stream, some at a time, so that its pager can stop a long answer."""
+    batch: list[str] = []
+    for line in lines:
+        batch.append(line)
+        if len(batch) >= _BATCH:
+            gdb.write("\n".join(batch) + "\n")
+            batch.clear()
+    if batch:
+        gdb.write("\n".join(batch) + "\n")
+
+
+def write_json(command: str, body: Mapping[str, object], path: str) -> None:
+    """Write the versioned object of a command as JSON: to the file ``path``, or to GDB's stream where that is empty.
+
+    The file is written whole or not at all. Raises gdb.GdbError where it cannot be.
+    """
+    import json
+
+    text = json.dumps({"schema": SCHEMA, "command": command, **body}, indent=1)
+    if path:
+        _replace_file(os.path.expanduser(path), text + "\n")
+    else:
+        write_lines([style().json(text)])
+
+
+def _replace_file(path: str, text: str) -> None:
+    import tempfile
+
+    try:
+        if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+            raise gdb.GdbError(f"Nothing was written: {path} exists and is not a regular file; name another file.")
+        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".gdbheap-")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                os.fchmod(file.fileno(), 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise gdb.GdbError(f"Nothing was written to {path}: {error.strerror}.") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

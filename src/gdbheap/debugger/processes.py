@@ -1,0 +1,80 @@
+"""What the kernel tells about the process under GDB, where that process runs on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import gdb
+
+
+def local_pid() -> int | None:
+    """Return the selected inferior's process id, None where /proc here does not speak of it (remote, core)."""
+    inferior = gdb.selected_inferior()
+    if not inferior.pid:
+        return None
+    connection = getattr(inferior, "connection", None)  # GDB 11
+    if connection is not None:
+        return inferior.pid if connection.type == "native" else None
+    native = re.search(rf"process {inferior.pid}\b.*\(native\)", gdb.execute("info inferiors", to_string=True))
+    return inferior.pid if native else None
+
+
+def _maps(pid: int) -> list[tuple[int, int, str]]:
+    found: list[tuple[int, int, str]] = []
+    try:
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                fields = line.rstrip("\n").split(None, 5)
+                start, _, end = fields[0].partition("-")
+                found.append((int(start, 16), int(end, 16), fields[5] if len(fields) > 5 else ""))
+    except OSError:
+        return []
+    return found
+
+
+def mapped_bytes(start: int, end: int) -> int | None:
+    """Return how many bytes between two addresses are mapped, None where that cannot be looked up."""
+    pid = local_pid()
+    maps = _maps(pid) if pid is not None else []
+    if not maps:
+        return None
+    return sum(max(0, min(end, high) - max(start, low)) for low, high, _ in maps)
+
+
+def mapped_file(address: int) -> str | None:
+    """Return the path of the file (or the kernel's name, as ``[vdso]``) that is mapped at ``address``."""
+    pid = local_pid()
+    for low, high, name in _maps(pid) if pid is not None else []:
+        if low <= address < high:
+            return name or None
+    return None
+
+
+def open_file(descriptor: int) -> str | None:
+    """Return the path behind a file descriptor of the process, None where that cannot be looked up."""
+    pid = local_pid()
+    if pid is None or descriptor < 0:
+        return None
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{descriptor}")
+    except OSError:
+        return None
+
+
+def shrinks_heaps_with_mmap() -> bool | None:
+    """Return what check_may_shrink_heap of glibc's would answer, None where that cannot be looked up.
+
+    It is true where the kernel commits no more memory than it has (vm.overcommit_memory is 2) and in programs that
+    run with rights of their file's owner (AT_SECURE), which do not look.
+    """
+    if local_pid() is None:
+        return None
+    secure = re.search(r"AT_SECURE\s.*?(\d+)\s*$", gdb.execute("info auxv", to_string=True), re.MULTILINE)
+    if secure is None or secure.group(1) != "0":
+        return None if secure is None else True
+    try:
+        with open("/proc/sys/vm/overcommit_memory", encoding="ascii") as setting:
+            return setting.read(1) == "2"
+    except OSError:
+        return False

@@ -1,0 +1,311 @@
+"""The process or core file that GDB looks at: its memory, its symbols, and where glibc's allocator is in it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+import gdb
+
+from gdbheap.debugger.errors import TargetError
+from gdbheap.memory import MemoryFault
+from gdbheap.ptmalloc.abi import Abi
+from gdbheap.ptmalloc.layout import Layout, LayoutUnknown
+from gdbheap.simulate.state import Release
+from gdbheap.symbols import Field, Struct
+
+_LIBC = re.compile(r"libc(\.so\.6|-2\.\d+\.so)$")
+_LOADER = re.compile(r"ld(-linux.*|64|-2\.\d+)\.so(\.\d+)?$")
+_MUSL = re.compile(r"ld-musl-.*\.so\.1$|libc\.musl-.*\.so\.1$")
+
+
+class GdbMemory:
+    """The selected inferior's memory, read through GDB."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return the ``size`` bytes at ``address``; raise MemoryFault where any of them is unreadable."""
+        try:
+            return gdb.selected_inferior().read_memory(address, size).tobytes()
+        except (gdb.MemoryError, OverflowError, ValueError):
+            raise MemoryFault(address, size) from None
+
+
+class GdbSymbols:
+    """The symbols and debug information of one object file: the one that holds glibc's malloc."""
+
+    def __init__(self, objfile: gdb.Objfile) -> None:
+        self._objfile = objfile
+        self._symbols: dict[str, gdb.Symbol | None] = {}
+        self._addresses: dict[str, int | None] = {}
+
+    def symbol(self, name: str) -> gdb.Symbol | None:
+        """Return the debug symbol ``name`` of this object file, static or global."""
+        if name not in self._symbols:
+            found = self._objfile.lookup_static_symbol(name) or self._objfile.lookup_global_symbol(name)
+            self._symbols[name] = found
+        return self._symbols[name]
+
+    def address(self, name: str) -> int | None:
+        """Return the address of ``name``, from its debug symbol or, without one, from the ELF symbol of that name."""
+        if name not in self._addresses:
+            self._addresses[name] = self._look_up(name)
+        return self._addresses[name]
+
+    def _look_up(self, name: str) -> int | None:
+        symbol = self.symbol(name)
+        try:
+            if symbol is not None:
+                value = symbol.value()
+                return None if value.address is None else int(value.address)
+            return int(gdb.parse_and_eval(f"(unsigned long) &'{name}'"))
+        except (gdb.error, RuntimeError):
+            return None
+
+    def struct(self, name: str) -> Struct | None:
+        """Return the layout of ``struct name`` as the debug information describes it."""
+        anchor = self.symbol("main_arena")
+        block = anchor.symtab.static_block() if anchor is not None and anchor.symtab is not None else None
+        for spelling in (f"struct {name}", name):
+            try:
+                found = gdb.lookup_type(spelling, block) if block is not None else gdb.lookup_type(spelling)
+            except gdb.error:
+                continue
+            return _struct(name, found.strip_typedefs())
+        return None
+
+    def thread_local(self, name: str) -> int | None:
+        """Return the address of the thread-local variable ``name`` in the selected thread."""
+        symbol = self.symbol(name)
+        if symbol is None:
+            return None
+        try:
+            value = symbol.value()
+        except (gdb.error, RuntimeError):
+            return None
+        return None if value.address is None else int(value.address)
+
+
+def _struct(name: str, described: gdb.Type) -> Struct:
+    fields: dict[str, Field] = {}
+    for field in described.fields():
+        if field.name is None:
+            continue
+        kind = field.type.strip_typedefs()
+        count = 1
+        if kind.code == gdb.TYPE_CODE_ARRAY:
+            low, high = kind.range()
+            count = high - low + 1
+        fields[field.name] = Field(field.bitpos // 8, kind.sizeof, count)
+    return Struct(name, described.sizeof, fields)
+
+
+class Target:
+    """What stays true of a process while the same objects are loaded: the facts that every command starts from."""
+
+    def __init__(self, objfile: gdb.Objfile) -> None:
+        self.memory = GdbMemory()
+        self.symbols = GdbSymbols(objfile)
+        self.libc = objfile.filename or ""
+        try:
+            self.layout = Layout.from_symbols(self.symbols)
+        except LayoutUnknown:
+            raise TargetError(_no_debug_symbols(self.libc)) from None
+        self.main_arena = self._required("main_arena")
+        self.mp = self._required("mp_")
+        self.release = Release(_release(self))
+        self.abi = _abi(self.layout)
+        self._tls_offsets: dict[str, int | None] = {}
+
+    def _required(self, name: str) -> int:
+        address = self.symbols.address(name)
+        if address is None:
+            raise TargetError(_no_debug_symbols(self.libc))
+        return address
+
+    def word(self, name: str) -> int | None:
+        """Return the word that glibc's variable ``name`` holds, None where it is not known or not readable."""
+        address = self.symbols.address(name)
+        if address is None:
+            return None
+        try:
+            return self.abi.read_word(self.memory, address)
+        except MemoryFault:
+            return None
+
+    def flag(self, name: str) -> bool | None:
+        """Return the C bool that glibc's variable ``name`` holds, None where it is not known or not readable."""
+        address = self.symbols.address(name)
+        if address is None:
+            return None
+        try:
+            return self.memory.read(address, 1) != b"\0"
+        except MemoryFault:
+            return None
+
+    @property
+    def safe_linking(self) -> bool:
+        """Whether the links of tcache and fastbins are mangled (from glibc 2.32 on)."""
+        if self.symbols.address("tcache_key") is not None:  # 2.34
+            return True
+        return self.release.version is not None and self.release.version >= (2, 32)
+
+    def is_dummy_tcache(self, address: int) -> bool:
+        """Return whether this is the read-only object that stands for "no tcache" (from glibc 2.43 on)."""
+        dummy = self.symbols.address("__tcache_dummy")
+        return dummy is not None and dummy <= address < dummy + 2 * self.abi.word_size
+
+    def tcache_address(self, thread_pointer: int | None) -> int | None:
+        """Return the address of the selected thread's tcache struct: 0 where it has none, None where unknown.
+
+        ``thread_pointer`` (the thread's ``$fs_base``) makes the second and later look-ups cheap: the variable's
+        distance from it is the same in every thread.
+        """
+        offset = self._tls_offsets.get("tcache")
+        if offset is None or thread_pointer is None:
+            address = self.symbols.thread_local("tcache")
+            if address is None:
+                return None
+            if thread_pointer is not None:
+                self._tls_offsets["tcache"] = address - thread_pointer
+        else:
+            address = thread_pointer + offset
+        try:
+            return self.abi.read_word(self.memory, address)
+        except MemoryFault:
+            return None
+
+
+def thread_pointer() -> int | None:
+    """Return the selected thread's pointer (``$fs_base`` on x86-64), None where GDB does not give it."""
+    try:
+        return int(gdb.newest_frame().read_register("fs_base")) & 0xFFFFFFFFFFFFFFFF
+    except (gdb.error, ValueError):
+        return None
+
+
+def each_thread() -> Iterator[gdb.InferiorThread]:
+    """Select the threads of the inferior one after another, and at the end the one that was selected before."""
+    selected = gdb.selected_thread()
+    if selected is None:
+        return
+    try:
+        frame: gdb.Frame | None = gdb.selected_frame()
+    except gdb.error:
+        frame = None
+    try:
+        for thread in sorted(gdb.selected_inferior().threads(), key=lambda item: item.num):
+            thread.switch()
+            yield thread
+    finally:
+        selected.switch()
+        if frame is not None and frame.is_valid():
+            frame.select()
+
+
+def objfile_name(objfile: gdb.Objfile) -> str:
+    """Return the base name of an object file."""
+    return os.path.basename(objfile.filename or "")
+
+
+def is_libc(name: str) -> bool:
+    """Return whether a file of this base name is glibc's libc."""
+    return _LIBC.search(name) is not None
+
+
+def is_runtime(path: str) -> bool:
+    """Return whether the file is part of the C library's run time: libc or the dynamic loader."""
+    name = os.path.basename(path)
+    return is_libc(name) or _LOADER.search(name) is not None
+
+
+def _objfiles() -> list[gdb.Objfile]:
+    return [objfile for objfile in gdb.objfiles() if objfile.owner is None and objfile.is_valid()]
+
+
+def find_target() -> Target:
+    """Return the facts about glibc's malloc in the selected inferior.
+
+    Raises TargetError, with the sentence for the user, where there is no process, no glibc or nothing that tells
+    where its allocator is.
+    """
+    require_process()
+    objfiles = _objfiles()
+    for objfile in objfiles:
+        if is_libc(objfile_name(objfile)):
+            return Target(objfile)
+    program = gdb.current_progspace().filename
+    for objfile in objfiles:
+        if objfile.filename == program and objfile.lookup_static_symbol("main_arena") is not None:
+            return Target(objfile)  # a static program
+    raise TargetError(_no_libc([objfile_name(objfile) for objfile in objfiles]))
+
+
+def require_process() -> None:
+    """Raise TargetError unless there is a process or a core file to look at."""
+    if gdb.selected_inferior().pid != 0:
+        return
+    if gdb.current_progspace().filename is None:
+        raise TargetError(
+            "There is no program and no process: start GDB with one (gdb --args PROGRAM ARGS), "
+            "or use 'attach PID' or 'core-file FILE'."
+        )
+    raise TargetError("The program is not running, so it has no heap: use 'start' or 'run' first.")
+
+
+def _no_libc(names: list[str]) -> str:
+    if any(_MUSL.search(name) for name in names):
+        return "This program uses musl's C library; gdbheap knows glibc's malloc only."
+    if any(_LOADER.search(name) for name in names):
+        return (
+            "glibc's libc.so.6 is not loaded yet: the program is still in the dynamic loader; "
+            "go on to main first ('break main', 'continue')."
+        )
+    return (
+        "There is no glibc in this process: no libc.so.6 is loaded and the program itself holds no main_arena "
+        "(another C library, none at all, or a static program without debug symbols)."
+    )
+
+
+def _no_debug_symbols(libc: str) -> str:
+    return (
+        f"{libc} has no debug symbols, so main_arena and mp_ cannot be found: install libc6-dbg (Debian, Ubuntu), "
+        "or 'set debuginfod enabled on' before the program is started."
+    )
+
+
+def _release(target: Target) -> tuple[int, int] | None:
+    # __nptl_version is in libc itself from 2.34 on; before that the file's name has the version.
+    address = target.symbols.address("__nptl_version")
+    text = ""
+    if address is not None:
+        try:
+            text = target.memory.read(address, 8).split(b"\0")[0].decode("ascii", "replace")
+        except MemoryFault:
+            text = ""
+    found = re.match(r"(\d+)\.(\d+)", text) or re.search(r"libc-(\d+)\.(\d+)\.so$", os.path.realpath(target.libc))
+    return (int(found.group(1)), int(found.group(2))) if found else None
+
+
+def _abi(layout: Layout) -> Abi:
+    word_size = gdb.lookup_type("void").pointer().sizeof
+    name = _architecture()
+    # i386 aligns to 16 from 2.26 on, the release that brought the tcache; other 32-bit machines to 8.
+    wide = word_size == 8 or (name.startswith("i386") and layout.tcache is not None)
+    little = "little" in gdb.execute("show endian", to_string=True)
+    return Abi(word_size, little, 16 if wide else 2 * word_size, _page_size())
+
+
+def _architecture() -> str:
+    try:
+        return gdb.selected_inferior().architecture().name()
+    except (AttributeError, gdb.error):
+        return gdb.selected_frame().architecture().name()
+
+
+def _page_size() -> int:
+    try:
+        found = re.search(r"AT_PAGESZ\s.*?(\d+)\s*$", gdb.execute("info auxv", to_string=True), re.MULTILINE)
+    except gdb.error:
+        found = None
+    return int(found.group(1)) if found else 0x1000

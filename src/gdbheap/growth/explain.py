@@ -1,0 +1,93 @@
+"""An event explained: whose memory it is, what was asked for, the branch taken, its sum, and what came after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gdbheap.growth.event import Event, Frame, Served
+from gdbheap.growth.history import Final, History
+from gdbheap.growth.predict import Prediction, predictions
+from gdbheap.growth.requester import Requested, Requester, malloc_call, requester, user_frame
+
+#: Reads one line of a source file, None where it cannot be had.
+SourceReader = Callable[[str, int], "str | None"]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Everything that is known of why one system call was made.
+
+    ``requested`` and ``prediction`` are None for calls that malloc did not make. ``source`` is the user's own line.
+    ``itself`` is the size of the chunk that the call which grew the heap then got from top for its own request,
+    where that is known from the calls seen after it. ``served`` are later calls of malloc that needed no system
+    call; ``final`` is main_arena at the end of the process where no event came after this one.
+    """
+
+    event: Event
+    requester: Requester
+    requested: Requested | None
+    prediction: Prediction | None
+    user: Frame | None
+    source: str | None
+    itself: int | None
+    served: tuple[Served, ...]
+    final: Final | None
+
+
+def explain(history: History, event: Event, read_source: SourceReader) -> Explanation:
+    """Return the explanation of one recorded event."""
+    return explain_all(history, [event], read_source)[0]
+
+
+def explain_all(history: History, events: list[Event], read_source: SourceReader) -> list[Explanation]:
+    """Return the explanations of these events of the history, in their order."""
+    predicted = predictions(history.events)
+    return [_explain(history, event, predicted.get(event.id), read_source) for event in events]
+
+
+def _explain(history: History, event: Event, prediction: Prediction | None, read_source: SourceReader) -> Explanation:
+    who = requester(event)
+    requested = malloc_call(event) if who.kind == "malloc" else None
+    user = user_frame(event)
+    source = None
+    if user is not None and user.file is not None and user.line is not None:
+        source = read_source(user.file, user.line)
+    served = tuple(item for item in history.served if item.event == event.id)
+    final = history.finals.get(event.process)
+    if final is not None and final.events != event.id:
+        final = None
+    return Explanation(
+        event, who, requested, prediction, user, source, _itself(event, requested, prediction, served), served, final
+    )
+
+
+def _itself(
+    event: Event, requested: Requested | None, prediction: Prediction | None, served: tuple[Served, ...]
+) -> int | None:
+    """Return the chunk that the user's own call got from top, if that is all that top gave before the next call."""
+    if requested is None or requested.outer is None or requested.outer.request is None or event.state is None:
+        return None
+    if prediction is None or prediction.outcome is None or prediction.outcome.top is None or not served:
+        return None
+    taken = served[0].top_before - prediction.outcome.top
+    return taken if taken == event.state.abi.request_to_chunk(requested.outer.request) else None
+
+
+def growths(history: History) -> list[Event]:
+    """Return the events by which malloc got memory, oldest first."""
+    return [event for event in history.events if _gave_memory(event) and requester(event).kind == "malloc"]
+
+
+def newest_growth(history: History) -> Event | None:
+    """Return the newest event by which malloc got memory; without one, the newest by which the process got any."""
+    gained = growths(history) or [event for event in history.events if _gave_memory(event)]
+    return gained[-1] if gained else None
+
+
+def _gave_memory(event: Event) -> bool:
+    if event.result is None:
+        return event.syscall == "brk" and event.args[0] != 0  # stopped inside the call: this is the one meant
+    if event.syscall == "mprotect":  # how an arena other than main_arena grows: memory that was only reserved
+        return not event.failed and any(frame.name in ("grow_heap", "sysmalloc") for frame in event.frames)
+    return (event.delta or 0) > 0

@@ -1,0 +1,117 @@
+"""Recorded events held against the simulated allocator: what each call should have been, from state and request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gdbheap.growth.event import Event, Frame
+from gdbheap.simulate.arenas import heap_trim, new_arena
+from gdbheap.simulate.calls import Call, Outcome, Steps, Unpredictable, advance
+from gdbheap.simulate.mmapped import mremap_chunk, munmap_chunk
+from gdbheap.simulate.sysmalloc import sysmalloc
+from gdbheap.simulate.trim import systrim
+
+@dataclass(frozen=True)
+class Prediction:
+    """The system call that the allocator's state and the request lead to, beside the one that was made.
+
+    ``call`` is None where nothing can be predicted; ``reason`` then says why. ``outcome`` is the allocator after the
+    operation, where this was its last call.
+    """
+
+    call: Call | None
+    exact: bool | None
+    reason: str | None = None
+    outcome: Outcome | None = None
+
+
+class _Running:
+    """An operation that is under way: the call that it makes next, or its outcome."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self.call: Call | None = None
+        self.outcome: Outcome | None = None
+        self.reason: str | None = None
+        self.answer(None)
+
+    def answer(self, result: int | None) -> None:
+        """Go on with what the kernel answered (None: begin)."""
+        self.call = None
+        try:
+            step = advance(self._steps, result)
+        except Unpredictable as error:
+            self.reason = error.reason
+            return
+        if isinstance(step, Call):
+            self.call = step
+        else:
+            self.outcome = step
+
+
+def predictions(events: Iterable[Event]) -> dict[int, Prediction]:
+    """Return the prediction for each event that malloc made, by the event's number.
+
+    Several calls of one operation (a brk and the one that corrects it; a reservation, its trimming and its mprotect)
+    are predicted one after another, each from the kernel's answer to the one before it.
+    """
+    found: dict[int, Prediction] = {}
+    running: dict[tuple[int, int], _Running] = {}
+    for event in events:
+        if event.state is None:
+            continue
+        thread = (event.process, event.tid)
+        current = running.pop(thread, None)
+        if current is None or current.call is None or current.call.args != event.args:
+            try:
+                current = _Running(_steps(event))
+            except Unpredictable as error:
+                found[event.id] = Prediction(None, None, error.reason)
+                continue
+        call = current.call
+        if call is None:
+            reason = current.reason or "The allocator's state leads to no system call here."
+            found[event.id] = Prediction(None, None, reason)
+            continue
+        if event.result is not None:
+            current.answer(event.result)
+            running[thread] = current
+        exact = call.syscall == event.syscall and call.args == event.args
+        found[event.id] = Prediction(call, exact, current.reason, current.outcome)
+    return found
+
+
+def _variable(frames: Sequence[Frame], function: str, variable: str) -> int:
+    for frame in frames:
+        if frame.name == function:
+            value = frame.variables.get(variable)
+            if value is None:
+                raise Unpredictable(f"GDB cannot read '{variable}' in {function}.")
+            return value
+    raise Unpredictable(f"{function} is not among the callers.")
+
+
+def _steps(event: Event) -> Steps:
+    """Return the operation of the allocator that made this call, from its innermost function that is known."""
+    state, frames = event.state, event.frames
+    assert state is not None
+    for frame in frames:
+        name = frame.name
+        if name == "sysmalloc":
+            return sysmalloc(state, _variable(frames, name, "nb"))
+        if name == "_int_new_arena":
+            return new_arena(state, _variable(frames, name, "size"))
+        if name == "systrim":
+            return systrim(state, _variable(frames, name, "pad"))
+        if name == "heap_trim":
+            return heap_trim(state, _variable(frames, name, "pad"))
+        if name in ("munmap_chunk", "mremap_chunk"):
+            chunk = event.chunk
+            if chunk is None:
+                raise Unpredictable(f"GDB cannot read the chunk that {name} was called for.")
+            if name == "munmap_chunk":
+                return munmap_chunk(state, chunk.address, chunk.prev_size, chunk.size_word)
+            nb = _variable(frames, name, "new_size")
+            return mremap_chunk(state, chunk.address, chunk.prev_size, chunk.size_word, nb)
+    raise Unpredictable("no function of glibc's that decides on memory is among the callers (are its debug symbols installed?).")

@@ -1,0 +1,316 @@
+"""The free lists of an arena: fastbins, the unsorted list, small and large bins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from gdbheap.memory import Memory, MemoryFault
+from gdbheap.ptmalloc.abi import FLAG_BITS, Abi
+from gdbheap.ptmalloc.arena import Arena
+from gdbheap.ptmalloc.layout import Layout
+from gdbheap.ptmalloc.problems import Problems
+
+UNSORTED_BIN = 1
+LAST_BIN = 126
+#: Chunks that are visited at most on all lists of an arena together, unless the caller says otherwise.
+MAX_FREE_CHUNKS = 20_000_000
+
+
+@lru_cache(maxsize=8)
+def _tiers(abi: Abi) -> tuple[tuple[int, int, int], ...]:
+    """Return the steps of largebin_index: (shift, largest size >> shift, what is added to that)."""
+    if abi.word_size == 8:
+        first = (6, 48, 48)
+    elif abi.alignment == 16:
+        first = (6, 45, 49)
+    else:
+        first = (6, 38, 56)
+    return (first, (9, 20, 91), (12, 10, 110), (15, 4, 119), (18, 2, 124))
+
+
+def fastbin_index(abi: Abi, size: int) -> int:
+    """Return the fastbin that a chunk of ``size`` bytes belongs in (fastbin_index, up to glibc 2.42)."""
+    return (size >> (4 if abi.word_size == 8 else 3)) - 2
+
+
+def bin_index(abi: Abi, size: int) -> int:
+    """Return the small or large bin that a chunk of ``size`` bytes belongs in (bin_index)."""
+    if size < abi.min_large_size:
+        return size // abi.alignment + (1 if abi.alignment > abi.header else 0)
+    for shift, limit, base in _tiers(abi):
+        if size >> shift <= limit:
+            return base + (size >> shift)
+    return LAST_BIN
+
+
+def bin_range(abi: Abi, index: int) -> tuple[int, int | None]:
+    """Return the smallest and largest chunk size, in bytes, of bin ``index``; None where there is no largest.
+
+    Raises ValueError where no size belongs in that bin (on i386, 95 is such a bin).
+    """
+    if index == UNSORTED_BIN:
+        return abi.min_size, None
+    size = (index - (1 if abi.alignment > abi.header else 0)) * abi.alignment
+    if abi.min_size <= size < abi.min_large_size:
+        return size, size
+    low = abi.min_large_size
+    for shift, limit, base in _tiers(abi):
+        if base + (low >> shift) <= index <= base + limit:
+            return max(low, (index - base) << shift), ((index - base + 1) << shift) - abi.alignment
+        low = (limit + 1) << shift
+    if index == LAST_BIN:
+        return low, None
+    raise ValueError(f"no size belongs in bin {index}")
+
+
+@dataclass(frozen=True)
+class FreeList:
+    """One list of free chunks, front to back; ``addresses`` and ``sizes`` (bytes) run in parallel.
+
+    A size is 0 where the chunk's size word cannot be right for this list; ``problems`` then tells what it is. ``kind`` is fastbin, unsorted, small or large and ``index`` is glibc's own: of fastbinsY for a fastbin, else of
+    the bins. ``complete`` is False where ``problems`` or the limit ended the reading.
+    """
+
+    kind: str
+    index: int
+    addresses: tuple[int, ...]
+    sizes: tuple[int, ...]
+    problems: tuple[str, ...]
+    complete: bool
+
+    @property
+    def name(self) -> str:
+        """What the list is called: ``unsorted``, ``small bin 5`` ..."""
+        return {"fastbin": f"fastbin {self.index}", "unsorted": "unsorted"}.get(
+            self.kind, f"{self.kind} bin {self.index}"
+        )
+
+
+@dataclass(frozen=True)
+class ListSummary:
+    """How much is on one free list: ``count`` chunks of ``total`` bytes, the largest of ``largest`` bytes."""
+
+    kind: str
+    index: int
+    count: int
+    total: int
+    largest: int
+
+
+@dataclass(frozen=True)
+class FreeSummary:
+    """What is free in an arena, without its tcache chunks and its top chunk.
+
+    ``lists`` are the nonempty ones. ``chunks`` is their number, ``total`` their bytes, ``largest`` the largest in
+    bytes (0 where nothing is free). ``complete`` is False where not every chunk was visited: the figures are then
+    lower bounds.
+    """
+
+    lists: tuple[ListSummary, ...]
+    chunks: int
+    total: int
+    largest: int
+    complete: bool
+
+
+class _Reader:
+    """Follows the lists of one arena; every step counts against ``left``, so that no heap can make it endless."""
+
+    def __init__(self, memory: Memory, abi: Abi, arena: Arena, limit: int) -> None:
+        self.memory = memory
+        self.abi = abi
+        self.arena = arena
+        self.left = limit
+
+    def node(self, chunk: int, where: str) -> tuple[int, int, int]:
+        """Return size word, fd and bk of ``chunk``; raise _Broken where there cannot be a chunk."""
+        abi = self.abi
+        if (chunk + abi.header) % abi.alignment:
+            raise _Broken(
+                f"{where} is {chunk:#x}, but chunks are at multiples of {abi.alignment:#x}"
+                f"{f' less {abi.header:#x}' if abi.alignment > abi.header else ''}; the list was followed up to there."
+            )
+        try:
+            words = abi.words(self.memory.read(chunk + abi.word_size, 3 * abi.word_size))
+        except MemoryFault as fault:
+            raise _Broken(f"{where} is {chunk:#x}: {fault}; the list was followed up to there.") from None
+        return words[0], words[1], words[2]
+
+
+class _Broken(Exception):
+    """A list that cannot be followed any further; the message is the problem's sentence."""
+
+
+def _wrong_size(abi: Abi, arena: Arena, name: str, chunk: int, word: int, low: int, high: int | None) -> str | None:
+    size = word & ~FLAG_BITS
+    limit = arena.system_mem if high is None else min(high, arena.system_mem)
+    if low <= size <= limit and not size % abi.alignment:
+        return None
+    if limit < low:
+        return f"The chunk at {chunk:#x} is on the list {name}, but no chunk of {arena.name} can belong there."
+    expected = f"{low:#x}" if low == high else f"a multiple of {abi.alignment:#x} from {low:#x} to {limit:#x}"
+    return f"The chunk at {chunk:#x} on the list {name} has the size word {word:#x}; its size should be {expected}."
+
+
+def _fastbin(reader: _Reader, index: int, safe_linking: bool) -> FreeList:
+    abi, arena = reader.abi, reader.arena
+    name = f"fastbin {index}"
+    size_wanted = (index + 2) << (4 if abi.word_size == 8 else 3)
+    found: dict[int, int] = {}
+    problems = Problems()
+    chunk, where = arena.fastbins[index], f"The front of the list {name} of {arena.name}"
+    complete = True
+    while chunk:
+        if chunk in found:
+            problems.add(f"{where} is {chunk:#x}, which is on the list already: the list is a loop.")
+            complete = False
+            break
+        if reader.left <= 0:
+            complete = False
+            break
+        try:
+            word, link, _ = reader.node(chunk, where)
+        except _Broken as broken:
+            problems.add(str(broken))
+            complete = False
+            break
+        reader.left -= 1
+        found[chunk] = word & ~FLAG_BITS
+        wrong = _wrong_size(abi, arena, name, chunk, word, size_wanted, size_wanted)
+        if wrong is not None:
+            problems.add(wrong)
+            found[chunk] = 0
+        where = f"fd of the chunk at {chunk:#x} on the list {name}"
+        chunk = link ^ ((chunk + abi.header) >> 12) if safe_linking else link
+    return FreeList("fastbin", index, tuple(found), tuple(found.values()), problems.texts(), complete)
+
+
+def _kind(abi: Abi, index: int) -> str:
+    if index == UNSORTED_BIN:
+        return "unsorted"
+    return "small" if index < bin_index(abi, abi.min_large_size) else "large"
+
+
+def _bin(reader: _Reader, index: int) -> FreeList:
+    abi, arena = reader.abi, reader.arena
+    kind = _kind(abi, index)
+    name = "unsorted" if kind == "unsorted" else f"{kind} bin {index}"
+    try:
+        low, high = bin_range(abi, index)
+    except ValueError:
+        low, high = 1, 0  # nothing may be on it
+    header = arena.bin_header(abi, index)
+    found: dict[int, int] = {}
+    problems = Problems()
+    before, smallest = header, None
+    chunk, where = arena.bins[2 * index - 2], f"The front (fd) of the list {name} of {arena.name}"
+    complete = True
+    while chunk != header:
+        if chunk in found:
+            problems.add(f"{where} is {chunk:#x}, which is on the list already: the list is a loop.")
+            complete = False
+            break
+        if reader.left <= 0:
+            complete = False
+            break
+        try:
+            word, fd, bk = reader.node(chunk, where)
+        except _Broken as broken:
+            problems.add(str(broken))
+            complete = False
+            break
+        reader.left -= 1
+        size = found[chunk] = word & ~FLAG_BITS
+        wrong = _wrong_size(abi, arena, name, chunk, word, low, high)
+        if wrong is not None:
+            problems.add(wrong)
+            found[chunk] = 0
+        if bk != before:
+            problems.add(
+                f"bk of the chunk at {chunk:#x} on the list {name} is {bk:#x}; it should be {before:#x}, "
+                f"whose fd leads here."
+            )
+        if wrong is not None and bk != before:
+            # Nothing speaks for this being a chunk at all, so its fd says nothing either.
+            del found[chunk]
+            complete = False
+            break
+        if kind == "large" and wrong is None:
+            if smallest is not None and size > smallest:
+                problems.add(
+                    f"The chunk at {chunk:#x} on the list {name} has {size:#x} bytes; it should have at most "
+                    f"{smallest:#x}, the size of the chunk before it."
+                )
+            smallest = size
+        before, where = chunk, f"fd of the chunk at {chunk:#x} on the list {name}"
+        chunk = fd
+    if complete and arena.bins[2 * index - 1] != before:
+        problems.add(
+            f"The back (bk) of the list {name} of {arena.name} is {arena.bins[2 * index - 1]:#x}; it should be "
+            f"{before:#x}, the last chunk that fd leads to."
+        )
+    return FreeList(kind, index, tuple(found), tuple(found.values()), problems.texts(), complete)
+
+
+def _nonempty_bins(abi: Abi, arena: Arena) -> Iterator[int]:
+    # malloc_init_state has not run while every word is 0 and there is no top chunk either.
+    unused = not any(arena.bins) and not arena.has_top(abi)
+    for index in range(UNSORTED_BIN, len(arena.bins) // 2 + 1):
+        header = arena.bin_header(abi, index)
+        if not unused and not arena.bins[2 * index - 2] == arena.bins[2 * index - 1] == header:
+            yield index
+
+
+def read_free_lists(
+    memory: Memory, abi: Abi, layout: Layout, arena: Arena, safe_linking: bool, limit: int = MAX_FREE_CHUNKS
+) -> tuple[FreeList, ...]:
+    """Return the lists of ``arena`` that are not empty: fastbins, unsorted, small bins, large bins.
+
+    ``safe_linking`` says whether fastbin links are mangled (glibc 2.32 to 2.42). At most ``limit`` chunks are visited.
+    A list that is broken is given up to where it breaks, with its problems; nothing is raised. Each chunk costs one
+    small read, so hand in a PageCache where reads are slow.
+    """
+    reader = _Reader(memory, abi, arena, limit)
+    lists = []
+    if layout.has_fastbins:
+        lists += [_fastbin(reader, index, safe_linking) for index, head in enumerate(arena.fastbins) if head]
+    lists += [_bin(reader, index) for index in _nonempty_bins(abi, arena)]
+    return tuple(lists)
+
+
+def summarize(lists: tuple[FreeList, ...]) -> FreeSummary:
+    """Return the totals of free lists that were read."""
+    summaries = tuple(
+        ListSummary(item.kind, item.index, len(item.sizes), sum(item.sizes), max(item.sizes))
+        for item in lists
+        if item.sizes
+    )
+    return FreeSummary(
+        lists=summaries,
+        chunks=sum(item.count for item in summaries),
+        total=sum(item.total for item in summaries),
+        largest=max((item.largest for item in summaries), default=0),
+        complete=all(item.complete for item in lists),
+    )
+
+
+def free_summary(
+    memory: Memory, abi: Abi, layout: Layout, arena: Arena, safe_linking: bool, limit: int = 1024
+) -> FreeSummary:
+    """Return how much is free in ``arena``, cheaply enough for every recorded system call.
+
+    At most ``limit`` chunks are visited: those of the largest bin first, then the unsorted ones, then the other bins
+    downwards, so that ``largest`` is right more often than ``complete`` promises. Nothing is raised for a broken
+    list; the summary is then not complete.
+    """
+    reader = _Reader(memory, abi, arena, limit)
+    order = sorted(_nonempty_bins(abi, arena), reverse=True)
+    if order and order[-1] == UNSORTED_BIN:
+        order.insert(1, order.pop())
+    bins = sorted((_bin(reader, index) for index in order), key=lambda item: item.index)
+    fastbins = []
+    if layout.has_fastbins:
+        fastbins = [_fastbin(reader, index, safe_linking) for index, head in enumerate(arena.fastbins) if head]
+    return summarize((*fastbins, *bins))

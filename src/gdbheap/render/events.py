@@ -1,0 +1,72 @@
+"""Recorded events as lines and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from gdbheap.growth.event import Event
+from gdbheap.growth.requester import malloc_call, requester
+from gdbheap.render.callers import caller_line
+from gdbheap.render.escape import printable
+from gdbheap.render.style import Plain
+from gdbheap.render.units import human_size, signed_hex
+
+_PROTECTIONS = ((1, "r"), (2, "w"), (4, "x"))
+
+
+def protection_text(protection: int) -> str:
+    """Return a PROT_ mask as ``rwx`` letters."""
+    return "".join(letter if protection & bit else "-" for bit, letter in _PROTECTIONS)
+
+
+def amount_text(event: Event) -> str:
+    """Return by how much and in which direction memory moved, or what happened instead."""
+    delta = event.delta
+    if event.result is None:
+        return "not returned"
+    if event.failed:
+        return f"refused (errno {-event.result})" if event.syscall != "brk" else "refused"
+    if event.syscall == "brk" and event.args[0] == 0:
+        return "asks where the break is"
+    if event.syscall == "mprotect":
+        return f"{event.args[1]:#x} ({human_size(event.args[1])}) {protection_text(event.args[2])}"
+    if delta is None:
+        return "amount unknown"
+    if delta == 0 and event.syscall == "mmap":
+        return f"0 (replaces {event.args[1]:#x})"
+    return f"{signed_hex(delta)} ({human_size(abs(delta))})"
+
+
+def owner_text(event: Event) -> str:
+    """Return whose memory it is: the arena and the chunk asked for, or the purpose of a call that is not malloc's."""
+    who = requester(event)
+    if who.kind != "malloc":
+        return f"{who.kind}: {printable(who.purpose)}"
+    requested = malloc_call(event)
+    parts = []
+    arena = event.state.arena if event.state is not None else None
+    parts.append(arena.name if arena is not None else "malloc")
+    if requested is not None and requested.nb is not None:
+        parts.append(f"chunk {requested.nb:#x}")
+    if requested is not None and requested.request is not None:
+        parts.append(f"for {requested.request} bytes")
+    if len(parts) == 1 and who.purpose:
+        parts.append(printable(who.purpose))
+    return " ".join(parts)
+
+
+def event_line(event: Event, style: Plain) -> str:
+    """Return the one line that is printed when an event happens."""
+    number = style.paint("heading", f"#{event.id}")
+    amount = style.paint("good" if (event.delta or 0) > 0 else "name", amount_text(event))
+    return f"{number} thread {event.thread} {event.syscall} {amount}  {owner_text(event)}  {caller_line(event)}"
+
+
+def event_rows(events: Sequence[Event]) -> Iterator[str]:
+    """Yield the recorded events as a table in fixed columns, a header first."""
+    yield f"{'#':>5}  {'thread':>6}  {'call':<8}  {'amount':<26}  whose, and who asked"
+    for event in events:
+        yield (
+            f"{event.id:>5}  {event.thread:>6}  {event.syscall:<8}  {amount_text(event):<26}  "
+            f"{owner_text(event)}  [{caller_line(event)}]"
+        )

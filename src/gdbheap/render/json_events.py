@@ -1,0 +1,64 @@
+"""Recorded events as the plain objects that a command's JSON holds; docs/json.md describes them."""
+
+from __future__ import annotations
+
+from gdbheap.growth.event import Event, Frame
+from gdbheap.growth.initial import Initial
+from gdbheap.growth.predict import Prediction
+from gdbheap.growth.requester import malloc_call, requester
+
+
+def frame_object(frame: Frame) -> dict[str, object]:
+    """Return a caller as JSON has it."""
+    return {
+        "function": frame.function,
+        "file": frame.file,
+        "line": frame.line,
+        "objfile": frame.objfile,
+        "pc": frame.pc,
+    }
+
+
+def event_object(event: Event, prediction: Prediction | None) -> dict[str, object]:
+    """Return an event, with what was predicted for it, as JSON has it."""
+    who = requester(event)
+    requested = malloc_call(event) if who.kind == "malloc" else None
+    arena = event.state.arena if event.state is not None else None
+    call = prediction.call if prediction is not None else None
+    return {
+        "id": event.id,
+        "process": event.process,
+        "thread": event.thread,
+        "tid": event.tid,
+        "syscall": event.syscall,
+        "args": list(event.args),
+        "result": event.result,
+        "delta": event.delta,
+        "kind": who.kind,
+        "purpose": who.purpose,
+        "arena": None if arena is None else {"name": arena.name, "address": arena.address},
+        "request": None if requested is None else requested.request,
+        "chunk_size": None if requested is None else requested.nb,
+        "path": None if call is None else call.path,
+        "terms": [] if call is None else [{"name": term.name, "value": term.value} for term in call.terms],
+        "predicted": None if call is None else list(call.args),
+        "exact": None if prediction is None else prediction.exact,
+        "unpredicted_because": None if prediction is None else prediction.reason,
+        "frames": [frame_object(frame) for frame in event.frames],
+        "frames_left_out": event.more_frames,
+    }
+
+
+def initial_object(initial: Initial) -> dict[str, object]:
+    """Return what the heap's state alone tells of its growth as JSON has it."""
+    main = initial.main_arena
+    return {
+        "system_mem": main.system_mem,
+        "first_chunk": initial.first_chunk,
+        "first_owner_thread": initial.first_owner,
+        "first_growth": initial.first_growth,
+        "since": initial.since,
+        "top_size": main.top_size,
+        "n_mmaps": initial.params.get("n_mmaps"),
+        "mmapped_mem": initial.params.get("mmapped_mem"),
+    }

@@ -1,0 +1,70 @@
+"""malloc's own variables as the plain objects that a command's JSON holds; docs/json.md describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gdbheap.ptmalloc.arena import Arena
+from gdbheap.ptmalloc.params import ParamFact, Params
+from gdbheap.ptmalloc.state import HeapState
+from gdbheap.render.state import largest_request
+
+
+def params_object(params: Params, facts: Sequence[ParamFact]) -> dict[str, object]:
+    """Return mp_ as JSON has it: each field that this glibc has, in the order of memory."""
+    return {
+        "address": params.address,
+        "params": [
+            {
+                "name": fact.name,
+                "value": fact.value,
+                "unit": fact.unit,
+                "default": fact.default,
+                "is_default": fact.is_default,
+                "moved_by_malloc": fact.dynamic,
+                "mallopt": fact.mallopt,
+                "tunable": fact.tunable,
+                "environment": fact.environment,
+                "meaning": fact.meaning,
+                "note": fact.note,
+            }
+            for fact in facts
+        ],
+    }
+
+
+def top_object(state: HeapState, arena: Arena) -> dict[str, object]:
+    """Return an arena's top chunk as JSON has it; address and size are null while there is none."""
+    there = arena.has_top(state.abi)
+    return {
+        "name": arena.name,
+        "address": arena.address,
+        "top": arena.top if there else None,
+        "size": arena.top_size if there else None,
+        "largest_request": largest_request(state, arena),
+    }
+
+
+def arena_object(state: HeapState, arena: Arena, threads: Mapping[int, Sequence[int]]) -> dict[str, object]:
+    """Return an arena's own variables as JSON has them."""
+    chain = state.heaps.get(arena.address)
+    heaps = () if chain is None else chain.heaps
+    return {
+        "name": arena.name,
+        "address": arena.address,
+        "kind": "brk" if arena.is_main else "heaps",
+        "contiguous": arena.contiguous,
+        "system_mem": arena.system_mem,
+        "max_system_mem": arena.max_system_mem,
+        "locked": bool(arena.mutex),
+        "attached_threads": arena.attached_threads,
+        "threads": list(threads.get(arena.address, ())),
+        "top": arena.top if arena.has_top(state.abi) else None,
+        "top_size": arena.top_size,
+        "last_remainder": arena.last_remainder,
+        "heaps": [
+            {"address": heap.address, "size": heap.size, "mprotect_size": heap.mprotect_size, "prev": heap.prev}
+            for heap in heaps
+        ],
+        "problem": None if chain is None else chain.problem,
+    }

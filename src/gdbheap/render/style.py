@@ -1,0 +1,44 @@
+"""How text is coloured: not at all, or with the escape sequences of a terminal."""
+
+from __future__ import annotations
+
+_CODES = {"heading": "1", "address": "34", "good": "32", "bad": "1;31", "dim": "2", "name": "33"}
+
+
+class Plain:
+    """No colour: every method returns its text as it is."""
+
+    def paint(self, role: str, text: str) -> str:
+        """Return ``text`` as the role (heading, address, good, bad, dim, name) is shown."""
+        return text
+
+    def code(self, source: str) -> str:
+        """Return a line of C as it is shown."""
+        return source
+
+    def json(self, text: str) -> str:
+        """Return a JSON document as it is shown."""
+        return text
+
+
+class Colour(Plain):
+    """Colours for a terminal that understands ANSI sequences; C and JSON are highlighted by pygments."""
+
+    def paint(self, role: str, text: str) -> str:
+        """Return ``text`` in the colour of the role."""
+        return f"\033[{_CODES[role]}m{text}\033[m"
+
+    def _highlight(self, text: str, language: str) -> str:
+        from pygments import highlight
+        from pygments.formatters import TerminalFormatter
+        from pygments.lexers import get_lexer_by_name
+
+        return str(highlight(text, get_lexer_by_name(language), TerminalFormatter())).rstrip("\n")
+
+    def code(self, source: str) -> str:
+        """Return a line of C, highlighted."""
+        return self._highlight(source, "c")
+
+    def json(self, text: str) -> str:
+        """Return a JSON document, highlighted."""
+        return self._highlight(text, "json")

@@ -1,0 +1,275 @@
+"""An explanation as the lines that a person reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+
+from gdbheap.growth.event import Event, FreeLists, Served
+from gdbheap.growth.explain import Explanation
+from gdbheap.growth.initial import Initial
+from gdbheap.growth.requester import meaning
+from gdbheap.ptmalloc.abi import Abi
+from gdbheap.render.callers import inner_chain, place_text, shortened
+from gdbheap.render.escape import printable
+from gdbheap.render.events import protection_text
+from gdbheap.render.style import Plain
+from gdbheap.render.units import count_of, human_size, signed_hex
+from gdbheap.simulate.calls import Call
+
+_LABEL = 14
+
+
+def _section(style: Plain, label: str, lines: Iterable[str]) -> Iterator[str]:
+    for index, line in enumerate(lines):
+        head = style.paint("heading", f"{label:<{_LABEL}}") if index == 0 else " " * _LABEL
+        yield (head + line).rstrip()
+
+
+def explanation_lines(explained: Explanation, style: Plain) -> Iterator[str]:
+    """Yield the whole explanation of one event."""
+    event = explained.event
+    yield style.paint("heading", f"event {event.id}: {headline(event)}")
+    yield ""
+    yield from _section(style, "who asked", _who(explained, style))
+    if explained.requester.kind != "malloc":
+        yield from _section(style, "whose", [_not_malloc(explained)])
+        return
+    yield from _section(style, "request", _request(explained))
+    prediction = explained.prediction
+    if prediction is None or prediction.call is None:
+        reason = prediction.reason if prediction is not None else "the allocator's state could not be read"
+        yield from _section(style, "unknown", [f"the branch and its sum: {reason}"])
+        return
+    yield from _section(style, f"why {event.syscall}", _why(explained, prediction.call))
+    yield from _section(style, "the sum", _sum(explained, prediction.call, style))
+    yield from _section(style, "afterwards", _afterwards(explained, style))
+
+
+def headline(event: Event) -> str:
+    """Return in one line what moved, by how much, from where to where."""
+    call, args, result = event.syscall, event.args, event.result
+    if result is None:
+        return f"{call} is being asked; the kernel has not answered yet"
+    if event.failed:
+        return f"{call}({', '.join(f'{value:#x}' for value in args)}) was refused by the kernel"
+    delta = event.delta
+    if call == "brk":
+        if args[0] == 0:
+            return f"brk(0) asked where the break is: {result:#x}"
+        if delta is None:
+            return f"brk moved the break to {result:#x}; where it was before is not known"
+        moved = f"{event.break_before:#x} -> {result:#x}"
+        verb = "grew the heap by" if delta >= 0 else "gave back"
+        return f"brk {verb} {abs(delta):#x} ({human_size(abs(delta))}): {moved}"
+    if call == "mmap":
+        what = f"{args[1]:#x} ({human_size(args[1])}) {protection_text(args[2])}"
+        return f"mmap made a mapping of {what} at {result:#x}"
+    if call == "munmap":
+        return f"munmap took away {args[1]:#x} ({human_size(args[1])}) at {args[0]:#x}"
+    if call == "mremap":
+        return f"mremap resized a mapping from {args[1]:#x} to {args[2]:#x}: {args[0]:#x} -> {result:#x}"
+    what = f"{args[1]:#x} ({human_size(args[1])}) at {args[0]:#x}"
+    return f"mprotect made {what} {protection_text(args[2])}"
+
+
+def _who(explained: Explanation, style: Plain) -> Iterator[str]:
+    event = explained.event
+    if explained.user is not None:
+        source = f"     {style.code(printable(explained.source))}" if explained.source is not None else ""
+        yield place_text(explained.user) + source
+    chain = inner_chain(event)
+    requested = explained.requested
+    if requested is None:
+        if chain:
+            yield " -> ".join(shortened(chain))
+        return
+    outer = requested.outer
+    outer_text = None
+    if outer is not None and outer.request is not None:
+        outer_text = f"{outer.name}({outer.request})"
+    if outer_text in chain:
+        cut = chain.index(outer_text) + 1
+        before, inside = chain[:cut], chain[cut:]
+    else:
+        before, inside = chain, []
+    if before:
+        yield " -> ".join(shortened(before)) + _comment(_purpose(event, before))
+    if inside and requested.request is not None:
+        inner = [*shortened(inside), f"{requested.request} bytes"]
+        yield f"{before[-1]} -> " + " -> ".join(inner) + _comment(_purpose(event, inside))
+
+
+def _comment(text: str | None) -> str:
+    return f"     ({text})" if text else ""
+
+
+def _purpose(event: Event, names: list[str]) -> str | None:
+    for name in reversed(names):
+        if name == "_IO_file_doallocate" and event.stream is not None:
+            return f"{event.stream}'s buffer"
+        found = meaning(name)
+        if found is not None:
+            return found
+    return None
+
+
+def _request(explained: Explanation) -> Iterator[str]:
+    requested, event = explained.requested, explained.event
+    arena = event.state.arena if event.state is not None else None
+    where = f"thread {event.thread}" + (f", {arena.name} at {arena.address:#x}" if arena is not None else "")
+    if requested is None or (requested.request is None and requested.nb is None):
+        yield f"no bytes were asked of malloc here; {where}"
+    elif requested.request is None:
+        yield f"chunk {requested.nb:#x}; the bytes asked for are not known; {where}"
+    elif requested.nb is None:
+        yield f"{requested.request} bytes; {where}"
+    else:
+        yield f"{requested.request} bytes -> chunk {requested.nb:#x} ({requested.nb} bytes with its header); {where}"
+
+
+def _not_malloc(explained: Explanation) -> str:
+    event = explained.event
+    file = f"; file {printable(event.file)}" if event.file is not None and event.syscall == "mmap" else ""
+    return f"{explained.requester.kind}: {printable(explained.requester.purpose)}{file} - not malloc's"
+
+
+def _why(explained: Explanation, call: Call) -> Iterator[str]:
+    yield from call.why
+    free = explained.event.free
+    if free is not None and (explained.event.delta or 0) >= 0:
+        requested = explained.requested
+        yield _free_text(free, requested.nb if requested is not None else None)
+    yield f"{call.source}, path {call.path}"
+
+
+def _free_text(free: FreeLists, nb: int | None) -> str:
+    bound = "" if free.complete else "at least "
+    tcache = "" if free.tcache_count is None else f"the tcache bin of that size has {count_of(free.tcache_count, 'chunk')}; "
+    if not free.chunks:
+        return f"Nothing free could serve it: {tcache}no chunk is free in the arena's fastbins and bins."
+    text = (
+        f"Nothing free could serve it: {tcache}{bound}{count_of(free.chunks, 'free chunk')} of {free.total:#x} bytes in all, "
+        f"the largest {free.largest:#x}."
+    )
+    if nb is not None and free.total >= nb and free.largest < nb:
+        return text + f" Together they would do for {nb:#x}: this is fragmentation."
+    return text
+
+
+def _sum(explained: Explanation, call: Call, style: Plain) -> Iterator[str]:
+    width = max((len(f"{abs(term.value):#x}") for term in call.terms), default=0)
+    width = max(width, len(f"{call.total:#x}"), len(f"{call.rounded:#x}"))
+    for index, term in enumerate(call.terms):
+        sign = "-" if term.value < 0 or term.name.startswith("old top") else "+" if index else " "
+        note = f"   {term.note}" if term.note else ""
+        yield f"{sign} {abs(term.value):>#{width}x}  {term.name}{note}"
+    if call.terms and call.total != call.rounded:
+        yield f"= {call.total:>#{width}x}  rounded up or down to a multiple of {call.multiple:#x}:"
+    if call.terms:
+        yield f"= {call.rounded:>#{width}x}  ({call.rounded:,} bytes)"
+    asked = f"{call.syscall}({', '.join(f'{value:#x}' for value in call.args)})"
+    event = explained.event
+    if explained.prediction is not None and explained.prediction.exact:
+        yield f"{asked} is predicted, and is what the kernel was asked for  " + style.paint("good", "(exact)")
+    else:
+        actual = f"{event.syscall}({', '.join(f'{value:#x}' for value in event.args)})"
+        yield f"{asked} is predicted, but the kernel was asked for {actual}  " + style.paint("bad", "(not exact)")
+
+
+def _afterwards(explained: Explanation, style: Plain) -> Iterator[str]:
+    prediction, event = explained.prediction, explained.event
+    outcome = prediction.outcome if prediction is not None else None
+    if event.state is None:
+        return
+    if outcome is not None and outcome.top_size is not None and event.state.arena is not None:
+        yield _left_text(event.state.abi, outcome.top_size)
+    requested = explained.requested
+    if explained.itself is not None and requested is not None and requested.outer is not None:
+        outer = f"{requested.outer.name}({requested.outer.request})"
+        yield f"{outer} itself then got chunk {explained.itself:#x} from top: no further system call"
+    for served in explained.served:
+        yield _served_text(served, style)
+    if explained.final is not None and explained.final.main_arena.top_size is not None:
+        yield f"the process ended with {explained.final.main_arena.top_size:#x} bytes left in top, and no growth after this one"
+
+
+def _left_text(abi: Abi, top_size: int) -> str:
+    largest = top_size - abi.min_size - abi.word_size
+    if largest < 0:
+        return f"top has {top_size:#x} bytes left: the next request that top must serve needs the kernel again"
+    return (
+        f"top has {top_size:#x} bytes left: the next {human_size(top_size)} need no system call "
+        f"(a single request of up to {largest:,} bytes)"
+    )
+
+
+def _served_text(served: Served, style: Plain) -> str:
+    who = served.user or served.caller
+    place = ""
+    if who is not None and who.file is not None and who.line is not None:
+        place = f" at {printable(os.path.basename(who.file))}:{who.line}"
+    elif who is not None and who.function is not None:
+        place = f" in {printable(who.name)}"
+    text = f"malloc({served.request}){place} -> chunk {served.chunk_size:#x}"
+    if served.top_after is None:
+        return f"{text}: where from is not known, the heap was not seen again"
+    taken = served.top_after - served.top_before
+    left = f"; {served.left:#x} left" if served.left is not None else ""
+    if taken == served.chunk_size:
+        return f"{text}, cut from top: no system call{left}"
+    if taken == 0:
+        return f"{text}, served from a free list: no system call{left}"
+    return f"{text}: no system call; top moved by {signed_hex(taken)} until it was seen again{left}"
+
+
+def initial_lines(initial: Initial, recording: bool, style: Plain) -> Iterator[str]:
+    """Yield what the heap's state tells where nothing was recorded, what it cannot tell, and how to know next time."""
+    main, params = initial.main_arena, initial.params
+    yield style.paint("heading", "No event was recorded; this is what the heap's state alone tells.")
+    yield ""
+    base = params.get("sbrk_base")
+    where = f" from {base:#x} on" if base else ""
+    yield from _section(
+        style, "taken", [f"main_arena has {main.system_mem:#x} bytes ({human_size(main.system_mem)}) from the kernel{where}"]
+    )
+    others = initial.arenas[1:]
+    if others:
+        total = sum(arena.system_mem for arena in others)
+        yield from _section(style, "", [f"{count_of(len(others), 'other arena')}: {total:#x} bytes ({human_size(total)})"])
+    mmapped = params.get("mmapped_mem")
+    yield from _section(style, "", [f"{count_of(params.get('n_mmaps'), 'mmapped chunk')}: {mmapped:#x} bytes"])
+    yield from _section(style, "the first", _first_growth(initial))
+    if main.top_size is not None and main.system_mem:
+        yield from _section(style, "left", [_left_text(initial.abi, main.top_size)])
+    unknown = "how many system calls that took, when, and which requests made them: they were not recorded"
+    yield from _section(style, "not known", [unknown])
+    yield from _section(style, "next time", [_advice(initial, recording)])
+
+
+def _first_growth(initial: Initial) -> Iterator[str]:
+    total, grown, since = initial.first_total, initial.first_growth, initial.since
+    if initial.first_chunk is None:
+        yield "the chunk at the start of main_arena cannot be read, so its first growth is not known"
+        return
+    if total is None or grown is None or since is None:
+        yield f"the first chunk is {initial.first_chunk:#x}; which request made the first growth is not known"
+        return
+    top_pad = initial.params.get("top_pad")
+    yield f"the first chunk, {initial.first_chunk:#x}, is the tcache of thread {initial.first_owner}: made by its first malloc"
+    yield f"{initial.first_chunk:#x} + top_pad {top_pad:#x} + MINSIZE {initial.abi.min_size:#x} = {total:#x}, in pages {grown:#x}"
+    yield f"so brk moved by {grown:#x} ({human_size(grown)}) at first, if top_pad was then what it is now"
+    if since > 0:
+        yield f"since then it took {since:#x} bytes ({human_size(since)}) more than it gave back"
+    elif since < 0:
+        yield f"since then it gave back {-since:#x} bytes"
+    else:
+        yield "since then it took nothing more"
+
+
+def _advice(initial: Initial, recording: bool) -> str:
+    if initial.is_core:
+        return "a core file holds no history: run the program under GDB with 'heap catch' before 'run'"
+    if recording:
+        return "recording is on: the next growth will be explained by 'heap why-grow'"
+    return "'heap catch' now records what comes; before 'run' it records from the first instruction on"

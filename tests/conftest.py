@@ -1,0 +1,54 @@
+"""Fixtures that all tests may use: the C programs, built once a session, and GDB with gdbheap loaded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.debugger import Answers, Gdb
+from support.environment import ROOT, needs
+
+
+class Programs:
+    """The built fixtures, by name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getitem__(self, name: str) -> Path:
+        path = self.folder / name
+        assert path.exists(), f"no fixture {name}"
+        return path
+
+    def source(self, name: str) -> Path:
+        """Return the source file ``name`` of c_fixtures."""
+        return ROOT / "c_fixtures" / name
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    """Build c_fixtures once, into a folder of this session."""
+    for tool in ("make", "gcc", "g++"):
+        needs(tool)
+    folder = tmp_path_factory.mktemp("fixtures")
+    command = ["make", "-s", f"-j{os.cpu_count() or 1}", "-C", str(ROOT / "c_fixtures"), f"BUILD={folder}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert not done.stdout, f"building the fixtures gives warnings:\n{done.stdout}"
+    return Programs(folder)
+
+
+@pytest.fixture(scope="session")
+def gdb() -> Gdb:
+    """Return GDB in batch mode with the checkout's gdbheap loaded."""
+    runner = Gdb()
+    needs(runner.path)
+    return runner
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Answers:
+    """Return a place for the JSON that one test's commands write."""
+    return Answers(tmp_path)
