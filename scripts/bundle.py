@@ -117,8 +117,8 @@ def main() -> int:
             try:
                 ast.parse(content, name, feature_version=OLDEST_PYTHON)
             except SyntaxError as error:
-                version = ".".join(map(str, OLDEST_PYTHON))
-                raise SystemExit(f"{name}, line {error.lineno}, does not run on Python {version}: {error.msg}") from None
+                reason = f"does not run on Python {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]}: {error.msg}"
+                raise SystemExit(f"{name}, line {error.lineno}, {reason}.") from None
     files.update(dict(compiled(files)))
     script = (ROOT / "gdbheap").read_bytes()
     target.parent.mkdir(parents=True, exist_ok=True)

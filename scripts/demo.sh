@@ -57,6 +57,6 @@ fi
 # GDB asks before it downloads debug symbols; none are needed beyond libc6-dbg.
 unset DEBUGINFOD_URLS
 if [ -n "$events" ]; then
-    exec gdb -nx -batch -x "$root/gdbheap" -ex 'heap catch' -ex run -ex "$events" -ex 'heap why-grow' --args "$@"
+    exec "${GDB:-gdb}" -nx -batch -x "$root/gdbheap" -ex 'heap catch' -ex run -ex "$events" -ex 'heap why-grow' --args "$@"
 fi
-exec gdb -nx -batch -x "$root/gdbheap" -ex 'heap catch' -ex run -ex 'heap why-grow' --args "$@"
+exec "${GDB:-gdb}" -nx -batch -x "$root/gdbheap" -ex 'heap catch' -ex run -ex 'heap why-grow' --args "$@"

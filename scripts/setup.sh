@@ -57,7 +57,7 @@ libc_has_symbols() {
 
 # The packages that `purpose` needs and that are missing.
 missing_packages() {
-    have gdb || echo gdb
+    have "${GDB:-gdb}" || echo gdb
     have readelf || echo binutils
     libc_has_symbols || echo libc6-dbg
     venv_works || [ -n "$(find_python)" ] || echo python3 python3-venv
@@ -131,21 +131,37 @@ fi
 
 # GDB may have them already, and needs no .venv then.
 gdb_has_needs() {
-    gdb -nx -batch -ex 'python import pygments, tabulate; print("found")' 2>/dev/null | grep -q found
+    "${GDB:-gdb}" -nx -batch -ex 'python import pygments, tabulate; print("found")' 2>/dev/null | grep -q found
 }
 
 # GDB caches compiled modules unless it is told not to or cannot write here: do it for those GDBs, and for the first run.
 compile_package() {
-    (cd "$root" && env -u PYTHONDONTWRITEBYTECODE gdb -nx -batch \
+    (cd "$root" && env -u PYTHONDONTWRITEBYTECODE "${GDB:-gdb}" -nx -batch \
         -ex 'python import compileall; compileall.compile_dir("src/gdbheap", quiet=2)') >/dev/null 2>&1
 }
 
+# What pyproject.toml asks for, one requirement a line; with `dev`, what its extra of that name asks for too.
+# pip brings a reader for Pythons that have none. tabulate 0.10 no longer runs on Python 3.9, which a GDB that takes it
+# from .venv may have.
+requirements() {
+    "$venv/bin/python" - "$root/pyproject.toml" "$1" <<'PYTHON'
+import sys
+try:
+    from tomllib import loads
+except ImportError:
+    try:
+        from pip._vendor.tomli import loads
+    except ImportError:
+        from pip._vendor.toml import loads
+with open(sys.argv[1], encoding="utf-8") as file:
+    project = loads(file.read())["project"]
+extra = project["optional-dependencies"]["dev"] if sys.argv[2] == "dev" else []
+print("\n".join([*project["dependencies"], *extra, "tabulate<0.10"]))
+PYTHON
+}
+
 kind=use
-extra=
-if [ "$purpose" = test ]; then
-    kind=test
-    extra='[dev]'
-fi
+[ "$purpose" = test ] && kind=dev
 key="$(cksum <"$root/pyproject.toml") $root"
 is_set_up() { [ -x "$venv/bin/python" ] && [ -e "$venv/set-up.$1" ] && [ "$(cat "$venv/set-up.$1")" = "$key" ]; }
 
@@ -155,25 +171,22 @@ make_venv() {
         say "making .venv with $python"
         "$python" -m venv --clear "$venv" || return 1
     fi
-    # An older pip cannot install a checkout in place.
-    "$venv/bin/python" -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (21, 3))' ||
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip || return 1
-    # tabulate 0.10 no longer runs on Python 3.9, which a GDB that uses this .venv may have.
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root$extra" 'tabulate<0.10'
+    requirements "$kind" >"$venv/requirements.$kind" || return 1
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$venv/requirements.$kind"
 }
 
-if ! is_set_up "$kind" && ! { [ "$kind" = use ] && is_set_up test; }; then
-    if [ "$kind" = test ]; then
+if ! is_set_up "$kind" && ! { [ "$kind" = use ] && is_set_up dev; }; then
+    if [ "$kind" = dev ]; then
         say "installing Python packages into .venv: pygments, tabulate and the development tools of pyproject.toml"
     else
         say "installing Python packages into .venv: pygments, tabulate"
     fi
     if make_venv </dev/null >&2; then
+        printf '%s\n' "$key" >"$venv/set-up.use"
         printf '%s\n' "$key" >"$venv/set-up.$kind"
-        [ "$kind" = use ] || printf '%s\n' "$key" >"$venv/set-up.use"
         compile_package
     else
-        say "that failed. By hand: python3 -m venv .venv && .venv/bin/python -m pip install -e '.$extra' 'tabulate<0.10'"
+        say "that failed. By hand: python3 -m venv .venv && .venv/bin/python -m pip install -r .venv/requirements.$kind"
         if [ "$purpose" != test ] && gdb_has_needs; then
             say "going on: GDB's own Python has pygments and tabulate"
         else

@@ -7,24 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.debugger import Answers, Gdb
-from support.environment import ROOT, needs
 
-
-class Programs:
-    """The built fixtures, by name."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __getitem__(self, name: str) -> Path:
-        path = self.folder / name
-        assert path.exists(), f"no fixture {name}"
-        return path
-
-    def source(self, name: str) -> Path:
-        """Return the source file ``name`` of c_fixtures."""
-        return ROOT / "c_fixtures" / name
+from tests.support.debugger import Answers, Gdb
+from tests.support.environment import ROOT, needs
+from tests.support.programs import Programs
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,7 @@ def script() -> Path | None:
 def sites() -> list[str]:
     """Return the folders, other than this package's own, where this Python finds what gdbheap needs."""
     own = str(Path(__file__).resolve().parent.parent)
-    found = []
+    found: list[str] = []
     for name in NEEDS:
         spec = find_spec(name)
         if spec is not None and spec.origin is not None:
@@ -93,7 +93,7 @@ def gdb_command(gdb: str, source: Path, words: Sequence[str]) -> list[str]:
     """Return the command line that starts ``gdb`` with ``source`` sourced, for the launcher's arguments ``words``."""
     options, program = split(words)
     recorded = sites()
-    record = ["-iex", f"python gdb.gdbheap_sites = {ascii(recorded)}"] if recorded else []
+    record = ["-iex", f"python gdb.gdbheap_sites = {recorded!a}"] if recorded else []
     return [gdb, *record, "-ix", str(source), *options, *(["--args", *program] if program else [])]
 
 

@@ -31,9 +31,9 @@ def too_old(gdb_version, python_version):
             break
     if number and int(number.split(".")[0]) < OLDEST_GDB:
         return "gdbheap needs GDB %d or newer, and this is GDB %s." % (OLDEST_GDB, number.rstrip("."))
-    found = tuple(python_version[:2])
-    if found < OLDEST_PYTHON:
-        return "gdbheap needs a GDB with Python %d.%d or newer, and this one has Python %d.%d." % (OLDEST_PYTHON + found)
+    python = tuple(python_version[:2])
+    if python < OLDEST_PYTHON:
+        return "gdbheap needs a GDB with Python %d.%d or newer, and this has Python %d.%d." % (OLDEST_PYTHON + python)
     return ""
 
 
@@ -81,8 +81,8 @@ def find_needs(root, recorded):
             lacking = missing()
     if not lacking:
         return ""
-    found = (" and ".join(lacking),) + tuple(sys.version_info[:2]) + (advice,)
-    return "gdbheap needs %s, which GDB's Python %d.%d does not find: %s." % found
+    python = "%d.%d" % sys.version_info[:2]
+    return "gdbheap needs %s, which GDB's Python %s does not find: %s." % (" and ".join(lacking), python, advice)
 
 
 def load(gdb, root):

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import Programs
-from support.debugger import Answers, Gdb, Result
+
+from tests.support.debugger import Answers, Gdb, Result
+from tests.support.programs import Programs
 
 #: The commands that look at the heap.
 LOOKING = ("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap why-grow")
@@ -42,8 +43,9 @@ def refuse(
     assert len(said) == 2, f"one sentence each time:\n{result.describe()}"
     first, second = said
     assert first == second, "the same question, the same answer"
-    assert re.fullmatch(r"(\S+:\d+: )?[A-Z'\"\-/$].{15,}[.:]?", first), f"no full sentence: {first!r}"
-    assert first.rstrip().endswith("."), f"no full stop: {first!r}"
+    assert re.match(r"[A-Z'\"]|malloc |glibc|heap |-", first), f"it does not begin as a sentence does: {first!r}"
+    assert first.endswith("."), f"it does not end as a sentence does: {first!r}"
+    assert len(first.split()) > 4, f"too short to be clear: {first!r}"
     assert len(first) < 400, f"too long: {first!r}"
     return first
 

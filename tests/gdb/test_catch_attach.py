@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import IO
 
 import pytest
-from conftest import Programs
-from support.debugger import Answers, Gdb, malloc_events
-from support.environment import PATIENCE, plain_environment
+
+from tests.support.debugger import Answers, Gdb, malloc_events
+from tests.support.environment import PATIENCE, plain_environment
+from tests.support.programs import Programs
 
 
 class Late:

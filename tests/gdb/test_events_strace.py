@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Programs
-from support.debugger import Answers, Gdb
-from support.environment import needs
-from support.procmaps import MAPS, mapped_bytes
-from support.strace import Call, Trace, trace
+
+from tests.support.debugger import Answers, Gdb
+from tests.support.environment import needs
+from tests.support.procmaps import MAPS, mapped_bytes
+from tests.support.programs import Programs
+from tests.support.strace import Call, Trace, trace
 
 PAGE = 4096
 SYSCALLS = ("brk", "mmap", "munmap", "mremap", "mprotect")
@@ -84,9 +85,7 @@ def one_thread_each(events: Sequence[dict[str, Any]], traced: Trace) -> None:
     assert len(set.union(*tids.values())) == len(tids), "a tid has one thread"
 
 
-def test_sort_with_a_helper_thread(
-    gdb: Gdb, answers: Answers, programs: Programs, lines: Path, tmp_path: Path
-) -> None:
+def test_sort_with_a_helper_thread(gdb: Gdb, answers: Answers, programs: Programs, lines: Path, tmp_path: Path) -> None:
     """The main thread's calls agree one for one; whether the helper gets an arena depends on who is faster."""
     program, args = Path(needs("sort")), ["--parallel=2", str(lines)]
     events = record(gdb, answers, program, args)
@@ -199,9 +198,7 @@ def test_off_ends_the_recording(gdb: Gdb, answers: Answers, programs: Programs) 
     assert answers.events("first") == answers.events("second")
 
 
-def test_recording_begins_at_any_later_moment(
-    gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path
-) -> None:
+def test_recording_begins_at_any_later_moment(gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path) -> None:
     """From main on, the events are the last of strace's calls."""
     program = programs["growth"]
     listing = f"heap events {answers.into('events')}"
@@ -226,9 +223,10 @@ def test_a_second_run_is_recorded_too(gdb: Gdb, answers: Answers, programs: Prog
 def test_each_event_prints_one_line(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     """Number, thread, call, amount and direction, arena, the chunk and the request, the callers to the user's line."""
     program = programs["growth"]
-    result = gdb("heap catch -malloc", "run", f"heap events {answers.into('events')}", program=program).succeeded()
+    listing = f"heap events {answers.into('events')}"
+    result = gdb("heap catch -malloc", "run", "echo LISTING\\n", listing, program=program).succeeded()
     events = answers.events("events")
-    shown = [line for line in result.stdout.splitlines() if "growth.c:" in line]
+    shown = [line for line in result.stdout.split("LISTING")[0].splitlines() if "growth.c:" in line]
     assert len(shown) == len(events)
     for line, event in zip(shown, events):
         words = line.replace(",", " ").split()

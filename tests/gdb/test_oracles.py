@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 
 import pytest
-from support.procmaps import mapped_bytes
-from support.procmaps import parse as parse_maps
-from support.strace import Call, parse
+
+from tests.support.procmaps import mapped_bytes
+from tests.support.procmaps import parse as parse_maps
+from tests.support.strace import Call, parse
 
 TRACE = """\
 10 brk(0)                            = 0x555555559000
@@ -43,7 +44,8 @@ def test_strace_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["10 brk(0) = what", "10 brk(0", "10 mmap(0, 0) = 0", "10 <... brk resumed>) = 0", "10 unknown", "brk(0) = 0"]
+    "line",
+    ["10 brk(0) = what", "10 brk(0", "10 mmap(0, 0) = 0", "10 <... brk resumed>) = 0", "10 unknown", "brk(0) = 0"],
 )
 def test_a_line_that_is_not_understood_is_refused(line: str) -> None:
     """An oracle that skips what it doesn't know would agree with anything."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Programs
-from support.debugger import Answers, Gdb
+
+from tests.support.debugger import Answers, Gdb
+from tests.support.programs import Programs
 
 COMMANDS = (
     "heap",

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from conftest import Programs
-from support.debugger import Answers, Gdb
-from support.mallinfo import FIGURES, ArenaFigures, Sizes, read_malloc_info
+
+from tests.support.debugger import Answers, Gdb
+from tests.support.mallinfo import FIGURES, ArenaFigures, Sizes, read_malloc_info
+from tests.support.programs import Programs
 
 #: What is free and in a bin of its arena; tcache chunks count as used in mallinfo2 and malloc_info.
 IN_BINS = ("unsorted", "small", "large")
@@ -160,7 +161,7 @@ def test_arenas_agree_with_malloc_info(looked: Looked) -> None:
 
 
 def test_top_agrees_with_mallinfo(looked: Looked) -> None:
-    """keepcost is the size of main_arena's top chunk; the other arenas' are the last of their chunks."""
+    """The size of main_arena's top chunk is keepcost; the other arenas' are the last of their chunks."""
     tops = looked.by_address("top")
     assert tops.keys() == looked.figures.keys()
     (main,) = [each for each in tops.values() if each["name"] == "main_arena"]
@@ -191,7 +192,6 @@ def test_overview_agrees(looked: Looked) -> None:
     assert arenas.keys() == looked.figures.keys()
     assert sum(arena["system_mem"] for arena in arenas.values()) == looked.mallinfo["arena"]
     for address, arena in arenas.items():
-        chunks = looked.chunks[address]
         assert arena["system_mem"] == looked.figures[address].system
 
 

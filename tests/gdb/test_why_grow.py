@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Programs
-from support.debugger import Answers, Gdb, Result, line_of, malloc_events
-from support.environment import glibc_version, needs
+
+from tests.support.debugger import Answers, Gdb, Result, line_of, malloc_events
+from tests.support.environment import glibc_version, needs
+from tests.support.programs import Programs
 
 #: What the sum of the story's growth is made of, on a 64-bit glibc whose tcache is made by the first malloc.
 SUM, GROWTH, TOP_PAD, MINSIZE = 0x202B0, 0x21000, 0x20000, 0x20

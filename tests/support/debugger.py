@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from support.environment import PATIENCE, ROOT, plain_environment
+from tests.support.environment import PATIENCE, ROOT, plain_environment
 
 #: GDB's own traces of an error inside Python: none of gdbheap's commands may ever show one.
 INTERNAL_ERRORS = ("Traceback (most recent call", "Python Exception", "Error occurred in Python", "Internal error")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.environment import PATIENCE, ROOT, needs, plain_environment
+from tests.support.environment import PATIENCE, ROOT, needs, plain_environment
 
 #: How many arguments each call has, and which of them is a file descriptor.
 ARGUMENTS = {"brk": 1, "mmap": 6, "munmap": 2, "mremap": 5, "mprotect": 3}

@@ -11,9 +11,12 @@ from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.target import Target, each_thread, thread_pointer
 from gdbheap.growth.initial import Initial
 from gdbheap.memory import MemoryFault, PageCache
+from gdbheap.ptmalloc import account
 from gdbheap.ptmalloc.abi import FLAG_BITS
+from gdbheap.ptmalloc.account import Account, FreeFacts
+from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.state import HeapState, read_heap_state
-from gdbheap.ptmalloc.tcache import Tcache, detect_safe_linking, read_tcache
+from gdbheap.ptmalloc.tcache import Tcache, read_tcache, tcache_is_dummy
 
 
 def read_state() -> HeapState:
@@ -52,6 +55,7 @@ def read_tcaches(target: Target) -> tuple[dict[int, Tcache], list[str]]:
     found: dict[int, Tcache] = {}
     problems: list[str] = []
     memory = PageCache(target.memory)
+    key = target.word("tcache_key")  # 2.34
     for thread in each_thread():
         address = target.tcache_address(thread_pointer())
         if address is None:
@@ -59,9 +63,22 @@ def read_tcaches(target: Target) -> tuple[dict[int, Tcache], list[str]]:
                 f"The tcache of thread {thread.num} cannot be found (its thread-local variable is not readable), "
                 "so chunks in it are shown as used."
             )
-        elif address and not target.is_dummy_tcache(address):
-            found[thread.num] = read_tcache(memory, target.abi, target.layout, address, target.safe_linking)
+        elif not tcache_is_dummy(target.symbols, target.layout, address):
+            found[thread.num] = read_tcache(memory, target.abi, target.layout, address, target.safe_linking, key)
     return found, problems
+
+
+def free_facts() -> FreeFacts:
+    """Return what the free lists of all threads hold now, and what recorded events tell of main_arena's memory."""
+    target = session.target()
+    tcaches, problems = read_tcaches(target)
+    return FreeFacts(tuple(tcaches.values()), target.safe_linking, session.region_starts(), tuple(problems))
+
+
+def read_account() -> Account:
+    """Walk every arena and return what its bytes are; raise TargetError where there is no heap yet."""
+    state = read_state()
+    return account.read_account(session.target().memory, state, free_facts())
 
 
 def read_initial() -> Initial:
@@ -92,21 +109,21 @@ def _is_core() -> bool:
     return "core file" in gdb.execute("info target", to_string=True)
 
 
-def chosen_arenas(state: HeapState, text: str | None) -> Sequence[int]:
-    """Return the addresses of the arenas that ``-arena`` names: by number, address or ``main``; all where it is None.
+def chosen_arenas(state: HeapState, text: str | None) -> Sequence[Arena]:
+    """Return the arenas that ``-arena`` names: by number, address or ``main``; all where it is None.
 
     Raises TargetError where there is no such arena.
     """
     arenas = state.ring.arenas
     if text is None:
-        return [arena.address for arena in arenas]
+        return arenas
     if text in ("main", "main_arena"):
-        return [arenas[0].address]
+        return arenas[:1]
     try:
         wanted = int(gdb.parse_and_eval(text))
     except (gdb.error, ValueError):
         wanted = -1
-    chosen = [arena.address for arena in arenas if wanted in (arena.number, arena.address)]
+    chosen = [arena for arena in arenas if wanted in (arena.number, arena.address)]
     if not chosen:
         raise TargetError(
             f"There is no arena '{text}': there are {len(arenas)} (0 is main_arena); 'heap arenas' lists them."

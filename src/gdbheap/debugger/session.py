@@ -47,3 +47,17 @@ def arena_at(target: Target, address: int) -> Arena | None:
         return None if number is None else read_arena(target.memory, target.abi, target.layout, address, number)
     except MemoryFault:
         return None
+
+
+#: Where regions of main_arena begin that sbrk_base does not tell, by process; a recorder adds what it learns.
+_region_starts: dict[int, set[int]] = {}
+
+
+def add_region_start(process: int, address: int) -> None:
+    """Remember that memory of main_arena begins at ``address`` in that process."""
+    _region_starts.setdefault(process, set()).add(address)
+
+
+def region_starts() -> tuple[int, ...]:
+    """Return what is known of such starts in the selected inferior."""
+    return tuple(_region_starts.get(gdb.selected_inferior().pid, ()))

@@ -12,6 +12,7 @@ from gdbheap.debugger.errors import TargetError
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.layout import Layout, LayoutUnknown
+from gdbheap.ptmalloc.tcache import detect_safe_linking
 from gdbheap.simulate.state import Release
 from gdbheap.symbols import Field, Struct
 
@@ -145,15 +146,8 @@ class Target:
 
     @property
     def safe_linking(self) -> bool:
-        """Whether the links of tcache and fastbins are mangled (from glibc 2.32 on)."""
-        if self.symbols.address("tcache_key") is not None:  # 2.34
-            return True
-        return self.release.version is not None and self.release.version >= (2, 32)
-
-    def is_dummy_tcache(self, address: int) -> bool:
-        """Return whether this is the read-only object that stands for "no tcache" (from glibc 2.43 on)."""
-        dummy = self.symbols.address("__tcache_dummy")
-        return dummy is not None and dummy <= address < dummy + 2 * self.abi.word_size
+        """Whether the links of tcache and fastbins are mangled; taken for true where nothing tells."""
+        return detect_safe_linking(self.symbols, self.layout, self.release.version) is not False
 
     def tcache_address(self, thread_pointer: int | None) -> int | None:
         """Return the address of the selected thread's tcache struct: 0 where it has none, None where unknown.

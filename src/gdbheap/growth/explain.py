@@ -19,6 +19,7 @@ class Explanation:
     """Everything that is known of why one system call was made.
 
     ``requested`` and ``prediction`` are None for calls that malloc did not make. ``source`` is the user's own line.
+    ``constructors_of`` is the object file whose constructors the loader was running, before main.
     ``itself`` is the size of the chunk that the call which grew the heap then got from top for its own request,
     where that is known from the calls seen after it. ``served`` are later calls of malloc that needed no system
     call; ``final`` is main_arena at the end of the process where no event came after this one.
@@ -30,6 +31,7 @@ class Explanation:
     prediction: Prediction | None
     user: Frame | None
     source: str | None
+    constructors_of: str | None
     itself: int | None
     served: tuple[Served, ...]
     final: Final | None
@@ -58,8 +60,27 @@ def _explain(history: History, event: Event, prediction: Prediction | None, read
     if final is not None and final.events != event.id:
         final = None
     return Explanation(
-        event, who, requested, prediction, user, source, _itself(event, requested, prediction, served), served, final
+        event=event,
+        requester=who,
+        requested=requested,
+        prediction=prediction,
+        user=user,
+        source=source,
+        constructors_of=_constructors_of(event),
+        itself=_itself(event, requested, prediction, served),
+        served=served,
+        final=final,
     )
+
+
+def _constructors_of(event: Event) -> str | None:
+    """Return the object file whose constructor (call_init of the loader's calls it) is among the callers."""
+    if any(frame.name == "main" for frame in event.frames):
+        return None  # dlopen runs constructors too
+    for newer, frame in zip(event.frames, event.frames[1:]):
+        if frame.name == "call_init" and newer.name != "call_init":
+            return newer.objfile
+    return None
 
 
 def _itself(

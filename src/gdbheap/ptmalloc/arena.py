@@ -138,9 +138,7 @@ def read_arenas(memory: Memory, abi: Abi, layout: Layout, main_arena: int) -> Ar
     return ArenaRing((arenas[0], *numbered), problem)
 
 
-def _not_an_arena(
-    memory: Memory, abi: Abi, layout: Layout, address: int, before: int, seen: set[int]
-) -> str | None:
+def _not_an_arena(memory: Memory, abi: Abi, layout: Layout, address: int, before: int, seen: set[int]) -> str | None:
     link = f"next of the arena at {before:#x}"
     if address in seen:
         return f"The ring of arenas is broken: {link} leads back to {address:#x}, not to main_arena."

@@ -69,7 +69,8 @@ def bin_range(abi: Abi, index: int) -> tuple[int, int | None]:
 class FreeList:
     """One list of free chunks, front to back; ``addresses`` and ``sizes`` (bytes) run in parallel.
 
-    A size is 0 where the chunk's size word cannot be right for this list; ``problems`` then tells what it is. ``kind`` is fastbin, unsorted, small or large and ``index`` is glibc's own: of fastbinsY for a fastbin, else of
+    A size is 0 where the chunk's size word cannot be right for this list; ``problems`` then tells what it is.
+    ``kind`` is fastbin, unsorted, small or large and ``index`` is glibc's own: of fastbinsY for a fastbin, else of
     the bins. ``complete`` is False where ``problems`` or the limit ended the reading.
     """
 

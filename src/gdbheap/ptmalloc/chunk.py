@@ -15,6 +15,11 @@ MERGED_STATES = (UNSORTED, SMALL, LARGE, FREE)
 _FLAG_NAMES = ((PREV_INUSE, "PREV_INUSE"), (IS_MMAPPED, "IS_MMAPPED"), (NON_MAIN_ARENA, "NON_MAIN_ARENA"))
 
 
+def state_table(*states: int) -> bytes:
+    """Return a table for bytes.translate that makes ``states`` 1 and all others 0."""
+    return bytes(value in states for value in range(256))
+
+
 def flag_names(flags: int) -> tuple[str, ...]:
     """Return malloc.c's names of the ``flags`` that are set in a size word, lowest bit first."""
     return tuple(name for bit, name in _FLAG_NAMES if flags & bit)

@@ -76,8 +76,9 @@ def _required(symbols: Symbols, name: str, fields: tuple[str, ...]) -> Struct:
 
 def integer(abi: Abi, data: bytes, field: Field, *, signed: bool = False) -> int:
     """Return the member ``field`` of the struct whose bytes are ``data``."""
-    order = "little" if abi.little_endian else "big"
-    return int.from_bytes(data[field.offset : field.offset + field.size], order, signed=signed)
+    return int.from_bytes(
+        data[field.offset : field.offset + field.size], "little" if abi.little_endian else "big", signed=signed
+    )
 
 
 def integers(abi: Abi, data: bytes, field: Field) -> tuple[int, ...]:
@@ -86,5 +87,5 @@ def integers(abi: Abi, data: bytes, field: Field) -> tuple[int, ...]:
     width = field.size // field.count
     if width == abi.word_size:
         return tuple(abi.words(part))
-    order = "little" if abi.little_endian else "big"
-    return tuple(int.from_bytes(part[at : at + width], order) for at in range(0, len(part), width))
+    elements = (part[at : at + width] for at in range(0, len(part), width))
+    return tuple(int.from_bytes(element, "little" if abi.little_endian else "big") for element in elements)

@@ -129,20 +129,27 @@ _FIELDS: Mapping[str, _Field] = {
     "max_mmapped_mem": _Field("bytes", "The largest number of bytes in such mappings that there ever was."),
     "max_total_mem": _Field("bytes", "A counter that glibc 2.23 keeps and nothing uses."),
     "sbrk_base": _Field("address", "Where the main heap begins; 0 until it has memory."),
-    "tcache_bins": _Field("count", "The number of size classes that a thread's tcache keeps.", None, "glibc.malloc.tcache_max"),
-    "tcache_small_bins": _Field(
-        "count", "The number of exact size classes that a thread's tcache keeps.", None, "glibc.malloc.tcache_max"
+    "tcache_bins": _Field(
+        "count", "The number of size classes that a thread's tcache keeps.", tunable="glibc.malloc.tcache_max"
     ),
-    "tcache_max_bytes": _Field("bytes", "The size up to which a thread's tcache keeps chunks: that of the request up to glibc 2.41, that of the chunk, "
-        "which must be below it, from 2.42 on.", None, "glibc.malloc.tcache_max"),
-    "tcache_count": _Field("count", "At most this many chunks are kept in each tcache bin.", None, "glibc.malloc.tcache_count"),
+    "tcache_small_bins": _Field(
+        "count", "The number of exact size classes that a thread's tcache keeps.", tunable="glibc.malloc.tcache_max"
+    ),
+    "tcache_max_bytes": _Field(
+        "bytes",
+        "The size up to which a thread's tcache keeps chunks: that of the request up to glibc 2.41, that of the chunk, "
+        "which must be below it, from 2.42 on.",
+        tunable="glibc.malloc.tcache_max",
+    ),
+    "tcache_count": _Field(
+        "count", "At most this many chunks are kept in each tcache bin.", tunable="glibc.malloc.tcache_count"
+    ),
     "tcache_unsorted_limit": _Field(
         "count",
         "At most this many unsorted chunks are sorted while one for the tcache was already found; 0 means no limit.",
-        None,
-        "glibc.malloc.tcache_unsorted_limit",
+        tunable="glibc.malloc.tcache_unsorted_limit",
     ),
-}  # fmt: skip
+}
 
 
 def read_params(memory: Memory, abi: Abi, layout: Layout, address: int) -> Params:
@@ -198,7 +205,10 @@ def _note(name: str, params: Params, is_default: bool | None) -> tuple[str, bool
         return "Raised by free of an mmapped chunk of this size (dynamic threshold, no_dyn_threshold is 0).", True
     if name == "trim_threshold" and params.get(name) == 2 * params.get("mmap_threshold"):
         return "Raised by free of an mmapped chunk to twice mmap_threshold (dynamic threshold).", True
-    return "It is not the default, but no setting was noted (no_dyn_threshold is 0), and free does not set it so.", False
+    return (
+        "It is not the default, but no setting was noted (no_dyn_threshold is 0), and free does not set it so.",
+        False,
+    )
 
 
 def describe(params: Params, abi: Abi, layout: Layout) -> tuple[ParamFact, ...]:

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 MOST = 16
+#: The last sentence of a list that was cut short.
+MORE = "There are more problems like these."
 
 
 class Problems:
-    """A list of sentences that keeps the first ``most`` of them and counts the others."""
+    """A list of sentences that keeps the first MOST of them, and says at its end that there were more."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self) -> None:
         self._texts: list[str] = []
-        self._most = most
-        self._more = 0
+        self._more = False
 
     def add(self, text: str) -> None:
         """Add one sentence."""
-        if len(self._texts) < self._most:
+        if len(self._texts) < MOST and text != MORE:
             self._texts.append(text)
         else:
-            self._more += 1
+            self._more = True
 
-    def extend(self, texts: tuple[str, ...]) -> None:
-        """Add several sentences."""
+    def extend(self, texts: Iterable[str]) -> None:
+        """Add several sentences, or all that another list kept."""
         for text in texts:
             self.add(text)
 
     def texts(self) -> tuple[str, ...]:
-        """Return the sentences that were kept, and at the end one that counts the others."""
-        if not self._more:
-            return tuple(self._texts)
-        return (*self._texts, f"There are {self._more} more problems like these.")
+        """Return the sentences that were kept."""
+        return (*self._texts, MORE) if self._more else tuple(self._texts)

@@ -191,7 +191,8 @@ def read_tcache(
         result = _follow(memory, abi, index, head, safe_linking, key)
         if not layout.tcache_counts_down and result.complete and claimed != len(result.found):
             result.problems.add(
-                f"counts[{index}] of the tcache at {address:#x} is {claimed}, but the bin has {len(result.found)} chunks."
+                f"counts[{index}] of the tcache at {address:#x} is {claimed}, but that bin has "
+                f"{len(result.found)} chunks."
             )
         low, high = tcache_range(abi, index)
         pointers, sizes = tuple(result.found), tuple(result.found.values())

@@ -1,4 +1,4 @@
-"""The walk over the chunks of an arena, in columns, and what the bytes of the arena add up to.
+"""The walk over the chunks of an arena, in columns, and the state of each chunk.
 
 Memory is read in blocks that are dropped after use, a column is one list for one fact of many chunks, and objects are
 made only for the rows that are asked for: a heap of ten million chunks is walked in a few megabytes.
@@ -7,40 +7,36 @@ made only for the rows that are asked for: a heap of ten million chunks is walke
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate, compress, repeat
-from operator import ne
+from operator import gt, ne
 
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Abi, round_up
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.bins import FreeList
 from gdbheap.ptmalloc.chunk import (
-    FASTBIN, FENCEPOST, FREE, LARGE, MERGED_STATES, SMALL, STATES, TCACHE, TOP, UNSORTED, USED, Chunk, chunk_of,
-)  # fmt: skip
-from gdbheap.ptmalloc.heaps import HeapChain
-from gdbheap.ptmalloc.layout import Layout
-from gdbheap.ptmalloc.params import Params
+    FASTBIN,
+    FENCEPOST,
+    FREE,
+    LARGE,
+    MERGED_STATES,
+    SMALL,
+    STATES,
+    TCACHE,
+    TOP,
+    UNSORTED,
+    USED,
+    state_table,
+)
 from gdbheap.ptmalloc.problems import Problems
+from gdbheap.ptmalloc.regions import Gap, Plan, Region
 from gdbheap.ptmalloc.tcache import Tcache
 
 MAX_BLOCK = 1 << 20
 _MIN_BLOCK = 1 << 12
-
-
-def _table(*states: int) -> bytes:
-    """Return a table for bytes.translate that makes ``states`` 1 and all others 0."""
-    return bytes(1 if value in states else 0 for value in range(256))
-
-
-_IS = tuple(_table(state) for state in range(len(STATES)))
-_IS_MERGED = _table(*MERGED_STATES)
-_IS_LISTED = _table(TCACHE, FASTBIN, UNSORTED, SMALL, LARGE)
-
-
-# What is on the free lists
+_IS_MERGED = state_table(*MERGED_STATES)
 
 
 @dataclass(frozen=True)
@@ -71,132 +67,6 @@ def membership(lists: Iterable[FreeList], tcaches: Iterable[Tcache] = ()) -> Mem
                 )
         states.update(dict.fromkeys(fresh, state))
     return Membership(states, problems.texts())
-
-
-# What there is to walk
-
-
-@dataclass(frozen=True)
-class Gap:
-    """Bytes between regions: from ``start`` (None where that is unknown) to ``end``, and ``why`` in a full sentence.
-
-    ``foreign`` bytes are not malloc's at all; the others hold chunks of malloc's that cannot be found.
-    """
-
-    start: int | None
-    end: int
-    why: str
-    foreign: bool
-
-
-@dataclass(frozen=True)
-class Region:
-    """A range of addresses that chunks follow each other in.
-
-    ``kind`` is brk (main_arena, also where mmap took brk's place) or heap. ``address`` is where malloc's memory
-    begins and ``start`` the first chunk; ``header`` bytes between them are heap_info and malloc_state. Chunks end at
-    ``limit`` at the latest. ``top`` is the arena's top chunk where this region ends with it, else None: then it ends
-    with fenceposts. ``end`` is where its memory ends, None where only the fenceposts will tell; ``following`` is the
-    address of the region behind it in main_arena, as far as that is known. ``main`` is whether it is main_arena's.
-    """
-
-    kind: str
-    address: int
-    start: int
-    limit: int
-    header: int
-    top: int | None
-    end: int | None
-    following: int | None
-    main: bool
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The regions of one arena in the order of the walk.
-
-    ``problems`` is what is wrong before the walk begins; ``complete`` is False where regions are missing because of
-    that. ``top_is_lost`` says that the region of the top chunk is known by that chunk alone.
-    """
-
-    arena: Arena
-    regions: tuple[Region, ...]
-    problems: tuple[str, ...] = ()
-    complete: bool = True
-    top_is_lost: bool = False
-
-
-def regions(
-    abi: Abi, layout: Layout, params: Params, arena: Arena, chain: HeapChain, known_starts: Iterable[int] = ()
-) -> Plan:
-    """Return the address ranges that hold the chunks of ``arena``.
-
-    ``chain`` is what read_heaps returned. ``known_starts`` are addresses where a region of main_arena begins besides
-    sbrk_base, learnt from recorded events: the answer of a brk call that someone else had moved, or of an mmap that
-    took brk's place. Without them the chunks behind a foreign sbrk stay unknown.
-    """
-    if not arena.has_top(abi):
-        return Plan(arena, ())
-    problems = Problems()
-    if arena.top_size is None:
-        problems.add(f"The size of the top chunk of {arena.name}, at {arena.top:#x}, cannot be read.")
-    elif arena.top_size < abi.min_size or arena.top_size % abi.alignment or arena.top_size > arena.system_mem:
-        problems.add(
-            f"The top chunk of {arena.name}, at {arena.top:#x}, has {arena.top_size:#x} bytes; it should have a multiple "
-            f"of {abi.alignment:#x}, at least {abi.min_size:#x} and at most system_mem, {arena.system_mem:#x}."
-        )
-    if arena.is_main:
-        return _main_plan(abi, params, arena, known_starts, problems)
-    return _heaps_plan(abi, layout, arena, chain, problems)
-
-
-def _main_plan(abi: Abi, params: Params, arena: Arena, known_starts: Iterable[int], problems: Problems) -> Plan:
-    starts = sorted({params.get("sbrk_base"), *known_starts} - {0})
-    if arena.contiguous:
-        starts = [start for start in starts if start <= arena.top]
-    holder = max((start for start in starts if abi.first_chunk(start) <= arena.top < start + arena.system_mem), default=None)
-    found = []
-    for place, start in enumerate(starts):
-        following = starts[place + 1] if place + 1 < len(starts) else None
-        limit = start + arena.system_mem
-        found.append(
-            Region(
-                kind="brk",
-                address=start,
-                start=abi.first_chunk(start),
-                limit=arena.top if start == holder else limit if following is None else min(limit, following),
-                header=0,
-                top=arena.top if start == holder else None,
-                end=None,
-                following=following,
-                main=True,
-            )
-        )
-    if holder is None:
-        found.append(Region("brk", arena.top, arena.top, arena.top, 0, arena.top, None, None, True))
-        found.sort(key=lambda region: region.address)
-    return Plan(arena, tuple(found), problems.texts(), top_is_lost=holder is None)
-
-
-def _heaps_plan(abi: Abi, layout: Layout, arena: Arena, chain: HeapChain, problems: Problems) -> Plan:
-    if chain.problem is not None:
-        problems.add(chain.problem)
-    found = []
-    for place, heap in enumerate(reversed(chain.heaps)):
-        header = 0 if layout.heap_info is None else layout.heap_info.size
-        if heap.address + header == arena.address:
-            header += layout.state.size
-        start = abi.first_chunk(heap.address + header)
-        newest = place == len(chain.heaps) - 1
-        # sysmalloc leaves MINSIZE at the end of an old heap, and the fenceposts begin at the last place for a chunk.
-        limit = arena.top if newest else abi.first_chunk(heap.end - abi.min_size - abi.alignment + 1)
-        found.append(
-            Region("heap", heap.address, start, limit, header, arena.top if newest else None, heap.end, None, False)
-        )
-    return Plan(arena, tuple(found), problems.texts(), complete=chain.problem is None)
-
-
-# The walk
 
 
 @dataclass(frozen=True)
@@ -339,25 +209,27 @@ def _ending(memory: Memory, abi: Abi, region: Region, address: int, stopper: int
         end = region.end
     if posts:
         return Ending(address, False, posts, end)
-    if address > region.limit:
-        return Ending(address, False, problem=f"The first chunk should be at {address:#x}, behind {region.limit:#x}.")
-    word = _word_at(memory, abi, address) if stopper is None else stopper
+    return Ending(address, False, problem=_why_stopped(memory, abi, region, address, stopper))
+
+
+def _why_stopped(memory: Memory, abi: Abi, region: Region, address: int, stopper: int | None) -> str:
+    room = region.limit - address
     what = "the top chunk begins" if region.top is not None else "the region ends"
-    if address + abi.min_size > region.limit:
-        problem = (
-            f"The chunks end at {address:#x} and {what} at {region.limit:#x}; "
-            + ("they should end there." if region.top is not None else "there should be two fenceposts between them.")
-            if address != region.limit or word is None
-            else f"At {address:#x}, where the region ends, the size word is {word:#x}; it should be a fencepost's, "
-            f"{abi.header | PREV_INUSE:#x}."
-        )
-        return Ending(address, False, problem=problem)
+    if room < 0:
+        return f"The first chunk should be at {address:#x}, but {what} before that, at {region.limit:#x}."
+    word = _word_at(memory, abi, address) if stopper is None else stopper
     found = "cannot be read" if word is None else f"is {word:#x}"
-    problem = (
-        f"The size word of the chunk at {address:#x} {found}; the size should be a multiple of {abi.alignment:#x}, at "
-        f"least {abi.min_size:#x} and at most {region.limit - address:#x}, because {what} at {region.limit:#x}."
+    if room >= abi.min_size:
+        return (
+            f"The size word of the chunk at {address:#x} {found}; the size should be a multiple of {abi.alignment:#x}, "
+            f"at least {abi.min_size:#x} and at most {room:#x}, because {what} at {region.limit:#x}."
+        )
+    if region.top is not None:
+        return f"The chunks end at {address:#x}; they should end at {region.limit:#x}, where {what}."
+    return (
+        f"The size word at {address:#x}, where the chunks end, {found}; it should be that of a fencepost, "
+        f"{abi.header | PREV_INUSE:#x}."
     )
-    return Ending(address, False, problem=problem)
 
 
 def _posts_of_brk(memory: Memory, abi: Abi, address: int) -> tuple[tuple[int, int], ...]:
@@ -398,9 +270,6 @@ def _posts_of_heap(memory: Memory, abi: Abi, region: Region, address: int) -> tu
     return (address, first_word), (last, last_word)
 
 
-# The states
-
-
 @dataclass(frozen=True)
 class Block:
     """Columns with the ``states`` of their chunks, one byte each, and what is wrong with those chunks.
@@ -414,7 +283,7 @@ class Block:
     gap: Gap | None = None
 
 
-def classify(abi: Abi, columns: Columns, states: Mapping[int, int]) -> Block:
+def classify(columns: Columns, states: Mapping[int, int]) -> Block:
     """Return ``columns`` with the state of each chunk, from the free lists (``states``) and the PREV_INUSE bits.
 
     A chunk that the next one calls free but that is on no list is FREE and a problem, as is a chunk on a list of
@@ -432,52 +301,63 @@ def classify(abi: Abi, columns: Columns, states: Mapping[int, int]) -> Block:
         last = bytes([not columns.after & PREV_INUSE])
     said_free = before_is_free[1:] + last
     if said_free != merged:
-        found = _disagreements(abi, columns, found, said_free, merged, problems)
+        found = _disagreements(columns, found, said_free, merged, problems)
     if words and before_is_free[0] and columns.addresses[0] == columns.region.start:
         problems.add(
-            f"PREV_INUSE is clear in the size word {words[0]:#x} of the chunk at {columns.addresses[0]:#x}, the first of "
-            f"its region; it should be set."
+            f"PREV_INUSE is clear in the size word {words[0]:#x} of the chunk at {columns.addresses[0]:#x}, the first "
+            f"of its region; it should be set."
         )
-    _odd_flags(columns, problems)
+    _odd_flags(columns, found, problems)
     return Block(columns, found, problems.texts())
 
 
-def _disagreements(
-    abi: Abi, columns: Columns, found: bytes, said_free: bytes, merged: bytes, problems: Problems
-) -> bytes:
+def _disagreements(columns: Columns, found: bytes, said_free: bytes, merged: bytes, problems: Problems) -> bytes:
     states = bytearray(found)
     for place in compress(range(len(found)), map(ne, said_free, merged)):
         address, state = columns.addresses[place], states[place]
         after = address + columns.sizes[place]
         if merged[place]:
             problems.add(
-                f"The chunk at {address:#x} is on a list ({STATES[state]}), but PREV_INUSE is set in the chunk behind it, "
-                f"at {after:#x}; it should be clear."
+                f"The chunk at {address:#x} is on a list ({STATES[state]}), but PREV_INUSE is set in the chunk behind "
+                f"it, at {after:#x}; it should be clear."
             )
         elif state == USED:
             states[place] = FREE
             problems.add(
-                f"The chunk at {address:#x} is free, because PREV_INUSE is clear in the chunk behind it, at {after:#x}, "
-                f"but it is on no list that was read."
+                f"The chunk at {address:#x} is free, because PREV_INUSE is clear in the chunk behind it, at "
+                f"{after:#x}, but it is on no list that was read."
             )
         else:
             problems.add(
-                f"The chunk at {address:#x} is in a {STATES[state]}, but PREV_INUSE is clear in the chunk behind it, at "
-                f"{after:#x}; it should be set."
+                f"The chunk at {address:#x} is in a {STATES[state]}, but PREV_INUSE is clear in the chunk behind it, "
+                f"at {after:#x}; it should be set."
             )
     return bytes(states)
 
 
-def _odd_flags(columns: Columns, problems: Problems) -> None:
+def _odd_flags(columns: Columns, states: bytes, problems: Problems) -> None:
     never = IS_MMAPPED | NON_MAIN_ARENA if columns.region.main else IS_MMAPPED
     for word in columns.distinct:
         if word & never:
-            place = columns.words.index(word)
             flag = "IS_MMAPPED" if word & IS_MMAPPED else "NON_MAIN_ARENA"
-            problems.add(
-                f"{flag} is set in the size word {word:#x} of the chunk at {columns.addresses[place]:#x}; it should be "
-                f"clear here."
-            )
+            _flag_problem(columns, columns.words.index(word), flag, "clear", problems)
+    if columns.region.main:
+        return
+    # malloc sets NON_MAIN_ARENA when it hands a chunk out; merged chunks on the lists have it clear.
+    clear = {word for word in columns.distinct if not word & NON_MAIN_ARENA}
+    if not clear:
+        return
+    outside = map(clear.__contains__, columns.words)
+    for place in compress(range(len(states)), map(gt, outside, states.translate(_IS_MERGED))):
+        _flag_problem(columns, place, "NON_MAIN_ARENA", "set", problems)
+
+
+def _flag_problem(columns: Columns, place: int, flag: str, expected: str, problems: Problems) -> None:
+    found = "clear" if expected == "set" else "set"
+    problems.add(
+        f"{flag} is {found} in the size word {columns.words[place]:#x} of the chunk at {columns.addresses[place]:#x}; "
+        f"it should be {expected} here."
+    )
 
 
 def walk_arena(memory: Memory, abi: Abi, plan: Plan, free: Membership) -> Iterator[Block]:
@@ -490,10 +370,11 @@ def walk_arena(memory: Memory, abi: Abi, plan: Plan, free: Membership) -> Iterat
         if plan.top_is_lost and region.top is not None:
             region = _deduced(memory, abi, plan, region, lengths)
             if region.start == region.top:
-                yield _gap(region, None, region.top, f"Where the region of the top chunk at {region.top:#x} begins is not known.")
+                why = f"Where the region of the top chunk at {region.top:#x} begins is not known."
+                yield _gap(region, None, region.top, why)
         ending = None
         for columns in walk_region(memory, abi, region):
-            block = classify(abi, columns, free.states)
+            block = classify(columns, free.states)
             ending = columns.ending
             if ending is not None and ending.problem is not None:
                 block = replace(block, problems=(*block.problems, ending.problem))
@@ -519,14 +400,16 @@ def _behind(region: Region, ending: Ending) -> Block | None:
     """Return the gap between what was walked and what is known to be behind it, None where there is none."""
     if ending.problem is not None:
         end = region.limit if region.top is not None or region.end is None else region.end
-        why = f"The walk stopped at {ending.address:#x}, so the chunks from there on are not known."
+        why = (
+            f"The walk stopped at {ending.address:#x}, so the chunks from there on, to {end:#x} at most, are not known."
+        )
         return _gap(region, ending.address, max(end, ending.address), why)
     if ending.at_top or ending.end is None or region.kind != "brk":
         return None
     if region.top is not None:
         why = (
-            f"Something other than malloc moved the break at {ending.end:#x}; where malloc's memory begins again is not "
-            f"known, only that it ends with the top chunk at {region.top:#x}."
+            f"Something other than malloc moved the break at {ending.end:#x}; where malloc's memory begins again is "
+            f"not known, only that it ends with the top chunk at {region.top:#x}."
         )
         return _gap(region, ending.end, region.top, why)
     if region.following is not None and region.following > ending.end:
@@ -542,8 +425,10 @@ def _deduced(memory: Memory, abi: Abi, plan: Plan, region: Region, lengths: int)
     length is the rest. It is believed only if the chunks from there lead exactly to top.
     """
     arena = plan.arena
-    if arena.contiguous or arena.top_size is None or any(item.address > region.address for item in plan.regions):
+    if not arena.is_main or arena.contiguous or arena.top_size is None:
         return region
+    if any(item.address > region.address for item in plan.regions):
+        return region  # not all others have been walked yet
     start = arena.top + arena.top_size - (arena.system_mem - lengths)
     if not 0 < start < arena.top:
         return region
@@ -569,236 +454,3 @@ def _top(memory: Memory, abi: Abi, region: Region, arena: Arena) -> Block | None
         return None
     columns = Columns(region, [arena.top], [word], [word & ~FLAG_BITS], {word}, None, None)
     return Block(columns, bytes([TOP]))
-
-
-# Sums
-
-
-@dataclass(frozen=True)
-class ArenaTotals:
-    """What the bytes of one arena are.
-
-    ``counts`` and ``sizes`` (bytes, chunk headers included) are by state, every one of STATES. ``headers`` are bytes
-    of heap_info and malloc_state, ``alignment`` those before the first and behind the last chunk of a region,
-    ``foreign`` those that something else took from the break while malloc counted them (None of these are chunks).
-    ``gaps`` is what could not be walked. ``complete`` says that every chunk was met: then ``unaccounted`` is 0.
-    """
-
-    system_mem: int
-    counts: Mapping[str, int]
-    sizes: Mapping[str, int]
-    headers: int
-    alignment: int
-    foreign: int
-    gaps: tuple[Gap, ...]
-    problems: tuple[str, ...]
-    complete: bool
-
-    @property
-    def overhead(self) -> int:
-        """Bytes that no request can get: headers of heaps, fenceposts, alignment, foreign bytes."""
-        return self.headers + self.alignment + self.foreign + self.sizes["fencepost"]
-
-    @property
-    def accounted(self) -> int:
-        """All bytes that have a name: chunks of every state, and the overhead."""
-        return sum(self.sizes.values()) - self.sizes["fencepost"] + self.overhead
-
-    @property
-    def unaccounted(self) -> int:
-        """system_mem less what has a name: not 0 where the walk was not complete or the heap is not sound."""
-        return self.system_mem - self.accounted
-
-
-class Tally:
-    """Adds up the blocks of one arena's walk, in one pass together with whatever else is done with them."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._counts = [0] * len(STATES)
-        self._sizes = [0] * len(STATES)
-        self._headers = self._alignment = 0
-        self._gaps: list[Gap] = []
-        self._problems = Problems()
-        self._problems.extend(plan.problems)
-        self._region: Region | None = None
-        self._end: int | None = None
-        #: The addresses that were walked: (first chunk, behind the last one).
-        self.walked: list[tuple[int, int]] = []
-
-    def add(self, block: Block) -> None:
-        """Add one block."""
-        columns, states = block.columns, block.states
-        if block.gap is not None:
-            self._gaps.append(block.gap)
-            return
-        region = columns.region
-        if region is not self._region:
-            self._region = region
-            self._headers += region.header
-            self._alignment += max(region.start - region.address - region.header, 0)
-        self._problems.extend(block.problems)
-        if states:
-            rest = sum(columns.sizes)
-            # Most chunks are used: their bytes are what the others leave.
-            for state in range(1, len(STATES)):
-                count = states.count(state)
-                if count:
-                    size = sum(compress(columns.sizes, states.translate(_IS[state])))
-                    self._counts[state] += count
-                    self._sizes[state] += size
-                    rest -= size
-            self._counts[USED] += states.count(USED)
-            self._sizes[USED] += rest
-        ending = columns.ending
-        if ending is not None:
-            self.walked.append((region.start, ending.address))
-            self._end = ending.end
-        elif states and states[-1] == FENCEPOST and self._end is not None:
-            self._alignment += max(self._end - columns.addresses[-1] - columns.sizes[-1], 0)
-
-    @property
-    def has_gaps(self) -> bool:
-        """Whether there are chunks that could not be walked."""
-        return any(not gap.foreign for gap in self._gaps)
-
-    @property
-    def listed(self) -> int:
-        """How many chunks of free lists were met."""
-        return sum(self._counts[state] for state in (TCACHE, FASTBIN, UNSORTED, SMALL, LARGE))
-
-    def totals(self, problems: tuple[str, ...] = ()) -> ArenaTotals:
-        """Return the sums, with further ``problems`` that were found elsewhere."""
-        self._problems.extend(problems)
-        arena = self._plan.arena
-        foreign = 0
-        if arena.contiguous:
-            foreign = sum(gap.end - gap.start for gap in self._gaps if gap.foreign and gap.start is not None)
-        unknown = tuple(gap for gap in self._gaps if not gap.foreign)
-        return ArenaTotals(
-            system_mem=arena.system_mem,
-            counts=dict(zip(STATES, self._counts)),
-            sizes=dict(zip(STATES, self._sizes)),
-            headers=self._headers,
-            alignment=self._alignment,
-            foreign=foreign,
-            gaps=unknown,
-            problems=self._problems.texts(),
-            complete=self._plan.complete and not unknown,
-        )
-
-
-def totals(memory: Memory, abi: Abi, plan: Plan, free: Membership) -> ArenaTotals:
-    """Walk an arena and return what its bytes are.
-
-    ``free`` is the membership of this arena's own lists and of all tcaches: a chunk that they name where the walk
-    found none is a problem too.
-    """
-    tally = Tally(plan)
-    for block in walk_arena(memory, abi, plan, free):
-        tally.add(block)
-    return tally.totals((*free.problems, *_unmet(memory, abi, plan, free, tally)))
-
-
-def _unmet(memory: Memory, abi: Abi, plan: Plan, free: Membership, tally: Tally) -> tuple[str, ...]:
-    """Return what is wrong with listed chunks that the walk did not meet."""
-    walked = sorted(tally.walked)
-    starts = [start for start, _ in walked]
-    inside, outside = [], []
-    for address, state in free.states.items():
-        place = bisect_right(starts, address) - 1
-        if place >= 0 and address < walked[place][1]:
-            inside.append(address)
-        elif state != TCACHE:
-            outside.append(address)
-    problems = Problems()
-    if len(inside) != tally.listed:
-        met: set[int] = set()
-        for block in walk_arena(memory, abi, plan, free):
-            met.update(compress(block.columns.addresses, block.states.translate(_IS_LISTED)))
-        for address in inside:
-            if address not in met:
-                problems.add(
-                    f"{address:#x} is on a list ({STATES[free.states[address]]}), but no chunk begins there: it is inside "
-                    f"another."
-                )
-    # Where regions are missing, what is outside the others may well be in them.
-    if plan.complete and not tally.has_gaps:
-        for address in outside:
-            problems.add(
-                f"{address:#x} is on a list ({STATES[free.states[address]]}) of {plan.arena.name}, but it is not in that "
-                f"arena's memory."
-            )
-    return problems.texts()
-
-
-# Rows
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which chunks are asked for: sizes in bytes, both inclusive; ``states`` None means all of them.
-
-    ``start`` leaves out the chunks that end at or before that address.
-    """
-
-    min_size: int = 0
-    max_size: int | None = None
-    states: frozenset[str] | None = None
-    start: int = 0
-
-
-class Rows:
-    """The chunks of a walk that are asked for, as an iterable of Chunk; at most ``limit`` of them (None: all).
-
-    The walk goes on to its end behind the limit, without making objects. After the iteration ``left_out`` is the
-    exact number of chunks that the limit kept back. ``seen`` is called with every block, for a Tally or for its
-    problems and gaps.
-    """
-
-    def __init__(
-        self,
-        abi: Abi,
-        blocks: Iterable[Block],
-        wanted: Wanted = Wanted(),
-        limit: int | None = None,
-        seen: Callable[[Block], None] | None = None,
-    ) -> None:
-        self.left_out = 0
-        self._abi = abi
-        self._blocks = blocks
-        self._wanted = wanted
-        self._limit = limit
-        self._seen = seen
-        states = wanted.states
-        self._state_table = None if states is None else _table(*(STATES.index(state) for state in states))
-
-    def __iter__(self) -> Iterator[Chunk]:
-        """Yield the chunks in the order of the walk."""
-        left = self._limit
-        for block in self._blocks:
-            if self._seen is not None:
-                self._seen(block)
-            places = self._matching(block)
-            shown = places if left is None else places[:left]
-            self.left_out += len(places) - len(shown)
-            columns, states = block.columns, block.states
-            for place in shown:
-                yield chunk_of(self._abi, columns.addresses[place], columns.words[place], states[place])
-            if left is not None:
-                left -= len(shown)
-
-    def _matching(self, block: Block) -> Sequence[int]:
-        columns, wanted = block.columns, self._wanted
-        count = len(columns.addresses)
-        first = bisect_right(columns.addresses, wanted.start)
-        if first and columns.addresses[first - 1] + columns.sizes[first - 1] > wanted.start:
-            first -= 1
-        places: Sequence[int] = range(first, count)
-        if self._state_table is not None:
-            places = list(compress(places, block.states.translate(self._state_table)[first:]))
-        low, high = wanted.min_size, wanted.max_size
-        if low or high is not None:
-            sizes = columns.sizes
-            places = [place for place in places if low <= sizes[place] and (high is None or sizes[place] <= high)]
-        return places

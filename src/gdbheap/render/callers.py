@@ -20,6 +20,14 @@ _PLUMBING = frozenset(
 _SHOWN = 6
 
 
+def public_name(name: str) -> str:
+    """Return what programs call a library's function of this name: ``printf`` for ``__printf``, ``puts`` for ``_IO_puts``."""
+    for prefix in ("__", "_IO_"):
+        if name.startswith(prefix) and not name.endswith("_internal"):
+            return name[len(prefix) :] or name
+    return name
+
+
 def frame_text(frame: Frame) -> str:
     """Return one caller: its function, or where its code is when no symbol names it."""
     if frame.function is not None:
@@ -63,6 +71,8 @@ def inner_chain(event: Event) -> list[str]:
         name = _public(requested, frame)
         if not names or names[-1] != name:  # an inlined part has the name of the function around it
             names.append(name)
+    if names and user is not None:
+        names[-1] = public_name(names[-1])
     return names[::-1]
 
 
@@ -70,13 +80,14 @@ def shortened(names: Sequence[str]) -> list[str]:
     """Return the names with the middle left out where there are many: how many is said in its place."""
     if len(names) <= _SHOWN:
         return list(names)
-    head, tail = _SHOWN // 2 - 1, _SHOWN - _SHOWN // 2
+    head, tail = 1, _SHOWN - 2
     return [*names[:head], f"({len(names) - head - tail} more)", *names[-tail:]]
 
 
 def caller_line(event: Event) -> str:
     """Return who made the call, on one line: the user's own place, then the chain inwards."""
     user = user_frame(event)
-    chain = shortened(inner_chain(event))
-    parts = ([place_text(user)] if user is not None else []) + chain
-    return " > ".join(parts) if parts else "no caller is known"
+    chain = inner_chain(event)
+    if user is None:  # the loader at work before the program: its last steps tell enough
+        return " > ".join(chain[-2:]) or "no caller is known"
+    return " > ".join([place_text(user), *shortened(chain)])

@@ -10,7 +10,7 @@ from gdbheap.growth.explain import Explanation
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.requester import meaning
 from gdbheap.ptmalloc.abi import Abi
-from gdbheap.render.callers import inner_chain, place_text, shortened
+from gdbheap.render.callers import frame_text, inner_chain, place_text, shortened
 from gdbheap.render.escape import printable
 from gdbheap.render.events import protection_text
 from gdbheap.render.style import Plain
@@ -75,6 +75,9 @@ def headline(event: Event) -> str:
 
 def _who(explained: Explanation, style: Plain) -> Iterator[str]:
     event = explained.event
+    if explained.constructors_of is not None:
+        library = printable(os.path.basename(explained.constructors_of))
+        yield f"before main: the loader runs the constructors of {library}"
     if explained.user is not None:
         source = f"     {style.code(printable(explained.source))}" if explained.source is not None else ""
         yield place_text(explained.user) + source
@@ -165,7 +168,8 @@ def _sum(explained: Explanation, call: Call, style: Plain) -> Iterator[str]:
         note = f"   {term.note}" if term.note else ""
         yield f"{sign} {abs(term.value):>#{width}x}  {term.name}{note}"
     if call.terms and call.total != call.rounded:
-        yield f"= {call.total:>#{width}x}  rounded up or down to a multiple of {call.multiple:#x}:"
+        direction = "up" if call.rounded > call.total else "down"
+        yield f"= {call.total:>#{width}x}  rounded {direction} to a multiple of {call.multiple:#x}:"
     if call.terms:
         yield f"= {call.rounded:>#{width}x}  ({call.rounded:,} bytes)"
     asked = f"{call.syscall}({', '.join(f'{value:#x}' for value in call.args)})"
@@ -209,8 +213,8 @@ def _served_text(served: Served, style: Plain) -> str:
     place = ""
     if who is not None and who.file is not None and who.line is not None:
         place = f" at {printable(os.path.basename(who.file))}:{who.line}"
-    elif who is not None and who.function is not None:
-        place = f" in {printable(who.name)}"
+    elif who is not None:
+        place = f" from {frame_text(who)}"
     text = f"malloc({served.request}){place} -> chunk {served.chunk_size:#x}"
     if served.top_after is None:
         return f"{text}: where from is not known, the heap was not seen again"

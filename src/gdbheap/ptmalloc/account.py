@@ -1,0 +1,84 @@
+"""The account of a heap: what every arena's bytes are, and the sums over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gdbheap.memory import Memory, PageCache
+from gdbheap.ptmalloc.arena import Arena
+from gdbheap.ptmalloc.bins import read_free_lists
+from gdbheap.ptmalloc.heaps import HeapChain
+from gdbheap.ptmalloc.regions import Plan, regions
+from gdbheap.ptmalloc.state import HeapState
+from gdbheap.ptmalloc.tcache import Tcache
+from gdbheap.ptmalloc.totals import ArenaTotals, totals
+from gdbheap.ptmalloc.walk import Membership, membership
+
+#: The states of chunks that malloc_info and mallinfo2 count as free; they count tcache chunks as used.
+_BINNED = ("unsorted", "small", "large")
+
+
+@dataclass(frozen=True)
+class FreeFacts:
+    """What is free, and where memory begins, beside malloc's own variables.
+
+    ``tcaches`` are those of all threads. ``safe_linking`` says whether links are mangled. ``known_starts`` are starts
+    of main_arena's regions that recorded events told. ``problems`` are sentences about what could not be read.
+    """
+
+    tcaches: Sequence[Tcache]
+    safe_linking: bool
+    known_starts: Iterable[int] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Account:
+    """The whole heap: ``arenas`` in the order of the ring with their totals."""
+
+    state: HeapState
+    arenas: tuple[tuple[Arena, ArenaTotals], ...]
+    problems: tuple[str, ...]
+
+    @property
+    def mallinfo(self) -> Mapping[str, int]:
+        """The figures of mallinfo2, from the walk: they count a chunk in a tcache as used.
+
+        ``ordblks`` counts each arena's top chunk, as glibc does.
+        """
+        all_totals = [item for _, item in self.arenas]
+        system = sum(item.system_mem for item in all_totals)
+        fast = sum(item.sizes["fastbin"] for item in all_totals)
+        free = fast + sum(item.sizes[state] for item in all_totals for state in (*_BINNED, "top"))
+        return {
+            "arena": system,
+            "ordblks": len(all_totals) + sum(item.counts[state] for item in all_totals for state in _BINNED),
+            "smblks": sum(item.counts["fastbin"] for item in all_totals),
+            "hblks": self.state.params.get("n_mmaps"),
+            "hblkhd": self.state.params.get("mmapped_mem"),
+            "fsmblks": fast,
+            "uordblks": system - free,
+            "fordblks": free,
+            "keepcost": self.arenas[0][1].sizes["top"],
+        }
+
+
+def plan_arena(memory: Memory, state: HeapState, arena: Arena, facts: FreeFacts) -> tuple[Plan, Membership]:
+    """Return where the chunks of ``arena`` are and which of them are on a free list."""
+    chain = state.heaps.get(arena.address, HeapChain(()))
+    plan = regions(state.abi, state.layout, state.params, arena, chain, facts.known_starts)
+    lists = read_free_lists(PageCache(memory), state.abi, state.layout, arena, facts.safe_linking)
+    return plan, membership(lists, facts.tcaches)
+
+
+def read_account(memory: Memory, state: HeapState, facts: FreeFacts) -> Account:
+    """Walk every arena and return what its bytes are."""
+    found = []
+    for arena in state.ring.arenas:
+        plan, free = plan_arena(memory, state, arena, facts)
+        found.append((arena, totals(memory, state.abi, plan, free)))
+    problems = tuple(text for tcache in facts.tcaches for text in tcache.problems)
+    if state.ring.problem is not None:
+        problems += (state.ring.problem,)
+    return Account(state, tuple(found), problems + facts.problems)

@@ -1,0 +1,178 @@
+"""What the bytes of an arena add up to, against the number that malloc itself keeps."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import compress
+
+from gdbheap.memory import Memory
+from gdbheap.ptmalloc.abi import Abi
+from gdbheap.ptmalloc.chunk import FASTBIN, FENCEPOST, LARGE, SMALL, STATES, TCACHE, UNSORTED, USED, state_table
+from gdbheap.ptmalloc.problems import Problems
+from gdbheap.ptmalloc.regions import Gap, Plan, Region
+from gdbheap.ptmalloc.walk import Block, Membership, walk_arena
+
+_LISTED = (TCACHE, FASTBIN, UNSORTED, SMALL, LARGE)
+_IS = tuple(state_table(state) for state in range(len(STATES)))
+_IS_LISTED = state_table(*_LISTED)
+
+
+@dataclass(frozen=True)
+class ArenaTotals:
+    """What the bytes of one arena are.
+
+    ``counts`` and ``sizes`` (bytes, chunk headers included) are by state, every one of STATES. ``headers`` are bytes
+    of heap_info and malloc_state, ``alignment`` those before the first and behind the last chunk of a region,
+    ``foreign`` those that something else took from the break while malloc counted them. None of these are chunks.
+    ``gaps`` is what could not be walked. ``complete`` says that every chunk was met: in a sound heap
+    ``unaccounted`` is then 0.
+    """
+
+    system_mem: int
+    counts: Mapping[str, int]
+    sizes: Mapping[str, int]
+    headers: int
+    alignment: int
+    foreign: int
+    gaps: tuple[Gap, ...]
+    problems: tuple[str, ...]
+    complete: bool
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that no request can get: headers of heaps, fenceposts, alignment, foreign bytes."""
+        return self.headers + self.alignment + self.foreign + self.sizes["fencepost"]
+
+    @property
+    def accounted(self) -> int:
+        """All bytes that have a name: chunks of every state, and the overhead."""
+        return sum(self.sizes.values()) - self.sizes["fencepost"] + self.overhead
+
+    @property
+    def unaccounted(self) -> int:
+        """system_mem less what has a name: not 0 where the walk was not complete or the heap is not sound."""
+        return self.system_mem - self.accounted
+
+
+class Tally:
+    """Adds up the blocks of one arena's walk, in one pass together with whatever else is done with them."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._counts = [0] * len(STATES)
+        self._sizes = [0] * len(STATES)
+        self._headers = self._alignment = 0
+        self._gaps: list[Gap] = []
+        self._problems = Problems()
+        self._problems.extend(plan.problems)
+        self._region: Region | None = None
+        self._end: int | None = None
+        #: The addresses that were walked: (first chunk, behind the last one).
+        self.walked: list[tuple[int, int]] = []
+
+    def add(self, block: Block) -> None:
+        """Add one block."""
+        columns, states = block.columns, block.states
+        if block.gap is not None:
+            self._gaps.append(block.gap)
+            return
+        region = columns.region
+        if region is not self._region:
+            self._region = region
+            self._headers += region.header
+            self._alignment += max(region.start - region.address - region.header, 0)
+        self._problems.extend(block.problems)
+        if states:
+            rest = sum(columns.sizes)
+            # Most chunks are used: their bytes are what the others leave.
+            for state in range(1, len(STATES)):
+                count = states.count(state)
+                if count:
+                    size = sum(compress(columns.sizes, states.translate(_IS[state])))
+                    self._counts[state] += count
+                    self._sizes[state] += size
+                    rest -= size
+            self._counts[USED] += states.count(USED)
+            self._sizes[USED] += rest
+        ending = columns.ending
+        if ending is not None:
+            self.walked.append((region.start, ending.address))
+            self._end = ending.end
+        elif states and states[-1] == FENCEPOST and self._end is not None:
+            self._alignment += max(self._end - columns.addresses[-1] - columns.sizes[-1], 0)
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether there are chunks that could not be walked."""
+        return any(not gap.foreign for gap in self._gaps)
+
+    @property
+    def listed(self) -> int:
+        """How many chunks of free lists were met."""
+        return sum(self._counts[state] for state in _LISTED)
+
+    def totals(self, problems: tuple[str, ...] = ()) -> ArenaTotals:
+        """Return the sums, with further ``problems`` that were found elsewhere."""
+        self._problems.extend(problems)
+        arena = self._plan.arena
+        foreign = 0
+        if arena.contiguous:
+            foreign = sum(gap.end - gap.start for gap in self._gaps if gap.foreign and gap.start is not None)
+        unknown = tuple(gap for gap in self._gaps if not gap.foreign)
+        return ArenaTotals(
+            system_mem=arena.system_mem,
+            counts=dict(zip(STATES, self._counts)),
+            sizes=dict(zip(STATES, self._sizes)),
+            headers=self._headers,
+            alignment=self._alignment,
+            foreign=foreign,
+            gaps=unknown,
+            problems=self._problems.texts(),
+            complete=self._plan.complete and not unknown,
+        )
+
+
+def totals(memory: Memory, abi: Abi, plan: Plan, free: Membership) -> ArenaTotals:
+    """Walk an arena and return what its bytes are.
+
+    ``free`` is the membership of this arena's own lists and of all tcaches: a chunk that they name where the walk
+    found none is a problem too.
+    """
+    tally = Tally(plan)
+    for block in walk_arena(memory, abi, plan, free):
+        tally.add(block)
+    return tally.totals((*free.problems, *_unmet(memory, abi, plan, free, tally)))
+
+
+def _unmet(memory: Memory, abi: Abi, plan: Plan, free: Membership, tally: Tally) -> tuple[str, ...]:
+    """Return what is wrong with listed chunks that the walk did not meet."""
+    walked = sorted(tally.walked)
+    starts = [start for start, _ in walked]
+    inside, outside = [], []
+    for address, state in free.states.items():
+        place = bisect_right(starts, address) - 1
+        if place >= 0 and address < walked[place][1]:
+            inside.append(address)
+        elif state != TCACHE:
+            outside.append(address)
+    problems = Problems()
+    if len(inside) != tally.listed:
+        met: set[int] = set()
+        for block in walk_arena(memory, abi, plan, free):
+            met.update(compress(block.columns.addresses, block.states.translate(_IS_LISTED)))
+        for address in inside:
+            if address not in met:
+                problems.add(
+                    f"{address:#x} is on a list ({STATES[free.states[address]]}), but no chunk begins there: it is "
+                    f"inside another."
+                )
+    # Where regions are missing, what is outside the others may well be in them.
+    if plan.complete and not tally.has_gaps:
+        for address in outside:
+            problems.add(
+                f"{address:#x} is on a list ({STATES[free.states[address]]}) of {plan.arena.name}, but it is not in "
+                f"that arena's memory."
+            )
+    return problems.texts()
