@@ -67,7 +67,12 @@ def build(chunks: int) -> tuple[Memory, array[int], Plan, Membership]:
     system_mem = top + top_size - BASE
     arena = Arena(0x7FFFF7000000, 0, 0, 0, top, top_size, 0, (), (), 0, (), 0, 0, 1, system_mem, system_mem)
     region = Region("brk", BASE, BASE, top, 0, top, None, None, True)
-    return Image(BASE, words), words, Plan(arena, (region,)), Membership(states)
+    return (
+        Image(BASE, words),
+        words,
+        Plan(arena, (region,)),
+        Membership(sorted(states), bytes(state for _, state in sorted(states.items()))),
+    )
 
 
 def tightest(words: array[int]) -> list[int]:

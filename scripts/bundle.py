@@ -110,6 +110,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Build the single file that a machine with only GDB can source.")
     parser.add_argument("file", nargs="?", type=Path, default=ROOT / "dist" / "gdbheap", help="default: dist/gdbheap")
     target: Path = parser.parse_args().file
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # The order of a compiled set of constants follows the hashes.
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
     files = dict(package_files())
     files.update(dependency_files())
     for name, content in files.items():

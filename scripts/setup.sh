@@ -73,37 +73,47 @@ missing_packages() {
     have musl-gcc || echo musl-tools
 }
 
-apt_install() {
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" </dev/null >"$log" 2>&1
+apt() {
+    DEBIAN_FRONTEND=noninteractive LC_ALL=C apt-get "$@" </dev/null >"$log" 2>&1
 }
 
+# Takes the lists that apt has, and fetches new ones only where those do not do.
 install_packages() {
-    log=$(mktemp) || exit 1
     say "installing Debian packages through apt-get: $*"
-    if apt_install "$@" || { say "updating apt's lists first"; apt-get update -qq </dev/null >"$log" 2>&1 &&
-        apt_install "$@"; }; then
-        rm -f "$log"
-        return 0
-    fi
+    apt install -y -qq --no-install-recommends "$@" && return
+    apt update -qq && apt install -y -qq --no-install-recommends "$@" && return
     cat "$log" >&2
-    rm -f "$log"
     return 1
 }
 
-packages=$(missing_packages | tr '\n' ' ')
-packages=${packages% }
-if [ -n "$packages" ]; then
-    # shellcheck disable=SC2086  # a list of words
-    if [ "$(id -u)" = 0 ] && have apt-get; then
-        install_packages $packages
-        if ! libc_has_symbols && have readelf; then
-            # The debug symbols on offer are those of another libc: take both in the same version.
-            say "glibc's debug symbols are not those of the libc in use: upgrading both"
-            install_packages libc6 libc6-dbg $(have gcc && echo libc6-dev)
-        fi
-        packages=$(missing_packages | tr '\n' ' ')
-        packages=${packages% }
+# libc6-dbg must be of the very version of libc6: that one, where apt has it, or else both in the newest version.
+install_libc_symbols() {
+    libc6=libc6:$(dpkg --print-architecture)
+    version=$(dpkg-query -W -f '${Version}' "$libc6")
+    offered() { apt-cache madison libc6-dbg | grep -qF " $version "; }
+    offered || apt update -qq
+    if offered; then
+        install_packages "libc6-dbg=$version" && libc_has_symbols && return
     fi
+    say "there are no debug symbols for libc6 $version: upgrading libc6 to the version that has them"
+    if dpkg-query -W libc6-dev >/dev/null 2>&1; then
+        install_packages libc6 libc6-dev libc6-dbg
+    else
+        install_packages libc6 libc6-dbg
+    fi
+}
+
+list_missing() { missing_packages | tr '\n' ' ' | sed 's/ $//'; }
+
+packages=$(list_missing)
+if [ -n "$packages" ] && [ "$(id -u)" = 0 ] && have apt-get; then
+    log=$(mktemp) || exit 1
+    others=$(missing_packages | tr ' ' '\n' | grep -vx libc6-dbg | tr '\n' ' ')
+    # shellcheck disable=SC2086  # a list of words
+    [ -z "$others" ] || install_packages $others
+    libc_has_symbols || install_libc_symbols
+    rm -f "$log"
+    packages=$(list_missing)
 fi
 if [ -n "$packages" ]; then
     say "these Debian packages are missing: $packages"
@@ -111,8 +121,7 @@ if [ -n "$packages" ]; then
         say "run as root: apt-get update && apt-get install $packages"
         case " $packages " in
             *" libc6-dbg "*)
-                say "libc6-dbg must have the version of libc6, which is $(dpkg-query -W -f '${Version}' libc6 2>/dev/null);" \
-                    "if apt offers another one: apt-get install libc6 libc6-dbg"
+                say "libc6-dbg must be of the version of libc6; if apt has another one: apt-get install libc6 libc6-dbg"
                 ;;
         esac
     else

@@ -43,7 +43,7 @@ def refuse(
     assert len(said) == 2, f"one sentence each time:\n{result.describe()}"
     first, second = said
     assert first == second, "the same question, the same answer"
-    assert re.match(r"[A-Z'\"]|malloc |glibc|heap |-", first), f"it does not begin as a sentence does: {first!r}"
+    assert re.match(r"[A-Z'\"/]|malloc |glibc|heap |-|0x", first), f"it does not begin as a sentence does: {first!r}"
     assert first.endswith("."), f"it does not end as a sentence does: {first!r}"
     assert len(first.split()) > 4, f"too short to be clear: {first!r}"
     assert len(first) < 400, f"too long: {first!r}"
@@ -168,6 +168,19 @@ def test_params_before_mallocs_first_use(gdb: Gdb, answers: Answers, programs: P
         ("heap chunks -count -3", "-3"),
         ("heap chunks -nonsense", "nonsense"),
         ("heap chunks -state nonsense", "nonsense"),
+        ("heap chunks -start (long)kept[0]+8", "no chunk"),
+        ("heap chunks -start (long)kept[0]+8 -json /dev/null", "no chunk"),
+        ("heap chunks -start $sp", "no chunk"),
+        ("heap chunks -start 0", "no chunk"),
+        ("heap chunks -start mapped[2]", "no chunk|mapping|mmapped"),
+        ("heap chunks -start nonsense", "nonsense"),
+        ("heap chunks -start", "start"),
+        ("heap chunks -arena 99", "99"),
+        ("heap chunks -arena nonsense", "nonsense"),
+        ("heap chunks -min-size 100 -max-size 50", "max-size"),
+        ("heap chunks -min-size -1", "-1"),
+        ("heap chunks -m 100", "min-size.*max-size"),
+        ("heap chunks surplus", "surplus"),
         ("heap chunks -json /nonexistent/folder/file.json", "/nonexistent/folder"),
         ("heap arenas surplus", "surplus"),
         ("heap top surplus", "surplus"),

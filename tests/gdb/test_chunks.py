@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -159,3 +160,137 @@ def test_a_size_word_that_was_overwritten(gdb: Gdb, answers: Answers, programs: 
         (said,) = [line for line in text.splitlines() if "should" in line]
         assert f"{truth['chunk']:#x}" in said, "where"
         assert f"{int(size, 0):#x}" in said, "what stands there"
+
+
+#: Options that narrow the list, and the same in Python, said about a chunk of the whole list.
+FILTERS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "-min-size 0x100": lambda chunk: chunk["size"] >= 0x100,
+    "-max-size 64": lambda chunk: chunk["size"] <= 64,
+    "-min-size 0x60 -max-size 0x200": lambda chunk: 0x60 <= chunk["size"] <= 0x200,
+    "-state used": lambda chunk: chunk["state"] == "used",
+    "-state tcache": lambda chunk: chunk["state"] == "tcache",
+    "-state unsorted": lambda chunk: chunk["state"] == "unsorted",
+    "-state top": lambda chunk: chunk["state"] == "top",
+    "-state used -min-size 1000": lambda chunk: chunk["state"] == "used" and chunk["size"] >= 1000,
+    "-max-size 0": lambda chunk: False,
+}
+
+
+def test_filters(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """Each narrows the whole list to what it says, and what it leaves is in the same order."""
+    names = {option: f"filter{number}" for number, option in enumerate(FILTERS)}
+    gdb(
+        "break stop_here",
+        "run",
+        f"heap chunks {answers.into('chunks')}",
+        *(f"heap chunks {option} {answers.into(name)}" for option, name in names.items()),
+        program=programs["threads"],
+    ).succeeded()
+    everything = answers["chunks"]["arenas"]
+    for option, name in names.items():
+        wanted = {arena["address"]: [c for c in arena["chunks"] if FILTERS[option](c)] for arena in everything}
+        found = {arena["address"]: arena["chunks"] for arena in answers[name]["arenas"]}
+        assert {key: value for key, value in found.items() if value} == {k: v for k, v in wanted.items() if v}, option
+
+
+def test_one_arena(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """By number, by address and by name: that arena's chunks and no others."""
+    gdb(
+        "break stop_here",
+        "run",
+        f"heap chunks {answers.into('chunks')}",
+        f"heap chunks -arena 0 {answers.into('zero')}",
+        f"heap chunks -arena main_arena {answers.into('main')}",
+        f"heap chunks -arena 2 {answers.into('two')}",
+        f"heap chunks -arena main_arena.next {answers.into('next')}",
+        program=programs["threads"],
+    ).succeeded()
+    everything = answers["chunks"]["arenas"]
+    assert len(everything) == 5
+    for name, arena_name in (("zero", "main_arena"), ("main", "main_arena"), ("two", "arena 2")):
+        assert answers[name]["arenas"] == [arena for arena in everything if arena["name"] == arena_name], name
+    assert len(answers["next"]["arenas"]) == 1
+    assert answers["next"]["arenas"][0] in everything[1:]
+
+
+def test_start_and_count(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """From a chunk's address or the program's pointer on, at most so many, and the rest is counted."""
+    gdb(
+        "break stop_here",
+        "run",
+        f"heap chunks {answers.into('chunks')}",
+        f"heap chunks -start used[40] -count 5 {answers.into('pointer')}",
+        f"heap chunks -start (char*)used[40]-16 -count 5 {answers.into('address')}",
+        f"heap chunks -count 3 {answers.into('three')}",
+        f"heap chunks -count 0 {answers.into('none')}",
+        answers.python("truth", {"pointer": "number('(long)used[40]')"}),
+        program=programs["totals"],
+    ).succeeded()
+    chunks = listed(answers)
+    (place,) = [i for i, chunk in enumerate(chunks) if chunk["pointer"] == answers["truth"]["pointer"]]
+    assert listed(answers, "pointer") == chunks[place : place + 5]
+    assert listed(answers, "address") == chunks[place : place + 5]
+    assert listed(answers, "three") == chunks[:3]
+    assert answers["none"]["arenas"][0]["chunks"] == []
+    assert answers["chunks"]["left_out"] == 0
+    assert answers["three"]["left_out"] == len(chunks) - 3
+    assert answers["pointer"]["left_out"] == len(chunks) - place - 5
+
+
+def rows(text: str) -> list[str]:
+    """Return the lines of a listing that show a chunk: an address, a pointer, a size in hexadecimal digits."""
+    return [line for line in text.splitlines() if re.match(r"0x[0-9a-f]+ +0x[0-9a-f]+ +0x[0-9a-f]+ ", line)]
+
+
+def test_rows_say_what_json_says(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """Address, pointer, size, request, flags and state of each row; the totals at the end are those of the rows."""
+    result = gdb(
+        "break stop_here",
+        "run",
+        f"heap chunks {answers.into('chunks')}",
+        "echo ANSWER\\n",
+        "heap chunks -all",
+        program=programs["totals"],
+    ).succeeded()
+    text = result.stdout.split("ANSWER\n")[1]
+    chunks = listed(answers)
+    shown = rows(text)
+    assert len(shown) == len(chunks) > 100
+    for row, chunk in zip(shown, chunks):
+        words = row.split()
+        assert [int(word, 16) for word in words[:3]] == [chunk["address"], chunk["pointer"], chunk["size"]]
+        assert int(words[3].replace(",", "")) == chunk["request_max"]
+        assert chunk["state"] in words[4:6]
+    totals = text.splitlines()[-1]
+    assert f"{len(chunks)} chunks" in totals
+    assert f"{sum(chunk['size'] for chunk in chunks):#x}" in totals
+    for state in {chunk["state"] for chunk in chunks}:
+        assert re.search(rf"{state} {sum(c['size'] for c in chunks if c['state'] == state):#x}\b", totals), totals
+
+
+def test_rows_left_out_are_counted(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """Without -all a long listing ends, and says how many rows it left out and how to see them."""
+    result = gdb(
+        "break stop_here",
+        "run",
+        f"heap chunks {answers.into('chunks')}",
+        "echo ANSWER\\n",
+        "heap chunks",
+        "echo ANSWER\\n",
+        "heap chunks -count 7 -state used",
+        "echo ANSWER\\n",
+        "heap chunks -all",
+        program=programs["many"],
+        args=["3000"],
+    ).succeeded()
+    chunks = listed(answers)
+    assert len(chunks) > 3000
+    _, limited, seven, everything = result.stdout.split("ANSWER\n")
+    assert 0 < len(rows(limited)) < len(chunks)
+    assert f"{len(chunks) - len(rows(limited)):,} more chunks left out" in limited.replace("are ", "")
+    assert "-all" in limited.splitlines()[-1]
+    used = sum(chunk["state"] == "used" for chunk in chunks)
+    assert len(rows(seven)) == 7
+    assert f"{used - 7:,} more chunks left out" in seven
+    assert len(rows(everything)) == len(chunks)
+    assert "left out" not in everything

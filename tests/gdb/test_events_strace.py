@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,7 +113,8 @@ def test_threads_at_the_same_time_are_not_mixed_up(gdb: Gdb, answers: Answers, p
     wanted = Counter(zip(truth["tid"], truth["size"], truth["address"]))
     assert len(wanted) == 80
     assert len(set(truth["tid"])) == 4
-    events = [event for event in answers.events("events") if event["args"][1:2] and event["args"][1] in truth["size"]]
+    workers = [event for event in answers.events("events") if event["tid"] in truth["tid"]]
+    events = [event for event in workers if event["syscall"] != "brk" and event["args"][1] in truth["size"]]
     mapped = [event for event in events if event["syscall"] == "mmap"]
     assert Counter((event["tid"], event["args"][1], event["result"]) for event in mapped) == wanted
     for name in ("mprotect", "munmap"):
@@ -241,3 +243,64 @@ def test_each_event_prints_one_line(gdb: Gdb, answers: Answers, programs: Progra
             assert f"{event['chunk_size']:#x}" in line, line
         mine = next(frame for frame in event["frames"] if (frame["file"] or "").endswith("growth.c"))
         assert f"growth.c:{mine['line']}" in line, line
+
+
+#: The fields of an event and what each may be, None where it may be null.
+FORM: dict[str, tuple[type | None, ...]] = {
+    "id": (int,),
+    "thread": (int,),
+    "tid": (int,),
+    "syscall": (str,),
+    "args": (list,),
+    "result": (int, None),
+    "delta": (int, None),
+    "kind": (str,),
+    "arena": (dict, None),
+    "request": (int, None),
+    "chunk_size": (int, None),
+    "path": (str, None),
+    "terms": (list,),
+    "predicted": (list, None),
+    "exact": (bool, None),
+    "frames": (list,),
+}
+KINDS = {"malloc", "loader", "thread-stack", "locale", "stdio", "program", "other"}
+
+
+@pytest.mark.parametrize("name", ["ls", "threads", "own"])
+def test_the_form_of_an_event(gdb: Gdb, answers: Answers, programs: Programs, lines: Path, name: str) -> None:
+    """Every field is there, of its type; null stands only where it may."""
+    program, args = command_line(programs, name, lines)
+    for event in record(gdb, answers, program, args):
+        for field, types in FORM.items():
+            found = event[field]
+            assert (found is None and None in types) or type(found) in types, f"{field} of {event}"
+        assert event["syscall"] in SYSCALLS
+        assert event["kind"] in KINDS
+        assert event["frames"]
+        assert all(type(number) is int for number in event["args"] + (event["predicted"] or []))
+        assert all(type(term["name"]) is str and type(term["value"]) is int for term in event["terms"])
+        assert event["arena"] is None or set(event["arena"]) == {"name", "address"}
+        for frame in event["frames"]:
+            assert set(frame) == {"function", "file", "line", "objfile", "pc"}
+            assert type(frame["pc"]) is int
+
+
+def test_json_goes_where_it_is_told_to(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """Without a file it is all that the command writes; with one, text for people goes to the terminal as ever."""
+    result = gdb(
+        "heap catch",
+        "run",
+        "echo ANSWER\\n",
+        "heap events -json",
+        "echo ANSWER\\n",
+        f"heap events {answers.into('events')}",
+        "echo ANSWER\\n",
+        "heap events",
+        program=programs["deep"],
+    ).succeeded()
+    _, alone, beside, text = result.stdout.split("ANSWER\n")
+    assert json.loads(alone) == answers["events"]
+    assert beside == text
+    assert "{" not in text
+    assert len(text.splitlines()) >= len(answers.events("events"))

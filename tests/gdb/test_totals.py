@@ -192,7 +192,28 @@ def test_overview_agrees(looked: Looked) -> None:
     assert arenas.keys() == looked.figures.keys()
     assert sum(arena["system_mem"] for arena in arenas.values()) == looked.mallinfo["arena"]
     for address, arena in arenas.items():
-        assert arena["system_mem"] == looked.figures[address].system
+        chunks = looked.chunks[address]
+        assert (arena["system_mem"], arena["max_system_mem"]) == (
+            looked.figures[address].system,
+            looked.figures[address].system_max,
+        )
+        parts = [arena[name] for name in ("used", "free", "top", "overhead", "unaccounted")]
+        assert sum(parts) == arena["system_mem"]
+        assert arena["unaccounted"] == 0
+        assert arena["complete"] is True
+        assert (arena["problems"], arena["gaps"]) == ([], [])
+        assert arena["top"] == sizes(chunk for chunk in chunks if chunk["state"] == "top")
+        assert arena["chunks"] == sum(chunk["state"] != "fencepost" for chunk in chunks)
+        assert arena["chunks"] > 1
+        for state, told in arena["states"].items():
+            those = [chunk for chunk in chunks if chunk["state"] == state]
+            assert (told["chunks"], told["bytes"]) == (len(those), sizes(those)), state
+    overview = looked.answers["heap"]
+    assert overview["problems"] == []
+    assert overview["mmapped"] == {"chunks": looked.mallinfo["hblks"], "bytes": looked.mallinfo["hblkhd"]}
+    own = overview["mallinfo2"]
+    assert {name: own[name] for name in own if name in looked.mallinfo} == {n: looked.mallinfo[n] for n in own}
+    assert set(own) >= {"arena", "ordblks", "smblks", "hblks", "hblkhd", "fsmblks", "uordblks", "fordblks", "keepcost"}
 
 
 def test_a_setting_shows_and_counts(gdb: Gdb, answers: Answers, programs: Programs) -> None:

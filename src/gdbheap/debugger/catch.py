@@ -12,19 +12,21 @@ from gdbheap.debugger import session
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.frames import FrameReader
 from gdbheap.debugger.processes import mapped_bytes, open_file, shrinks_heaps_with_mmap
-from gdbheap.debugger.syscalls import SyscallRegisters, SyscallStop, read_stop, registers_for
-from gdbheap.debugger.target import Target, thread_pointer
-from gdbheap.growth.event import ChunkHeader, Event, FreeLists, Served
+from gdbheap.debugger.stacks import StackCache
+from gdbheap.debugger.syscalls import SyscallStop, read_stop, registers_for
+from gdbheap.debugger.target import GdbMemory, Target, architecture_name
+from gdbheap.growth.event import ChunkHeader, Event, Frame, FreeLists, Served
 from gdbheap.growth.history import Final, History
+from gdbheap.growth.reading import Reading
 from gdbheap.growth.requester import malloc_call, requester, stream_of, user_frame
 from gdbheap.memory import MemoryFault, PageCache
-from gdbheap.ptmalloc.arena import Arena, read_arena
-from gdbheap.ptmalloc.bins import free_summary
+from gdbheap.ptmalloc.arena import Arena, decode_arena, read_arena, read_top_size
+from gdbheap.ptmalloc.bins import free_summary, has_free_chunks
 from gdbheap.ptmalloc.heaps import heap_containing, read_heaps
 from gdbheap.ptmalloc.params import read_params
 from gdbheap.ptmalloc.tcache import tcache_count
 from gdbheap.simulate.arenas import leftover
-from gdbheap.simulate.state import GrowthState, OlderHeap
+from gdbheap.simulate.state import OlderHeap
 
 SYSCALLS = ("brk", "mmap", "munmap", "mremap", "mprotect")
 #: Free chunks that are visited at most while the program waits at an event.
@@ -32,6 +34,7 @@ _FREE_LIMIT = 512
 #: Calls of malloc that are watched after the first growth, to show what it pays for.
 _WATCHED_CALLS = 4
 _MAP_FIXED = 0x10
+_MREMAP_FIXED = 2
 
 
 class Recorder:
@@ -40,9 +43,10 @@ class Recorder:
     def __init__(self) -> None:
         self.history = History()
         self.number: int | None = None
-        self._registers: SyscallRegisters | None = None
+        self._registers = registers_for("i386:x86-64")
         self._frames = FrameReader()
-        self._pending: dict[int, int | None] = {}  # by tid: the index of the event that has not returned
+        self._stacks = StackCache(self._frames, GdbMemory())
+        self._pending: dict[int, int] = {}  # by tid: the index of the event that has not returned
         self._breaks: dict[int, int] = {}  # by process: what brk last answered
         self._malloc_only = False
         self._stop_there = False
@@ -60,13 +64,15 @@ class Recorder:
     ) -> None:
         """Set the catchpoint. ``show`` is called with each event once the kernel has answered.
 
-        Raises gdb.error where GDB cannot catch system calls here.
+        Raises gdb.error where GDB cannot catch system calls here, and UnknownArchitecture where we cannot read them.
         """
+        registers = registers_for(architecture_name())
         self.stop()
         gdb.execute(f"catch syscall {' '.join(syscalls)} exit_group", to_string=True)
         number = int(gdb.convenience_variable("bpnum") or 0)
-        gdb.execute(f"condition {number} $_heap_event()", to_string=True)
+        gdb.execute(f"condition {number} {registers.condition('$_heap_event')}", to_string=True)
         self.number = number
+        self._registers = registers
         self._malloc_only = malloc_only
         self._stop_there = stop_there
         self._show = show
@@ -91,59 +97,44 @@ class Recorder:
             return False  # the user deleted it by hand
         return True
 
-    def observe(self) -> bool:
-        """Record the system call that the selected thread is stopped at; return whether GDB should stop here."""
-        frame = gdb.newest_frame()
-        if self._registers is None:
-            self._registers = registers_for(frame.architecture().name())
-        stop = read_stop(frame, self._registers)
+    def observe(self, values: Sequence[int]) -> bool:
+        """Record the system call that the selected thread is stopped at; return whether GDB should stop here.
+
+        ``values`` are the registers that the catchpoint's condition names.
+        """
+        stop = read_stop(values, self._registers)
         if stop is None:
             return False
-        _, tid, _ = gdb.selected_thread().ptid
+        tid = gdb.selected_thread().ptid[1]
+        if stop.result is not None:
+            index = self._pending.pop(tid, None)
+            return index is not None and self._leave(index, stop.result)
         if stop.name == "exit_group":
-            if stop.result is None:
-                self._at_exit()
-            return False
-        if stop.result is None:
+            self._at_exit()
+        else:
             self._enter(tid, stop)
-            return False
-        if tid not in self._pending:
-            self._enter(tid, stop)  # the catchpoint was set while this call was under way
-        index = self._pending.pop(tid)
-        if index is None:
-            return False
-        return self._leave(index, stop.result)
+        return False
 
     def _enter(self, tid: int, stop: SyscallStop) -> None:
-        frames, more = self._frames.read()
+        frames, more = self._stacks.read(stop.others)
+        events = self.history.events
         process = gdb.selected_inferior().pid
-        event = Event(
-            id=len(self.history.events) + 1,
-            process=process,
-            thread=gdb.selected_thread().num,
-            tid=tid,
-            syscall=stop.name,
-            args=stop.args,
-            frames=frames,
-            more_frames=more,
-        )
-        of_malloc = requester(event).kind == "malloc"
-        if self._malloc_only and not of_malloc:
-            self._pending[tid] = None
+        thread = gdb.selected_thread().num
+        file = open_file(stop.args[4]) if stop.name == "mmap" else None
+        event = Event(len(events) + 1, process, thread, tid, stop.name, stop.args, frames, file=file, more_frames=more)
+        who = requester(event, self.history.of_process(process))
+        if self._malloc_only and who.kind != "malloc":
+            self._pending.pop(tid, None)
             return
-        changes: dict[str, Any] = {}
-        if stop.name == "mmap":
-            changes["file"] = open_file(stop.args[4])
-        if (stop.name == "mmap" and stop.args[3] & _MAP_FIXED) or (stop.name == "munmap" and not of_malloc):
-            changes["mapped_before"] = mapped_bytes(stop.args[0], stop.args[0] + _pages(stop.args[1]))
+        changes: dict[str, Any] = {"requester": who, "user": user_frame(frames)}
         if stop.name == "brk":
             changes["break_before"] = self._breaks.get(process)
-        if of_malloc:
-            changes.update(self._allocator(event))
-            if changes.get("break_before") is None and stop.name == "brk" and changes.get("state") is not None:
-                changes["break_before"] = changes["state"].curbrk or None
-        self._pending[tid] = len(self.history.events)
-        self.history.events.append(replace(event, **changes))
+        else:
+            changes["mapped_before"] = _mapped_before(stop, who.kind)
+        if who.kind == "malloc":
+            self._read_allocator(event, stop.others[-1], changes)
+        self._pending[tid] = len(events)
+        events.append(replace(event, **changes))
 
     def _leave(self, index: int, result: int) -> bool:
         event = replace(self.history.events[index], result=result)
@@ -155,22 +146,25 @@ class Recorder:
             self._watch.follow(event)
         return self._stop_there
 
-    def _allocator(self, event: Event) -> dict[str, Any]:
+    def _read_allocator(self, event: Event, thread_pointer: int, changes: dict[str, Any]) -> None:
+        """Add to ``changes`` what was asked of malloc, and the allocator's state as far as it can be read."""
+        frames = event.frames
+        call = changes["requested"] = malloc_call(frames)
         try:
             target = session.target()
-        except TargetError:
-            return {}
-        call = malloc_call(event)
-        arena = session.arena_at(target, call.arena) if call is not None and call.arena else None
-        try:
-            trimming = any(frame.name == "heap_trim" for frame in event.frames)
-            state = growth_state(target, arena, trimming=trimming)
-        except MemoryFault:
-            return {}
-        found: dict[str, Any] = {"state": state, "stream": _stream_name(event), "chunk": _chunk_header(target, event)}
-        if arena is not None and call is not None and call.nb is not None:
-            found["free"] = _free_lists(target, arena, call.nb)
-        return found
+            reading = read_allocator(target, call.arena, trimming=_is_trim(frames))
+        except (TargetError, MemoryFault):
+            return
+        changes["reading"] = reading
+        if event.syscall in ("munmap", "mremap"):
+            changes["chunk"] = _chunk_header(target, event)
+        elif call.nb is not None and reading.arena is not None:
+            changes["free"] = _free_lists(target, reading, call.nb, thread_pointer)
+        if event.syscall == "brk" and changes["break_before"] is None:
+            changes["break_before"] = reading.curbrk or None
+        stream = stream_of(frames)
+        if stream is not None:
+            changes["stream"] = _stream_name(target, stream)
 
     def _at_exit(self) -> None:
         if self._watch is not None:
@@ -190,15 +184,8 @@ class Recorder:
         except TargetError:
             return
         address = target.symbols.address("__libc_malloc")
-        if address is not None and self._registers_known():
+        if address is not None:
             self._watch = _MallocWatch(address, target, self.history, self._frames)
-
-    def _registers_known(self) -> bool:
-        # The first argument of a function is read from rdi, so the watch is for x86-64 alone.
-        try:
-            return gdb.selected_frame().architecture().name() == "i386:x86-64"
-        except gdb.error:
-            return False
 
     def _remove_watch(self) -> None:
         watch, self._watch = self._watch, None
@@ -206,15 +193,15 @@ class Recorder:
             watch.delete()
 
     def _on_new_objfile(self, event: Any) -> None:
-        self._frames.forget()
+        self._stacks.forget()
         if self.active:
             self._place_watch()
 
     def _on_clear_objfiles(self, event: Any) -> None:
-        self._frames.forget()
+        self._stacks.forget()
 
     def _on_exited(self, event: Any) -> None:
-        self._frames.forget()
+        self._stacks.forget()
         self._pending.clear()
         self._breaks.clear()
         self._remove_watch()
@@ -238,7 +225,7 @@ class _MallocWatch(gdb.Breakpoint):
     def wanted(self, event: Event) -> bool:
         """Return whether the calls after this event are of interest: the first growth of main_arena by brk."""
         grown = event.syscall == "brk" and not event.failed and (event.delta or 0) > 0
-        return self._event is None and grown and event.state is not None and event.state.arena is not None
+        return self._event is None and grown and event.reading is not None and event.reading.arena is not None
 
     def follow(self, event: Event) -> None:
         """Begin to watch."""
@@ -272,8 +259,8 @@ class _MallocWatch(gdb.Breakpoint):
             self.enabled = False
             return False
         if gdb.selected_thread().num == event.thread:
-            request = int(gdb.newest_frame().read_register("rdi")) & 0xFFFFFFFFFFFFFFFF
-            frames, _ = self._frames.read()
+            request = int(gdb.parse_and_eval("(unsigned long) $rdi"))
+            frames = tuple(self._frames.read().frames)
             served = Served(
                 event=event.id,
                 thread=event.thread,
@@ -287,45 +274,55 @@ class _MallocWatch(gdb.Breakpoint):
         return False
 
 
-def growth_state(target: Target, arena: Arena | None, *, trimming: bool = False) -> GrowthState:
-    """Return what sysmalloc would look at now, in this arena (None: no arena is involved).
+def read_allocator(target: Target, arena: int | None, *, trimming: bool = False) -> Reading:
+    """Return the allocator's variables now, those of the arena at this address included (None: no arena takes part).
 
-    ``trimming`` reads what heap_trim looks at as well: the ends of the arena's older heaps.
+    ``trimming`` reads what heap_trim looks at as well: the ends of the arena's older heaps. Raises MemoryFault where
+    any of it is unreadable.
     """
     memory, abi, layout = target.memory, target.abi, target.layout
+    facts = target.process_facts
+    params = memory.read(target.mp, layout.par.size)
+    curbrk = target.word("__curbrk")
+    if not arena:
+        return Reading(facts, params, curbrk, others={"aligned_heap_area": target.word("aligned_heap_area")})
+    data = memory.read(arena, layout.state.size)
+    top_size = read_top_size(memory, abi, layout, arena, data)
+    number = session.arena_number(target, arena)
+    others: dict[str, Any] = {}
+    if number:
+        others = _heap_facts(target, decode_arena(abi, layout, arena, number, data, top_size), trimming)
+    return Reading(facts, params, curbrk, arena, number, data, top_size, others)
+
+
+def _heap_facts(target: Target, arena: Arena, trimming: bool) -> dict[str, Any]:
+    memory, abi, layout = target.memory, target.abi, target.layout
     params = read_params(memory, abi, layout, target.mp)
-    heap = None
-    older = None
-    if arena is not None and not arena.is_main:
-        if trimming:
-            chain = read_heaps(memory, abi, layout, params, arena).heaps
-            heap = chain[0]
-            older = tuple(OlderHeap(item, leftover(memory, abi, item)) for item in chain[1:])
-        else:
-            heap = heap_containing(memory, abi, layout, params, arena.top)
-    return GrowthState(
-        abi=abi,
-        params=params,
-        arena=arena,
-        curbrk=target.word("__curbrk"),
-        heap=heap,
-        aligned_heap_area=target.word("aligned_heap_area"),
-        release=target.release,
-        older_heaps=older,
-        heap_info_size=None if layout.heap_info is None else layout.heap_info.size,
-        malloc_state_size=layout.state.size,
-        may_shrink_heap=shrinks_heaps_with_mmap() if trimming else None,
-        always_fail_morecore=target.flag("__always_fail_morecore"),
-    )
+    facts: dict[str, Any] = {"aligned_heap_area": target.word("aligned_heap_area")}
+    if not trimming:
+        facts["heap"] = heap_containing(memory, abi, layout, params, arena.top)
+        return facts
+    chain = read_heaps(memory, abi, layout, params, arena).heaps
+    facts["heap"] = chain[0] if chain else None
+    facts["older_heaps"] = tuple(OlderHeap(item, leftover(memory, abi, item)) for item in chain[1:])
+    facts["may_shrink_heap"] = shrinks_heaps_with_mmap()
+    return facts
 
 
-def _free_lists(target: Target, arena: Arena, nb: int) -> FreeLists:
-    memory = PageCache(target.memory)
-    summary = free_summary(memory, target.abi, target.layout, arena, target.safe_linking, limit=_FREE_LIMIT)
-    address = target.tcache_address(thread_pointer())
+def _is_trim(frames: Sequence[Frame]) -> bool:
+    return any(frame.name == "heap_trim" for frame in frames[:8])
+
+
+def _free_lists(target: Target, reading: Reading, nb: int, thread_pointer: int) -> FreeLists:
+    abi, layout = target.abi, target.layout
+    address = target.tcache_address(thread_pointer)
     count = None
-    if address is not None and target.layout.tcache is not None:
-        count = tcache_count(memory, target.abi, target.layout, address, nb)
+    if address is not None and layout.tcache is not None:
+        count = tcache_count(target.memory, abi, layout, address, nb)
+    if reading.arena is None or not has_free_chunks(abi, layout, reading.address, reading.arena):
+        return FreeLists(count, 0, 0, 0, True)
+    arena = decode_arena(abi, layout, reading.address, reading.number, reading.arena, reading.top_size)
+    summary = free_summary(PageCache(target.memory), abi, layout, arena, target.safe_linking, limit=_FREE_LIMIT)
     return FreeLists(count, summary.chunks, summary.total, summary.largest, summary.complete)
 
 
@@ -342,16 +339,21 @@ def _chunk_header(target: Target, event: Event) -> ChunkHeader | None:
     return None
 
 
-def _stream_name(event: Event) -> str | None:
-    address = stream_of(event.frames)
-    if address is None:
-        return None
-    names = {"stdin": "_IO_2_1_stdin_", "stdout": "_IO_2_1_stdout_", "stderr": "_IO_2_1_stderr_"}
-    symbols = session.target().symbols
-    for name, symbol in names.items():
-        if symbols.address(symbol) == address:
+def _stream_name(target: Target, address: int) -> str:
+    for name in ("stdin", "stdout", "stderr"):
+        if target.symbols.address(f"_IO_2_1_{name}_") == address:
             return name
     return f"the stream at {address:#x}"
+
+
+def _mapped_before(stop: SyscallStop, kind: str) -> int | None:
+    """Return how many bytes are mapped where the call maps over them or unmaps, None where the call itself tells."""
+    args = stop.args
+    if stop.name == "mmap" and args[3] & _MAP_FIXED or stop.name == "munmap" and kind != "malloc":
+        return mapped_bytes(args[0], args[0] + _pages(args[1]))
+    if stop.name == "mremap" and args[3] & _MREMAP_FIXED:
+        return mapped_bytes(args[4], args[4] + _pages(args[2]))
+    return None
 
 
 def _pages(size: int) -> int:
@@ -367,7 +369,7 @@ class HeapEvent(gdb.Function):
 
     def invoke(self, *arguments: gdb.Value) -> int:
         """Return 1 where GDB is to stop, else 0."""
-        return 1 if self._recorder.observe() else 0
+        return 1 if self._recorder.observe([int(value) for value in arguments]) else 0
 
 
 RECORDER = Recorder()

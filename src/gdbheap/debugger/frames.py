@@ -17,23 +17,33 @@ DEPTH = 64
 class _Place:
     """What GDB knows of a code address: the same each time, so it is asked once."""
 
-    __slots__ = ("file", "function", "line", "objfile", "variables")
+    __slots__ = ("frame", "variables")
 
     def __init__(self, frame: gdb.Frame, pc: int) -> None:
-        self.function = frame.name()
-        self.objfile = gdb.solib_name(pc)
+        function = frame.name()
+        objfile = gdb.solib_name(pc)
         location = frame.find_sal()
-        self.file: str | None = None
-        self.line: int | None = None
-        if self.objfile is None:
-            known = self.function is not None or location.symtab is not None
-            self.objfile = gdb.current_progspace().filename if known else mapped_file(pc)
+        if objfile is None:
+            known = function is not None or location.symtab is not None
+            objfile = gdb.current_progspace().filename if known else mapped_file(pc)
+        file = None
+        line = None
         if location.symtab is not None:
             # The full name is looked for on disk: worth it for the user's sources, not for the C library's.
-            runtime = self.objfile is not None and is_runtime(self.objfile)
-            self.file = location.symtab.filename if runtime else location.symtab.fullname()
-            self.line = location.line or None
-        self.variables = FRAME_VARIABLES.get(plain_name(self.function), ()) if self.function else ()
+            runtime = objfile is not None and is_runtime(objfile)
+            file = location.symtab.filename if runtime else location.symtab.fullname()
+            line = location.line or None
+        self.frame = Frame(function, file, line, objfile, pc)
+        self.variables = FRAME_VARIABLES.get(plain_name(function), ()) if function else ()
+
+
+class Stack:
+    """The callers of one stop, newest first: as records, and as GDB's own objects while the thread stays stopped."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self.of_gdb: list[gdb.Frame] = []
+        self.more = False  # older ones were left out
 
 
 class FrameReader:
@@ -41,16 +51,14 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._places: dict[tuple[int, int, bool], _Place] = {}
-        self._frames: dict[tuple[int, int, bool], Frame] = {}
 
     def forget(self) -> None:
         """Drop what is remembered: object files came or went, so an address may mean something else."""
         self._places.clear()
-        self._frames.clear()
 
-    def read(self) -> tuple[tuple[Frame, ...], bool]:
-        """Return the newest DEPTH frames of the selected thread, newest first, and whether older ones were left."""
-        frames: list[Frame] = []
+    def read(self) -> Stack:
+        """Return the newest DEPTH frames of the selected thread."""
+        stack = Stack()
         frame: gdb.Frame | None = gdb.newest_frame()
         newest = True
         inlined = 0  # how many inlined frames came before at this very pc
@@ -58,16 +66,16 @@ class FrameReader:
             pc = frame.pc()
             if pc == 0:
                 break
-            if len(frames) == DEPTH:
-                return tuple(frames), True
+            if len(stack.frames) == DEPTH:
+                stack.more = True
+                break
             key = (pc, inlined, newest)
-            known = self._frames.get(key)
-            if known is None:
-                known = self._read_frame(frame, key)
-            elif self._places[key].variables:
-                known = _frame(self._places[key], pc, frame)
-            frames.append(known)
-            if known.function == "_start":
+            place = self._places.get(key)
+            if place is None:
+                place = self._places[key] = _Place(frame, pc)
+            stack.frames.append(_with_variables(place, frame) if place.variables else place.frame)
+            stack.of_gdb.append(frame)
+            if place.frame.function == "_start":
                 break
             if frame.type() == gdb.INLINE_FRAME:
                 inlined += 1
@@ -78,26 +86,17 @@ class FrameReader:
                 frame = frame.older()
             except gdb.error:  # a stack that cannot be followed any further
                 break
-        return tuple(frames), False
-
-    def _read_frame(self, frame: gdb.Frame, key: tuple[int, int, bool]) -> Frame:
-        place = self._places[key] = _Place(frame, key[0])
-        read = self._frames[key] = _frame(place, key[0], frame)
-        return read
+        return stack
 
 
-def _frame(place: _Place, pc: int, frame: gdb.Frame) -> Frame:
+def _with_variables(place: _Place, frame: gdb.Frame) -> Frame:
+    known = place.frame
     variables: dict[str, int] = {}
     for name in place.variables:
-        value = _variable(frame, name)
-        if value is not None:
-            variables[name] = value
-    return Frame(place.function, place.file, place.line, place.objfile, pc, variables)
-
-
-def _variable(frame: gdb.Frame, name: str) -> int | None:
-    try:
-        value: Any = frame.read_var(name)
-        return None if value.is_optimized_out else int(value)
-    except (gdb.error, ValueError, RuntimeError):
-        return None
+        try:
+            value: Any = frame.read_var(name)
+            if not value.is_optimized_out:
+                variables[name] = int(value)
+        except (gdb.error, ValueError, RuntimeError):
+            continue
+    return Frame(known.function, known.file, known.line, known.objfile, known.pc, variables)

@@ -8,7 +8,7 @@ import gdb
 
 from gdbheap.debugger.target import Target, find_target
 from gdbheap.memory import MemoryFault
-from gdbheap.ptmalloc.arena import Arena, read_arena, read_arenas
+from gdbheap.ptmalloc.arena import read_arenas
 
 _targets: dict[tuple[int, int], Target] = {}
 _numbers: dict[int, int] = {}  # an arena's address -> its number; arenas are never destroyed
@@ -35,18 +35,19 @@ def target() -> Target:
     return found
 
 
-def arena_at(target: Target, address: int) -> Arena | None:
-    """Return the arena at ``address`` as it is now, None where no arena of the ring is there."""
+def arena_number(target: Target, address: int) -> int:
+    """Return the number of the arena at ``address``: 0 for main_arena.
+
+    Raises MemoryFault where no arena of the ring is there.
+    """
     if address == target.main_arena:
-        return read_arena(target.memory, target.abi, target.layout, address, 0)
+        return 0
     if address not in _numbers:
         ring = read_arenas(target.memory, target.abi, target.layout, target.main_arena)
         _numbers.update((arena.address, arena.number) for arena in ring.arenas)
-    number = _numbers.get(address)
-    try:
-        return None if number is None else read_arena(target.memory, target.abi, target.layout, address, number)
-    except MemoryFault:
-        return None
+    if address not in _numbers:
+        raise MemoryFault(address, target.layout.state.size, "no arena of the ring is there")
+    return _numbers[address]
 
 
 #: Where regions of main_arena begin that sbrk_base does not tell, by process; a recorder adds what it learns.

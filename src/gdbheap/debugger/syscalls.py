@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import gdb
+from gdbheap.debugger.stacks import REGISTERS as STACK_REGISTERS
 
 _NOT_IMPLEMENTED = -38  # the kernel puts -ENOSYS into the result register until the call has run
 _MREMAP_FIXED = 2
@@ -14,13 +14,28 @@ _ARGUMENTS = {"brk": 1, "munmap": 2, "mprotect": 3, "mmap": 6, "mremap": 4, "exi
 
 @dataclass(frozen=True)
 class SyscallRegisters:
-    """Where one architecture keeps a system call: the registers by role, and the numbers of the calls we watch."""
+    """Where one architecture keeps a system call, and the numbers of the calls that we watch.
+
+    ``others`` are registers that an entry needs besides: those that stacks are recognised by, then the thread
+    pointer.
+    """
 
     number: str
     result: str
     arguments: tuple[str, ...]
+    others: tuple[str, ...]
     word_bits: int
     calls: Mapping[int, str]
+
+    def condition(self, function: str) -> str:
+        """Return the condition of the catchpoint: GDB hands the registers to our function.
+
+        Much cheaper than a gdb.Frame, which GDB makes by unwinding. Entry or return is told by the result register:
+        over gdbserver, what GDB says of that can be wrong.
+        """
+        brief = f"{function}(${self.number}, ${self.result})"
+        full = ", ".join(f"${name}" for name in (self.number, self.result, *self.arguments, *self.others))
+        return f"(long) ${self.result} == {_NOT_IMPLEMENTED} ? {function}({full}) : {brief}"
 
 
 _BY_ARCHITECTURE = {
@@ -28,6 +43,7 @@ _BY_ARCHITECTURE = {
         "orig_rax",
         "rax",
         ("rdi", "rsi", "rdx", "r10", "r8", "r9"),
+        (*STACK_REGISTERS, "fs_base"),
         64,
         {12: "brk", 9: "mmap", 11: "munmap", 25: "mremap", 10: "mprotect", 231: "exit_group"},
     ),
@@ -40,11 +56,12 @@ class UnknownArchitecture(Exception):
 
 @dataclass(frozen=True)
 class SyscallStop:
-    """A stop at a system call. ``result`` is None at entry; then the call has yet to run."""
+    """A stop at a system call. ``result`` is None at entry: then ``args`` and ``others`` are those of the call."""
 
     name: str
-    args: tuple[int, ...]
     result: int | None
+    args: tuple[int, ...] = ()
+    others: tuple[int, ...] = ()
 
 
 def registers_for(architecture: str) -> SyscallRegisters:
@@ -56,22 +73,20 @@ def registers_for(architecture: str) -> SyscallRegisters:
     return registers
 
 
-def read_stop(frame: gdb.Frame, registers: SyscallRegisters) -> SyscallStop | None:
-    """Return the system call that the thread of this newest frame is stopped at, None for one that is not ours.
-
-    Entry or return is decided by the result register, not by what GDB says: over gdbserver its label can be wrong.
-    """
-    name = registers.calls.get(int(frame.read_register(registers.number)))
+def read_stop(values: Sequence[int], registers: SyscallRegisters) -> SyscallStop | None:
+    """Return the system call that these register values show (as ``condition`` hands them in), None if not ours."""
+    name = registers.calls.get(values[0])
     if name is None:
         return None
-    result = int(frame.read_register(registers.result))
     sign = 1 << (registers.word_bits - 1)
-    result = ((result & (2 * sign - 1)) ^ sign) - sign
-    count = _ARGUMENTS[name]
-    mask = (1 << registers.word_bits) - 1
-    args = [int(frame.read_register(register)) & mask for register in registers.arguments[:count]]
+    mask = 2 * sign - 1
+    result = ((values[1] & mask) ^ sign) - sign
+    if len(values) == 2:
+        return SyscallStop(name, result)
+    first = 2 + len(registers.arguments)
+    args = [value & mask for value in values[2 : 2 + _ARGUMENTS[name]]]
     if name == "mmap":
         args[4] = ((args[4] & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000  # the descriptor is a C int
     elif name == "mremap" and args[3] & _MREMAP_FIXED:
-        args.append(int(frame.read_register(registers.arguments[4])) & mask)
-    return SyscallStop(name, tuple(args), None if result == _NOT_IMPLEMENTED else result)
+        args.append(values[6] & mask)
+    return SyscallStop(name, None, tuple(args), tuple(value & mask for value in values[first:]))

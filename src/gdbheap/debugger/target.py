@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from functools import cached_property
 
 import gdb
 
 from gdbheap.debugger.errors import TargetError
+from gdbheap.growth.reading import ProcessFacts
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.layout import Layout, LayoutUnknown
@@ -117,6 +119,11 @@ class Target:
         self.release = Release(_release(self))
         self.abi = _abi(self.layout)
         self._tls_offsets: dict[str, int | None] = {}
+
+    @cached_property
+    def process_facts(self) -> ProcessFacts:
+        """What readings of the allocator have in common; asked for once malloc is in use, when it is settled."""
+        return ProcessFacts(self.abi, self.layout, self.release, self.mp, self.flag("__always_fail_morecore"))
 
     def _required(self, name: str) -> int:
         address = self.symbols.address(name)
@@ -283,18 +290,20 @@ def _release(target: Target) -> tuple[int, int] | None:
 
 def _abi(layout: Layout) -> Abi:
     word_size = gdb.lookup_type("void").pointer().sizeof
-    name = _architecture()
+    name = architecture_name()
     # i386 aligns to 16 from 2.26 on, the release that brought the tcache; other 32-bit machines to 8.
     wide = word_size == 8 or (name.startswith("i386") and layout.tcache is not None)
     little = "little" in gdb.execute("show endian", to_string=True)
     return Abi(word_size, little, 16 if wide else 2 * word_size, _page_size())
 
 
-def _architecture() -> str:
+def architecture_name() -> str:
+    """Return GDB's name of the selected inferior's architecture, as ``i386:x86-64``."""
     try:
         return gdb.selected_inferior().architecture().name()
     except (AttributeError, gdb.error):
-        return gdb.selected_frame().architecture().name()
+        found = re.search(r'"auto" \(currently "?([^")]+)', gdb.execute("show architecture", to_string=True))
+        return found.group(1) if found else gdb.parameter("architecture")
 
 
 def _page_size() -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from gdbheap.growth.reading import Reading
 from gdbheap.simulate.state import GrowthState
 
 #: The variables of glibc's own functions that say what was asked of them; a recorder reads those that it can.
@@ -61,7 +63,7 @@ class Frame:
     pc: int
     variables: Mapping[str, int] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The function's plain name, empty where it is unknown."""
         return plain_name(self.function) if self.function else ""
@@ -93,16 +95,69 @@ class ChunkHeader:
 
 
 @dataclass(frozen=True)
+class Requester:
+    """Whose memory a call is about.
+
+    ``kind`` is ``malloc``, ``loader``, ``thread-stack``, ``locale``, ``stdio``, ``program`` or ``other``, and
+    ``purpose`` a short phrase.
+    """
+
+    kind: str
+    purpose: str
+
+
+@dataclass(frozen=True)
+class PublicCall:
+    """A call of one of malloc's public functions, or of one that passes on to them.
+
+    ``name`` is what programs call it (``malloc``), ``function`` the frame's plain name (``__libc_malloc``), ``pc`` the
+    frame's. ``request`` is in bytes, None where unknown or where it asks for none (free). ``caller`` is the frame that
+    called it.
+    """
+
+    name: str
+    function: str
+    pc: int
+    request: int | None
+    caller: Frame | None
+
+
+@dataclass(frozen=True)
+class Requested:
+    """What was asked of malloc.
+
+    ``function`` is the one whose request needed memory, which can be one inside (``tcache_init``), and ``request`` its
+    bytes; ``nb`` is the size of the chunk for it. ``arena`` is the address of the malloc_state. ``calls`` are the
+    public calls, the program's own first, and ``outer`` is the first of them. ``inner`` are the plain names from
+    there inwards. Each is None, or empty, where the frames do not tell.
+    """
+
+    function: str | None
+    request: int | None
+    nb: int | None
+    arena: int | None
+    outer: PublicCall | None
+    calls: tuple[PublicCall, ...]
+    inner: tuple[str, ...]
+
+
+#: An event that nobody has judged yet.
+UNKNOWN = Requester("other", "not known")
+
+
+@dataclass(frozen=True)
 class Event:
     """One system call, from entry to return.
 
-    ``id`` counts from 1. ``thread`` is GDB's number and ``tid`` the kernel's. ``args`` are as many as the call has;
-    a file descriptor is signed. ``result`` is signed (a failure is the negative errno), None while the call has not
+    ``id`` counts from 1. ``thread`` is GDB's number and ``tid`` the kernel's. ``args`` are as many as the call has; a
+    file descriptor is signed. ``result`` is signed (a failure is the negative errno), None while the call has not
     returned. ``break_before`` is the process's break before a brk call, None where it is unknown. ``mapped_before``
-    counts the bytes of the call's own range that were mapped before it, None where that was not looked up. ``file``
-    is the file behind a descriptor. ``frames`` are newest first; ``more_frames`` says that older ones were left out.
-    ``state`` and ``free`` are the allocator's state at entry, for calls that malloc made, and ``chunk`` the header of
-    the mmapped chunk that is freed or resized. ``stream`` names the stdio stream whose buffer was asked for.
+    counts the bytes that were mapped where the call maps or unmaps, None where that was not looked up. ``file`` is the
+    file behind a descriptor. ``frames`` are newest first; ``more_frames`` says that older ones were left out.
+    ``requester`` says whose memory it is, ``requested`` what was asked of malloc where it is malloc's, and ``user`` is
+    the newest caller of the user's own code. ``reading`` and ``free`` are the allocator at entry, for calls that malloc
+    made, and ``chunk`` the header of the mmapped chunk that is freed or resized. ``stream`` names the stdio stream
+    whose buffer was asked for.
     """
 
     id: int
@@ -117,10 +172,18 @@ class Event:
     mapped_before: int | None = None
     file: str | None = None
     more_frames: bool = False
-    state: GrowthState | None = None
+    requester: Requester = UNKNOWN
+    requested: Requested | None = None
+    user: Frame | None = None
+    reading: Reading | None = None
     free: FreeLists | None = None
     chunk: ChunkHeader | None = None
     stream: str | None = None
+
+    @property
+    def state(self) -> GrowthState | None:
+        """The allocator's state before the call, None where it was not read."""
+        return None if self.reading is None else self.reading.state
 
     @property
     def failed(self) -> bool:
@@ -145,9 +208,9 @@ class Event:
             if self.args[0] == 0:
                 return 0
             return None if self.break_before is None else self.result - self.break_before
-        if self.syscall == "mremap":
-            return _pages(self.args[2]) - _pages(self.args[1])
         before = self.mapped_before
+        if self.syscall == "mremap":
+            return _pages(self.args[2]) - _pages(self.args[1]) - (before or 0)
         if self.syscall == "munmap":
             return -_pages(self.args[1]) if before is None else -before
         return _pages(self.args[1]) - (before or 0)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gdbheap.growth.event import Event, Frame, Served
+from gdbheap.growth.event import Event, Frame, Requested, Requester, Served
 from gdbheap.growth.history import Final, History
 from gdbheap.growth.predict import Prediction, predictions
-from gdbheap.growth.requester import Requested, Requester, malloc_call, requester, user_frame
 
 #: Reads one line of a source file, None where it cannot be had.
 SourceReader = Callable[[str, int], "str | None"]
@@ -49,9 +48,9 @@ def explain_all(history: History, events: list[Event], read_source: SourceReader
 
 
 def _explain(history: History, event: Event, prediction: Prediction | None, read_source: SourceReader) -> Explanation:
-    who = requester(event)
-    requested = malloc_call(event) if who.kind == "malloc" else None
-    user = user_frame(event)
+    who = event.requester
+    requested = event.requested
+    user = event.user
     source = None
     if user is not None and user.file is not None and user.line is not None:
         source = read_source(user.file, user.line)
@@ -97,7 +96,7 @@ def _itself(
 
 def growths(history: History) -> list[Event]:
     """Return the events by which malloc got memory, oldest first."""
-    return [event for event in history.events if _gave_memory(event) and requester(event).kind == "malloc"]
+    return [event for event in history.events if _gave_memory(event) and event.requester.kind == "malloc"]
 
 
 def newest_growth(history: History) -> Event | None:

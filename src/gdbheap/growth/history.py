@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from gdbheap.growth.event import Event, Served
@@ -27,6 +28,10 @@ class History:
     def find(self, number: int) -> Event | None:
         """Return the event of that number, None where there is none."""
         return self.events[number - 1] if 1 <= number <= len(self.events) else None
+
+    def of_process(self, process: int) -> Iterator[Event]:
+        """Yield the events of one process, oldest first."""
+        return (event for event in self.events if event.process == process)
 
     def grown_since(self, event: Event) -> bool:
         """Return whether any event of the same process came after ``event``."""

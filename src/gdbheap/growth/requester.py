@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Union
+from functools import lru_cache
 
-from gdbheap.growth.event import Event, Frame
+from gdbheap.growth.event import Event, Frame, PublicCall, Requested, Requester
 from gdbheap.simulate.kernel import MAP_ANONYMOUS, MAP_FIXED, MAP_STACK, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE
 
 #: libc's wrappers of the system calls: they only pass on what someone else wants.
@@ -16,6 +16,9 @@ WRAPPERS = frozenset(
     {"brk", "sbrk", "mmap", "mmap64", "munmap", "mprotect", "mremap", "madvise", "syscall", "brk_call"}
     | {"__brk", "__sbrk", "__mmap", "__mmap64", "__munmap", "__mprotect", "__mremap", "__madvise", "__brk_call"}
 )
+
+#: Where the kernel is entered, below the wrappers: on 32-bit x86 they are functions of their own.
+ENTRIES = frozenset({"__kernel_vsyscall", "__libc_do_syscall"})
 
 #: glibc's malloc inside: none of these is called by anyone but malloc.
 INTERNAL = frozenset(
@@ -64,6 +67,9 @@ _STAND_FOR: Mapping[str, str] = {
     "_int_realloc": "realloc",
     "_int_memalign": "memalign",
     "_mid_memalign": "memalign",
+    "tcache_free_init": "free",
+    "tcache_malloc_init": "malloc",
+    "tcache_calloc_init": "calloc",
 }
 
 #: The frame names by which other allocators are known when they are part of a program.
@@ -205,53 +211,6 @@ MEANINGS: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Requester:
-    """Whose memory a call is about.
-
-    ``kind`` is ``malloc``, ``loader``, ``thread-stack``, ``locale``, ``stdio``, ``program`` or ``other``, and
-    ``purpose`` a short phrase.
-    """
-
-    kind: str
-    purpose: str
-
-
-@dataclass(frozen=True)
-class PublicCall:
-    """A call of one of malloc's public functions, or of one that passes on to them.
-
-    ``name`` is what programs call it (``malloc``), ``function`` the frame's plain name (``__libc_malloc``), ``pc`` the
-    frame's. ``request`` is in bytes, None where unknown or where it asks for none (free). ``caller`` is the frame that
-    called it.
-    """
-
-    name: str
-    function: str
-    pc: int
-    request: int | None
-    caller: Frame | None
-
-
-@dataclass(frozen=True)
-class Requested:
-    """What was asked of malloc.
-
-    ``function`` is the one whose request needed memory, which can be one inside (``tcache_init``), and ``request`` its
-    bytes; ``nb`` is the size of the chunk for it. ``arena`` is the address of the malloc_state. ``calls`` are the
-    public calls, the program's own first, and ``outer`` is the first of them. ``inner`` are the plain names from
-    there inwards. Each is None, or empty, where the frames do not tell.
-    """
-
-    function: str | None
-    request: int | None
-    nb: int | None
-    arena: int | None
-    outer: PublicCall | None
-    calls: tuple[PublicCall, ...]
-    inner: tuple[str, ...]
-
-
 _SUFFIX = re.compile(r"(\.(constprop|isra|part|cold|lto_priv|localalias)\b|@).*$")
 _LIBC = re.compile(r"^(libc|libpthread)[-.](so|\d)")
 _LOADER = re.compile(r"^ld(64)?[-.].*\bso\b")
@@ -262,22 +221,41 @@ _OTHER_MALLOC = re.compile(
 )
 
 
-def _function(frame: Frame) -> str:
-    """Return the plain name without the compiler's suffixes and a C++ function's parameters."""
-    name = _SUFFIX.sub("", frame.name)
+# The same few names and files come with every event, so what they mean is worked out once.
+
+
+@lru_cache(maxsize=4096)
+def _without_suffix(name: str) -> str:
+    name = _SUFFIX.sub("", name)
     return name.split("(")[0] if name.startswith("operator ") else name
 
 
+@lru_cache(maxsize=1024)
 def _base(path: str | None) -> str:
     return os.path.basename(path) if path else ""
 
 
+@lru_cache(maxsize=1024)
+def _is_libc_file(path: str | None) -> bool:
+    return _LIBC.match(_base(path)) is not None
+
+
+@lru_cache(maxsize=1024)
+def _is_loader_file(path: str | None) -> bool:
+    return _LOADER.match(_base(path)) is not None
+
+
+def _function(frame: Frame) -> str:
+    """Return the plain name without the compiler's suffixes and a C++ function's parameters."""
+    return _without_suffix(frame.name)
+
+
 def _in_libc(frame: Frame) -> bool:
-    return _LIBC.match(_base(frame.objfile)) is not None
+    return _is_libc_file(frame.objfile)
 
 
 def _in_loader(frame: Frame) -> bool:
-    return _LOADER.match(_base(frame.objfile)) is not None
+    return _is_loader_file(frame.objfile)
 
 
 def _known_to_libc(name: str) -> bool:
@@ -290,12 +268,12 @@ def _known_to_libc(name: str) -> bool:
 class _Decision:
     """The first frame that is no wrapper, and what stands before it.
 
-    ``frame`` is None where there is none. ``unnamed`` says that frames of libc without a name came first; ``wrapper``
-    is the outermost wrapper. ``libc`` and ``loader`` say whose frame it is.
+    ``index`` is its place, and ``known`` is False where there is none. ``unnamed`` says that frames of libc without a
+    name came first; ``wrapper`` is the outermost wrapper. ``libc`` and ``loader`` say whose frame it is.
     """
 
     index: int
-    frame: Frame | None
+    known: bool
     unnamed: bool
     wrapper: str
     libc: bool
@@ -313,40 +291,62 @@ def _is_static(frames: Sequence[Frame]) -> bool:
     )
 
 
+#: What the code of a stack tells, by its functions and files: events come from the same few places again and again.
+_decisions: dict[tuple[object, ...], _Decision] = {}
+_user_places: dict[tuple[object, ...], int | None] = {}
+_MOST_STACKS = 4096
+
+
+def _code_of(frames: Sequence[Frame]) -> tuple[object, ...]:
+    return tuple([(frame.function, frame.objfile, frame.file, frame.line) for frame in frames])
+
+
 def _decide(frames: Sequence[Frame]) -> _Decision:
+    code = _code_of(frames)
+    found = _decisions.get(code)
+    if found is None:
+        if len(_decisions) >= _MOST_STACKS:
+            _decisions.clear()
+        found = _decisions[code] = _first_decisive(frames)
+    return found
+
+
+def _first_decisive(frames: Sequence[Frame]) -> _Decision:
     unnamed, wrapper = False, ""
     static = _is_static(frames)
     for index, frame in enumerate(frames):
         name = _function(frame)
         loader, libc = _in_loader(frame), _in_libc(frame)
+        if name in ENTRIES:
+            continue
         if name in WRAPPERS:
             wrapper = name
         elif name:
             inside = libc or (static and _known_to_libc(name))
             if not name.startswith("_dl_catch_") or loader:
                 loaders_own = loader or (inside and (name.startswith("_dl_") or name == "__libc_setup_tls"))
-                return _Decision(index, frame, unnamed, wrapper, inside, loaders_own)
+                return _Decision(index, True, unnamed, wrapper, inside, loaders_own)
         elif libc:
             unnamed = True
         else:
-            return _Decision(index, frame, unnamed, wrapper, False, loader)
-    return _Decision(len(frames), None, unnamed, wrapper, False, False)
+            return _Decision(index, True, unnamed, wrapper, False, loader)
+    return _Decision(len(frames), False, unnamed, wrapper, False, False)
 
 
 def requester(event: Event, earlier: Iterable[Event] = ()) -> Requester:
     """Return whose memory ``event`` is about.
 
-    The first frame that is no mere wrapper of the system call decides. ``earlier`` are events of the same process
-    from before it: they tell which file is mapped at an address, which names what the loader unmaps or protects.
+    The first frame that is no mere wrapper of the system call decides. ``earlier`` are the events from before it,
+    oldest first: they tell which file is mapped at an address, which names what the loader unmaps or protects, and
+    who made a mapping that goes without a frame that tells. Other processes' are passed over.
     Without glibc's debug symbols, where libc's own functions have no names, the arguments help to decide.
     """
     found = _decide(event.frames)
-    frame = found.frame
-    if frame is None:
+    if not found.known:
         return _nobody(event, found)
     if found.loader:
-        return Requester("loader", _loader_purpose(event, found, _Mappings(earlier)))
-    name = _function(frame)
+        return Requester("loader", _loader_purpose(event, found, _Mappings(event.process, earlier)))
+    name = _function(event.frames[found.index])
     if found.libc and (name in INTERNAL or name in PUBLIC):
         # Without names, the page that holds the message of a failed check looks like malloc's.
         if found.unnamed and _is_message(event):
@@ -370,8 +370,8 @@ def _frees_chunk(event: Event, earlier: Iterable[Event]) -> bool:
         return False
     if event.chunk is not None:
         return True
-    maker = _Mappings(earlier).made(event.args[0], event.args[1])
-    return maker is not None and requester(maker).kind == "malloc"
+    maker = _Mappings(event.process, earlier).made(event.args[0], event.args[1])
+    return maker is not None and maker.requester.kind == "malloc"
 
 
 def _nameless(event: Event) -> Requester:
@@ -497,25 +497,28 @@ def _locale_purpose(event: Event) -> str:
 
 
 class _Mappings:
-    """What earlier events mapped where."""
+    """What earlier events of a process mapped where; they are read from the newest on, as far as it takes."""
 
-    def __init__(self, events: Iterable[Event]) -> None:
-        self._made = [
-            (event.result, event.args[1 if event.syscall == "mmap" else 2], event)
-            for event in events
-            if event.syscall in ("mmap", "mremap") and event.result is not None and event.result > 0
-        ]
+    def __init__(self, process: int, events: Iterable[Event]) -> None:
+        self._process = process
+        self._events = events if isinstance(events, Sequence) else tuple(events)
+
+    def _newest_first(self) -> Iterator[tuple[int, int, Event]]:
+        """Yield start, length and event of each mapping that was made."""
+        for event in reversed(self._events):
+            if event.syscall in ("mmap", "mremap") and event.process == self._process and (event.result or 0) > 0:
+                yield event.result or 0, event.args[1 if event.syscall == "mmap" else 2], event
 
     def made(self, address: int, length: int) -> Event | None:
         """Return the event that mapped exactly these bytes last, None where none did."""
-        for start, size, event in reversed(self._made):
+        for start, size, event in self._newest_first():
             if start == address:
                 return event if size == length else None
         return None
 
     def name_at(self, address: int) -> str | None:
         """Return the base name of the file that was mapped at ``address`` last, None where none was."""
-        for start, size, event in reversed(self._made):
+        for start, size, event in self._newest_first():
             if event.file is not None and start <= address < start + size:
                 return _base(event.file)
         return None
@@ -546,7 +549,7 @@ def _loader_purpose(event: Event, found: _Decision, mappings: _Mappings) -> str:
         return "unmaps /etc/ld.so.cache"
     if "_dl_map_segments" in names:
         return f"gives back what it reserved around {name or 'a library'}"
-    return f"unmaps {name or ('a library' if '_dl_unmap' in names else 'what it has read')}"
+    return f"unmaps {name or ('a library' if '_dl_unmap' in names else 'a library or a file')}"
 
 
 _SEGMENTS: Mapping[int, str] = {
@@ -583,24 +586,19 @@ def _loader_mapping(event: Event, names: set[str], mappings: _Mappings) -> str:
     return "link maps and search paths (the loader's own malloc)"
 
 
-def malloc_call(event: Event, earlier: Iterable[Event] = ()) -> Requested | None:
-    """Return what was asked of malloc, None where the event is not malloc's (``earlier`` as for requester).
+def malloc_call(frames: Sequence[Frame]) -> Requested:
+    """Return what was asked of malloc in a call that malloc made.
 
     Where the frames name no function of malloc's, which happens without debug symbols, the fields are None.
     """
-    found = _decide(event.frames)
-    if requester(event, earlier).kind != "malloc":
-        return None
+    found = _decide(frames)
     if not found.libc:
-        return Requested("free" if event.syscall == "munmap" else None, None, None, None, None, (), ())
-    run = list(_allocating(event.frames[found.index :]))
-    rest = event.frames[found.index + len(run) :]
+        return Requested(None, None, None, None, None, (), ())
+    run = list(_allocating(frames[found.index :]))
+    rest = frames[found.index + len(run) :]
     calls = _public_calls(run, rest[0] if rest else None)
     function, request = _innermost(run, calls)
     nb = _variable(run, ("sysmalloc", "sysmalloc_mmap", "sysmalloc_mmap_fallback"), "nb")
-    if nb is None and event.syscall == "mremap" and request is not None and event.state is not None:
-        # mremap_chunk's own variable is rounded up to pages by now
-        nb = event.state.abi.request_to_chunk(request)
     arena = next((frame.variables["av"] for frame in run if frame.variables.get("av")), None)
     inner: list[str] = []
     for frame in reversed(run):
@@ -684,27 +682,38 @@ def _is_runtime(frame: Frame) -> bool:
         or _RUNTIME.match(base) is not None
         or _OTHER_MALLOC.match(base) is not None
         or base.startswith(("linux-vdso", "system-supplied DSO"))
+        or frame.name in ENTRIES
         or frame.name.startswith(("std::", "__gnu_cxx::", "operator new", "operator delete"))
         or "/include/c++/" in (frame.file or "")
     )
 
 
-def user_frame(where: Union[Event, Sequence[Frame]]) -> Frame | None:
+def user_frame(where: Event | Sequence[Frame]) -> Frame | None:
     """Return the newest frame of the user's own code that has a source line, of an event or a stack (newest first).
 
     The user's own is what is neither in libc, ld.so, libpthread or libstdc++ nor in C++'s headers. Where none of it
     has a line, it is the newest such frame; None where there is none.
     """
     frames = where.frames if isinstance(where, Event) else where
-    own = [frame for frame in frames if (frame.function or frame.objfile) and not _is_runtime(frame)]
-    for frame in own:
-        if frame.line is not None:
-            return frame
+    code = _code_of(frames)
+    if code not in _user_places:
+        if len(_user_places) >= _MOST_STACKS:
+            _user_places.clear()
+        _user_places[code] = _user_place(frames)
+    place = _user_places[code]
+    return None if place is None else frames[place]
+
+
+def _user_place(frames: Sequence[Frame]) -> int | None:
+    own = [place for place, frame in enumerate(frames) if (frame.function or frame.objfile) and not _is_runtime(frame)]
+    for place in own:
+        if frames[place].line is not None:
+            return place
     static = _is_static(frames)
-    for frame in own:
-        name = _function(frame)
+    for place in own:
+        name = _function(frames[place])
         if name != "_start" and not (static and (name in WRAPPERS or _known_to_libc(name))):
-            return frame
+            return place
     return None
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import FLAG_BITS, Abi
-from gdbheap.ptmalloc.layout import Layout, integer, integers
+from gdbheap.ptmalloc.layout import Layout
 
 NONCONTIGUOUS_BIT = 2
+_SIGNED = frozenset({"mutex", "flags"})
 #: Arenas that are followed at most; glibc makes 8 for each processor unless it is told to make more.
 MAX_ARENAS = 0x10000
 
@@ -61,7 +62,7 @@ class Arena:
 
     def has_top(self, abi: Abi) -> bool:
         """Whether there is a top chunk: before the first memory, ``top`` is 0 or bin 1's header (initial_top)."""
-        return self.top not in (0, self.bin_header(abi, 1))
+        return _is_top(abi, self.bins_address, self.top)
 
 
 @dataclass(frozen=True)
@@ -81,34 +82,47 @@ def read_arena(memory: Memory, abi: Abi, layout: Layout, address: int, number: i
 
     ``number`` is what the arena is to be called: 0 for main_arena. Raises MemoryFault where the struct is unreadable.
     """
-    fields = layout.state.fields
     data = memory.read(address, layout.state.size)
-    arena = Arena(
+    return decode_arena(abi, layout, address, number, data, read_top_size(memory, abi, layout, address, data))
+
+
+def read_top_size(memory: Memory, abi: Abi, layout: Layout, address: int, data: bytes) -> int | None:
+    """Return the size of the top chunk of the arena at ``address`` whose bytes are ``data``; see Arena.top_size."""
+    offset = layout.state.fields["top"].offset
+    top = int(abi.words(data[offset : offset + abi.word_size])[0])
+    if not _is_top(abi, address + layout.state.fields["bins"].offset, top):
+        return 0
+    try:
+        return abi.read_word(memory, top + abi.word_size) & ~FLAG_BITS
+    except MemoryFault:
+        return None
+
+
+def decode_arena(abi: Abi, layout: Layout, address: int, number: int, data: bytes, top_size: int | None) -> Arena:
+    """Return the arena at ``address`` from the bytes of its malloc_state and the size of its top chunk."""
+    fields = layout.state.decode(data, abi.order, _SIGNED)
+    return Arena(
         address=address,
         number=number,
-        mutex=integer(abi, data, fields["mutex"], signed=True),
-        flags=integer(abi, data, fields["flags"], signed=True),
-        top=integer(abi, data, fields["top"]),
-        top_size=0,
-        last_remainder=integer(abi, data, fields["last_remainder"]),
-        fastbins=integers(abi, data, fields["fastbinsY"]) if layout.has_fastbins else (),
-        bins=integers(abi, data, fields["bins"]),
-        bins_address=address + fields["bins"].offset,
-        binmap=integers(abi, data, fields["binmap"]),
-        next=integer(abi, data, fields["next"]),
-        next_free=integer(abi, data, fields["next_free"]),
-        attached_threads=integer(abi, data, fields["attached_threads"]),
-        system_mem=integer(abi, data, fields["system_mem"]),
-        max_system_mem=integer(abi, data, fields["max_system_mem"]),
+        mutex=fields["mutex"],
+        flags=fields["flags"],
+        top=fields["top"],
+        top_size=top_size,
+        last_remainder=fields["last_remainder"],
+        fastbins=fields.get("fastbinsY", ()),
+        bins=fields["bins"],
+        bins_address=address + layout.state.fields["bins"].offset,
+        binmap=fields["binmap"],
+        next=fields["next"],
+        next_free=fields["next_free"],
+        attached_threads=fields["attached_threads"],
+        system_mem=fields["system_mem"],
+        max_system_mem=fields["max_system_mem"],
     )
-    if not arena.has_top(abi):
-        return arena
-    size: int | None
-    try:
-        size = abi.read_word(memory, arena.top + abi.word_size) & ~FLAG_BITS
-    except MemoryFault:
-        size = None
-    return replace(arena, top_size=size)
+
+
+def _is_top(abi: Abi, bins_address: int, top: int) -> bool:
+    return top not in (0, bins_address - abi.header)  # bin 1's header is initial_top
 
 
 def read_arenas(memory: Memory, abi: Abi, layout: Layout, main_arena: int) -> ArenaRing:
@@ -151,7 +165,7 @@ def _not_an_arena(memory: Memory, abi: Abi, layout: Layout, address: int, before
         data = memory.read(heap, layout.heap_info.size)
     except MemoryFault as fault:
         return f"The ring of arenas is broken: {link} is {address:#x}, and no heap_info is before that ({fault})."
-    owner = integer(abi, data, layout.heap_info.fields["ar_ptr"])
+    owner = layout.heap_info.decode(data, abi.order)["ar_ptr"]
     if owner == address:
         return None
     return (

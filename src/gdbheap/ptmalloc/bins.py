@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -124,68 +125,88 @@ class _Reader:
         self.abi = abi
         self.arena = arena
         self.left = limit
+        self.unpack = struct.Struct(f"{abi.order}3{abi.word_code}").unpack
 
-    def node(self, chunk: int, where: str) -> tuple[int, int, int]:
-        """Return size word, fd and bk of ``chunk``; raise _Broken where there cannot be a chunk."""
-        abi = self.abi
-        if (chunk + abi.header) % abi.alignment:
-            raise _Broken(
-                f"{where} is {chunk:#x}, but chunks are at multiples of {abi.alignment:#x}"
-                f"{f' less {abi.header:#x}' if abi.alignment > abi.header else ''}; the list was followed up to there."
-            )
+
+class _List:
+    """One list while it is followed: the sizes found by address, in order, and what is wrong with them."""
+
+    def __init__(self, reader: _Reader, name: str, low: int, high: int | None) -> None:
+        system_mem = reader.arena.system_mem
+        self.found: dict[int, int] = {}
+        self.problems = Problems()
+        self.complete = True
+        self._reader = reader
+        self._name = name
+        self._low = low
+        self._high = system_mem if high is None else min(high, system_mem)
+
+    def node(self, chunk: int, before: int | None) -> tuple[int, int, int] | None:
+        """Return size word, fd and bk of ``chunk``, which fd of the chunk ``before`` (None: the front) names.
+
+        None where the list cannot be followed any further.
+        """
+        reader = self._reader
+        abi = reader.abi
+        reason: object
         try:
-            words = abi.words(self.memory.read(chunk + abi.word_size, 3 * abi.word_size))
+            if reader.left > 0 and chunk not in self.found and not (chunk + abi.header) % abi.alignment:
+                reader.left -= 1
+                word, fd, bk = reader.unpack(reader.memory.read(chunk + abi.word_size, 3 * abi.word_size))
+                return word, fd, bk
+            reason = "a chunk that is on the list already: the list is a loop"
+            if chunk not in self.found:
+                reason = f"no place for a chunk: its user pointer would be no multiple of {abi.alignment:#x}"
         except MemoryFault as fault:
-            raise _Broken(f"{where} is {chunk:#x}: {fault}; the list was followed up to there.") from None
-        return words[0], words[1], words[2]
-
-
-class _Broken(Exception):
-    """A list that cannot be followed any further; the message is the problem's sentence."""
-
-
-def _wrong_size(abi: Abi, arena: Arena, name: str, chunk: int, word: int, low: int, high: int | None) -> str | None:
-    size = word & ~FLAG_BITS
-    limit = arena.system_mem if high is None else min(high, arena.system_mem)
-    if low <= size <= limit and not size % abi.alignment:
+            reason = fault
+        self.complete = False
+        if reader.left > 0:
+            link = f"The front of the list {self._name} of {reader.arena.name}"
+            if before is not None:
+                link = f"fd of the chunk at {before:#x} on the list {self._name}"
+            self.problems.add(f"{link} leads to {chunk:#x}: {reason}.")
         return None
-    if limit < low:
-        return f"The chunk at {chunk:#x} is on the list {name}, but no chunk of {arena.name} can belong there."
-    expected = f"{low:#x}" if low == high else f"a multiple of {abi.alignment:#x} from {low:#x} to {limit:#x}"
-    return f"The chunk at {chunk:#x} on the list {name} has the size word {word:#x}; its size should be {expected}."
+
+    def size(self, chunk: int, word: int) -> int:
+        """Enter ``chunk``; return its size in bytes, 0 where its size ``word`` cannot be right for this list."""
+        size = word & ~FLAG_BITS
+        if not self._low <= size <= self._high or size % self._reader.abi.alignment:
+            size = 0
+            self.problems.add(self._wrong_size(chunk, word))
+        self.found[chunk] = size
+        return size
+
+    def _wrong_size(self, chunk: int, word: int) -> str:
+        low, high, alignment = self._low, self._high, self._reader.abi.alignment
+        if high < low:
+            name = self._reader.arena.name
+            return f"The chunk at {chunk:#x} is on the list {self._name}, where no chunk of {name} can be."
+        expected = f"{low:#x}" if low == high else f"a multiple of {alignment:#x} from {low:#x} to {high:#x}"
+        return (
+            f"The chunk at {chunk:#x} on the list {self._name} has the size word {word:#x}; its size should be "
+            f"{expected}."
+        )
+
+    def result(self, kind: str, index: int) -> FreeList:
+        """Return the list as far as it was followed."""
+        return FreeList(
+            kind, index, tuple(self.found), tuple(self.found.values()), self.problems.texts(), self.complete
+        )
 
 
 def _fastbin(reader: _Reader, index: int, safe_linking: bool) -> FreeList:
-    abi, arena = reader.abi, reader.arena
-    name = f"fastbin {index}"
-    size_wanted = (index + 2) << (4 if abi.word_size == 8 else 3)
-    found: dict[int, int] = {}
-    problems = Problems()
-    chunk, where = arena.fastbins[index], f"The front of the list {name} of {arena.name}"
-    complete = True
+    size = (index + 2) << (4 if reader.abi.word_size == 8 else 3)
+    following = _List(reader, f"fastbin {index}", size, size)
+    header = reader.abi.header
+    chunk, before = reader.arena.fastbins[index], None
     while chunk:
-        if chunk in found:
-            problems.add(f"{where} is {chunk:#x}, which is on the list already: the list is a loop.")
-            complete = False
+        node = following.node(chunk, before)
+        if node is None:
             break
-        if reader.left <= 0:
-            complete = False
-            break
-        try:
-            word, link, _ = reader.node(chunk, where)
-        except _Broken as broken:
-            problems.add(str(broken))
-            complete = False
-            break
-        reader.left -= 1
-        found[chunk] = word & ~FLAG_BITS
-        wrong = _wrong_size(abi, arena, name, chunk, word, size_wanted, size_wanted)
-        if wrong is not None:
-            problems.add(wrong)
-            found[chunk] = 0
-        where = f"fd of the chunk at {chunk:#x} on the list {name}"
-        chunk = link ^ ((chunk + abi.header) >> 12) if safe_linking else link
-    return FreeList("fastbin", index, tuple(found), tuple(found.values()), problems.texts(), complete)
+        following.size(chunk, node[0])
+        before = chunk
+        chunk = node[1] ^ ((chunk + header) >> 12) if safe_linking else node[1]
+    return following.result("fastbin", index)
 
 
 def _kind(abi: Abi, index: int) -> str:
@@ -203,64 +224,77 @@ def _bin(reader: _Reader, index: int) -> FreeList:
     except ValueError:
         low, high = 1, 0  # nothing may be on it
     header = arena.bin_header(abi, index)
-    found: dict[int, int] = {}
-    problems = Problems()
-    before, smallest = header, None
-    chunk, where = arena.bins[2 * index - 2], f"The front (fd) of the list {name} of {arena.name}"
-    complete = True
+    following = _List(reader, name, low, high)
+    problems = following.problems
+    before, smallest = header, arena.system_mem
+    chunk = arena.bins[2 * index - 2]
     while chunk != header:
-        if chunk in found:
-            problems.add(f"{where} is {chunk:#x}, which is on the list already: the list is a loop.")
-            complete = False
+        node = following.node(chunk, None if before == header else before)
+        if node is None:
             break
-        if reader.left <= 0:
-            complete = False
-            break
-        try:
-            word, fd, bk = reader.node(chunk, where)
-        except _Broken as broken:
-            problems.add(str(broken))
-            complete = False
-            break
-        reader.left -= 1
-        size = found[chunk] = word & ~FLAG_BITS
-        wrong = _wrong_size(abi, arena, name, chunk, word, low, high)
-        if wrong is not None:
-            problems.add(wrong)
-            found[chunk] = 0
+        word, fd, bk = node
+        size = following.size(chunk, word)
         if bk != before:
             problems.add(
                 f"bk of the chunk at {chunk:#x} on the list {name} is {bk:#x}; it should be {before:#x}, "
                 f"whose fd leads here."
             )
-        if wrong is not None and bk != before:
-            # Nothing speaks for this being a chunk at all, so its fd says nothing either.
-            del found[chunk]
-            complete = False
-            break
-        if kind == "large" and wrong is None:
-            if smallest is not None and size > smallest:
+            if not size:
+                # Nothing speaks for this being a chunk at all, so its fd says nothing either.
+                del following.found[chunk]
+                following.complete = False
+                break
+        if kind == "large" and size:
+            if size > smallest:
                 problems.add(
                     f"The chunk at {chunk:#x} on the list {name} has {size:#x} bytes; it should have at most "
                     f"{smallest:#x}, the size of the chunk before it."
                 )
             smallest = size
-        before, where = chunk, f"fd of the chunk at {chunk:#x} on the list {name}"
-        chunk = fd
-    if complete and arena.bins[2 * index - 1] != before:
+        before, chunk = chunk, fd
+    if following.complete and arena.bins[2 * index - 1] != before:
         problems.add(
             f"The back (bk) of the list {name} of {arena.name} is {arena.bins[2 * index - 1]:#x}; it should be "
             f"{before:#x}, the last chunk that fd leads to."
         )
-    return FreeList(kind, index, tuple(found), tuple(found.values()), problems.texts(), complete)
+    return following.result(kind, index)
+
+
+@lru_cache(maxsize=64)
+def _empty_bins(abi: Abi, bins_address: int, words: int) -> tuple[int, ...]:
+    """Return what the bins of an arena hold while all are empty: each header's address, twice (malloc_init_state)."""
+    step = 2 * abi.word_size
+    first = bins_address - abi.header
+    return tuple(address for header in range(words // 2) for address in (first + header * step,) * 2)
+
+
+def has_free_chunks(abi: Abi, layout: Layout, address: int, data: bytes) -> bool:
+    """Return whether any fastbin or bin of the arena at ``address``, whose bytes are ``data``, holds a chunk."""
+    fields = layout.state.fields
+    if layout.has_fastbins:
+        fast = fields["fastbinsY"]
+        if any(data[fast.offset : fast.offset + fast.size]):
+            return True
+    bins = fields["bins"]
+    held = data[bins.offset : bins.offset + bins.size]
+    return held != _empty_bins_data(abi, address + bins.offset, bins.count) and any(held)
+
+
+@lru_cache(maxsize=64)
+def _empty_bins_data(abi: Abi, bins_address: int, words: int) -> bytes:
+    return struct.pack(f"{abi.order}{words}{abi.word_code}", *_empty_bins(abi, bins_address, words))
 
 
 def _nonempty_bins(abi: Abi, arena: Arena) -> Iterator[int]:
+    empty = _empty_bins(abi, arena.bins_address, len(arena.bins))
     # malloc_init_state has not run while every word is 0 and there is no top chunk either.
-    unused = not any(arena.bins) and not arena.has_top(abi)
-    for index in range(UNSORTED_BIN, len(arena.bins) // 2 + 1):
-        header = arena.bin_header(abi, index)
-        if not unused and not arena.bins[2 * index - 2] == arena.bins[2 * index - 1] == header:
+    if arena.bins == empty or not (any(arena.bins) or arena.has_top(abi)):
+        return
+    last = 0
+    for place, (word, header) in enumerate(zip(arena.bins, empty)):
+        index = place // 2 + 1
+        if word != header and index != last:
+            last = index
             yield index
 
 

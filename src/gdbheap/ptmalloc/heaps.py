@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import Abi, round_down
 from gdbheap.ptmalloc.arena import Arena
-from gdbheap.ptmalloc.layout import Layout, LayoutUnknown, integer
+from gdbheap.ptmalloc.layout import Layout, LayoutUnknown
 from gdbheap.ptmalloc.params import Params
 
 #: Heaps of one arena that are followed at most: 4 TiB on 64-bit machines.
@@ -72,15 +72,14 @@ def read_heap(memory: Memory, abi: Abi, layout: Layout, address: int, max_size: 
     """
     if layout.heap_info is None:
         raise LayoutUnknown("The target's debug information does not describe struct _heap_info.")
-    fields = layout.heap_info.fields
-    data = memory.read(address, layout.heap_info.size)
+    fields = layout.heap_info.decode(memory.read(address, layout.heap_info.size), abi.order)
     return HeapInfo(
         address=address,
-        arena=integer(abi, data, fields["ar_ptr"]),
-        prev=integer(abi, data, fields["prev"]),
-        size=integer(abi, data, fields["size"]),
-        mprotect_size=integer(abi, data, fields["mprotect_size"]),
-        page_size=integer(abi, data, fields["pagesize"]) if "pagesize" in fields else abi.page_size,
+        arena=fields["ar_ptr"],
+        prev=fields["prev"],
+        size=fields["size"],
+        mprotect_size=fields["mprotect_size"],
+        page_size=fields.get("pagesize", abi.page_size),
         max_size=max_size,
     )
 

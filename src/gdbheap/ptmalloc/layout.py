@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gdbheap.ptmalloc.abi import Abi
-from gdbheap.symbols import Field, Struct, Symbols
+from gdbheap.symbols import Struct, Symbols
 
 _STATE_NEEDS = (
     "mutex", "flags", "top", "last_remainder", "bins", "binmap", "next", "next_free", "attached_threads",
@@ -72,20 +71,3 @@ def _required(symbols: Symbols, name: str, fields: tuple[str, ...]) -> Struct:
     if missing:
         raise LayoutUnknown(f"The target's struct {name} has no field {', '.join(missing)}: it is not glibc's.")
     return struct
-
-
-def integer(abi: Abi, data: bytes, field: Field, *, signed: bool = False) -> int:
-    """Return the member ``field`` of the struct whose bytes are ``data``."""
-    return int.from_bytes(
-        data[field.offset : field.offset + field.size], "little" if abi.little_endian else "big", signed=signed
-    )
-
-
-def integers(abi: Abi, data: bytes, field: Field) -> tuple[int, ...]:
-    """Return the unsigned elements of the array ``field`` of the struct whose bytes are ``data``."""
-    part = data[field.offset : field.offset + field.size]
-    width = field.size // field.count
-    if width == abi.word_size:
-        return tuple(abi.words(part))
-    elements = (part[at : at + width] for at in range(0, len(part), width))
-    return tuple(int.from_bytes(element, "little" if abi.little_endian else "big") for element in elements)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gdbheap.memory import Memory
 from gdbheap.ptmalloc.abi import Abi
-from gdbheap.ptmalloc.layout import Layout, integer
+from gdbheap.ptmalloc.layout import Layout
 
 _SIGNED = frozenset(
     ("thp_mode", "hp_flags", "n_mmaps", "n_mmaps_max", "max_n_mmaps", "no_dyn_threshold")
@@ -154,9 +154,12 @@ _FIELDS: Mapping[str, _Field] = {
 
 def read_params(memory: Memory, abi: Abi, layout: Layout, address: int) -> Params:
     """Return ``mp_``, which is at ``address``; raise MemoryFault where it is unreadable."""
-    data = memory.read(address, layout.par.size)
-    fields = sorted(layout.par.fields.items(), key=lambda item: item[1].offset)
-    return Params(address, {name: integer(abi, data, field, signed=name in _SIGNED) for name, field in fields})
+    return decode_params(abi, layout, address, memory.read(address, layout.par.size))
+
+
+def decode_params(abi: Abi, layout: Layout, address: int, data: bytes) -> Params:
+    """Return ``mp_`` from its bytes."""
+    return Params(address, layout.par.decode(data, abi.order, _SIGNED))
 
 
 def _defaults(abi: Abi, layout: Layout) -> Mapping[str, tuple[int, ...]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import FLAG_BITS, Abi
-from gdbheap.ptmalloc.layout import Layout, LayoutUnknown, integers
+from gdbheap.ptmalloc.layout import Layout, LayoutUnknown
 from gdbheap.ptmalloc.problems import Problems
 from gdbheap.symbols import Symbols
 
@@ -182,7 +182,7 @@ def read_tcache(
     data = memory.read(address, layout.tcache.size)
     start = fields["entries"].offset
     entries = abi.words(data[start : start + total * abi.word_size])
-    counters = integers(abi, data, fields["num_slots" if layout.tcache_counts_down else "counts"])
+    counters = layout.tcache.decode(data, abi.order)["num_slots" if layout.tcache_counts_down else "counts"]
     bins = []
     for index, (head, counter) in enumerate(zip(entries, counters)):
         claimed = 0 if layout.tcache_counts_down else counter
@@ -215,7 +215,8 @@ def tcache_count(memory: Memory, abi: Abi, layout: Layout, address: int, size: i
         assert layout.tcache is not None  # tcache_index has refused that
         fields = layout.tcache.fields
         if not layout.tcache_counts_down:
-            return integers(abi, memory.read(address, layout.tcache.size), fields["counts"])[index]
+            data = memory.read(address, layout.tcache.size)
+            return int(layout.tcache.decode(data, abi.order)["counts"][index])
         head = abi.read_word(memory, address + fields["entries"].offset + index * abi.word_size)
         # A tcache that counts places is of 2.42 or later, so its links are mangled.
         return len(_follow(memory, abi, index, head, True, None).found)

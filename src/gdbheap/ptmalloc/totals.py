@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import compress
+from itertools import chain, compress
 
 from gdbheap.memory import Memory
 from gdbheap.ptmalloc.abi import Abi
@@ -85,15 +85,13 @@ class Tally:
             self._alignment += max(region.start - region.address - region.header, 0)
         self._problems.extend(block.problems)
         if states:
-            rest = sum(columns.sizes)
+            rest = columns.addresses[-1] + columns.sizes[-1] - columns.addresses[0]
             # Most chunks are used: their bytes are what the others leave.
-            for state in range(1, len(STATES)):
-                count = states.count(state)
-                if count:
-                    size = sum(compress(columns.sizes, states.translate(_IS[state])))
-                    self._counts[state] += count
-                    self._sizes[state] += size
-                    rest -= size
+            for state in set(states) - {USED}:
+                size = sum(compress(columns.sizes, states.translate(_IS[state])))
+                self._counts[state] += states.count(state)
+                self._sizes[state] += size
+                rest -= size
             self._counts[USED] += states.count(USED)
             self._sizes[USED] += rest
         ending = columns.ending
@@ -148,31 +146,28 @@ def totals(memory: Memory, abi: Abi, plan: Plan, free: Membership) -> ArenaTotal
 
 def _unmet(memory: Memory, abi: Abi, plan: Plan, free: Membership, tally: Tally) -> tuple[str, ...]:
     """Return what is wrong with listed chunks that the walk did not meet."""
-    walked = sorted(tally.walked)
-    starts = [start for start, _ in walked]
-    inside, outside = [], []
-    for address, state in free.states.items():
-        place = bisect_right(starts, address) - 1
-        if place >= 0 and address < walked[place][1]:
-            inside.append(address)
-        elif state != TCACHE:
-            outside.append(address)
+    inside = [
+        range(bisect_left(free.addresses, start), bisect_left(free.addresses, end)) for start, end in tally.walked
+    ]
     problems = Problems()
-    if len(inside) != tally.listed:
+    if sum(map(len, inside)) != tally.listed:
         met: set[int] = set()
         for block in walk_arena(memory, abi, plan, free):
             met.update(compress(block.columns.addresses, block.states.translate(_IS_LISTED)))
-        for address in inside:
+        for place in chain.from_iterable(inside):
+            address = free.addresses[place]
             if address not in met:
                 problems.add(
-                    f"{address:#x} is on a list ({STATES[free.states[address]]}), but no chunk begins there: it is "
+                    f"{address:#x} is on a list ({STATES[free.states[place]]}), but no chunk begins there: it is "
                     f"inside another."
                 )
-    # Where regions are missing, what is outside the others may well be in them.
-    if plan.complete and not tally.has_gaps:
-        for address in outside:
+    if not plan.complete or tally.has_gaps:
+        return problems.texts()  # what is outside the regions that are known may well be in the others
+    places = set(range(len(free.addresses))).difference(*inside)
+    for place in sorted(places):
+        if free.states[place] != TCACHE:
             problems.add(
-                f"{address:#x} is on a list ({STATES[free.states[address]]}) of {plan.arena.name}, but it is not in "
-                f"that arena's memory."
+                f"{free.addresses[place]:#x} is on a list ({STATES[free.states[place]]}) of {plan.arena.name}, but it "
+                f"is not in that arena's memory."
             )
     return problems.texts()

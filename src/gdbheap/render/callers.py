@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from gdbheap.growth.event import Event, Frame
-from gdbheap.growth.requester import Requested, malloc_call, user_frame
+from gdbheap.growth.event import Event, Frame, Requested
 from gdbheap.render.escape import printable
 
 #: What lies between malloc's decision and the kernel: true of every event, so a chain leaves it out.
@@ -60,8 +59,8 @@ def _public(requested: Requested | None, frame: Frame) -> str:
 
 def inner_chain(event: Event) -> list[str]:
     """Return the callers from below the user's own down to the one that needed memory, without malloc's plumbing."""
-    user = user_frame(event)
-    requested = malloc_call(event)
+    user = event.user
+    requested = event.requested
     names: list[str] = []
     for frame in event.frames:
         if frame is user:
@@ -86,7 +85,7 @@ def shortened(names: Sequence[str]) -> list[str]:
 
 def caller_line(event: Event) -> str:
     """Return who made the call, on one line: the user's own place, then the chain inwards."""
-    user = user_frame(event)
+    user = event.user
     chain = inner_chain(event)
     if user is None:  # the loader at work before the program: its last steps tell enough
         return " > ".join(chain[-2:]) or "no caller is known"

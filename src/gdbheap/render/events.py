@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gdbheap.growth.event import Event
-from gdbheap.growth.requester import malloc_call, requester
 from gdbheap.render.callers import caller_line
 from gdbheap.render.escape import printable
 from gdbheap.render.style import Plain
@@ -39,13 +38,13 @@ def amount_text(event: Event) -> str:
 
 def owner_text(event: Event) -> str:
     """Return whose memory it is: the arena and the chunk asked for, or the purpose of a call that is not malloc's."""
-    who = requester(event)
+    who = event.requester
     if who.kind != "malloc":
         return f"{who.kind}: {printable(who.purpose)}"
-    requested = malloc_call(event)
+    requested = event.requested
     parts = []
-    arena = event.state.arena if event.state is not None else None
-    parts.append(arena.name if arena is not None else "malloc")
+    arena = event.reading.arena_name if event.reading is not None else None
+    parts.append(arena or "malloc")
     if requested is not None and requested.nb is not None:
         parts.append(f"chunk {requested.nb:#x}")
     if requested is not None and requested.request is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from gdbheap.growth.event import Event, Frame
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.predict import Prediction
-from gdbheap.growth.requester import malloc_call, requester
 
 
 def frame_object(frame: Frame) -> dict[str, object]:
@@ -21,8 +20,8 @@ def frame_object(frame: Frame) -> dict[str, object]:
 
 def event_object(event: Event, prediction: Prediction | None) -> dict[str, object]:
     """Return an event, with what was predicted for it, as JSON has it."""
-    who = requester(event)
-    requested = malloc_call(event) if who.kind == "malloc" else None
+    who = event.requester
+    requested = event.requested
     arena = event.state.arena if event.state is not None else None
     call = prediction.call if prediction is not None else None
     return {

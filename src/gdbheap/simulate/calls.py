@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Generator
 from dataclasses import dataclass
-from typing import TypeVar, Union
+from typing import TypeVar
 
 from gdbheap.simulate.state import GrowthState
 
@@ -88,7 +88,7 @@ Steps = Calling[Outcome]
 UNSEEN = frozenset({"madvise"})
 
 
-def advance(steps: Steps, result: int | None = None, unseen: Container[str] = UNSEEN) -> Union[Call, Outcome]:
+def advance(steps: Steps, result: int | None = None, unseen: Container[str] = UNSEEN) -> Call | Outcome:
     """Send the kernel's ``result`` of the last call (None to start) and return the next call, or the Outcome.
 
     Calls whose name is in ``unseen`` are answered with 0 and passed over. Raises Unpredictable as the prediction does.

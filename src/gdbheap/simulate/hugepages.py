@@ -38,8 +38,8 @@ def madvise_thp(state: GrowthState, address: int, size: int) -> Calling[None]:
         rounded=size,
         multiple=1,
         why=(
-            f"glibc.malloc.hugetlb is 1 and the new memory, {size:#x} bytes, is at least one transparent huge page "
-            f"(thp_pagesize {thp_pagesize:#x}).",
+            f"Transparent huge pages are wanted (glibc.malloc.hugetlb=1), and the new memory, {size:#x} bytes, is at "
+            f"least one of them (thp_pagesize {thp_pagesize:#x}).",
         ),
         source="madvise_thp (malloc/malloc.c)",
     )

@@ -36,8 +36,9 @@ def sysmalloc(state: GrowthState, nb: int) -> Steps:
     """Predict sysmalloc (malloc/malloc.c, glibc 2.23 to 2.43) for a chunk of ``nb`` bytes.
 
     ``state`` has the arena that malloc works on, whose top chunk is too small for the request. The Outcome's chunk is
-    the one that malloc gets; its error says that malloc fails or aborts. Raises Unpredictable where the state lacks a
-    fact that decides the next call.
+    the one that malloc gets. Its error says that sysmalloc fails, after which the public function tries once more in
+    another arena where there are threads, or that malloc aborts. Memory tagging (MTE) is not taken into account.
+    Raises Unpredictable where the state lacks a fact that decides the next call.
     """
     before = state
     mapped, reason = _wants_mapping(state, nb)
@@ -54,6 +55,11 @@ def sysmalloc(state: GrowthState, nb: int) -> Steps:
             return outcome(before, state, chunk)
         why += ("But the kernel refused the mapping.",)
     arena = arena_of(state)
+    top_size, page = top_size_of(arena), state.abi.page_size
+    if top_size and (top_size < state.abi.min_size or (arena.top + top_size) % page):
+        # a brk-align that was refused leaves such a top chunk, and so does a foreign sbrk after a fallback
+        error = f"malloc aborts: sysmalloc asserts that the top chunk ends on a page, not at {arena.top + top_size:#x}."
+        return outcome(before, state, error=error)
     if arena.is_main:
         return (yield from _grow_main(state, arena, nb, why))
     return (yield from _grow_heap(state, arena, nb, why, tried_mapping=mapped))
@@ -95,7 +101,7 @@ def _cut(before: GrowthState, state: GrowthState, nb: int, changes: tuple[str, .
     top_size = top_size_of(arena)
     if top_size < nb + state.abi.min_size:
         error = (
-            f"malloc fails with ENOMEM: the top chunk has {top_size:#x} bytes, fewer than nb {nb:#x} plus MINSIZE "
+            f"sysmalloc fails with ENOMEM: the top chunk has {top_size:#x} bytes, fewer than nb {nb:#x} plus MINSIZE "
             f"{state.abi.min_size:#x}."
         )
         return outcome(before, state, None, changes, error)
@@ -156,6 +162,9 @@ def _grow_main(state: GrowthState, arena: Arena, nb: int, why: tuple[str, ...]) 
                 changes += (f"{start - old_end:#x} bytes that someone else took with sbrk are counted in system_mem.",)
         state, correction, end = yield from _align(state, start, size, top, old_size)
     elif end is None:
+        if state.abi.alignment == state.abi.header and top != start:
+            error = f"malloc aborts: sysmalloc asserts that the break is aligned here, but it was at {start:#x}."
+            return outcome(before, state, None, changes, error)
         end = break_of(state)
     state = with_system_mem(with_top(state, top, end - top + correction), correction)
     if old_size:
@@ -262,7 +271,7 @@ def _fall_back(
     if hp_pagesize:
         tries.insert(0, (hp_pagesize, hp_pagesize, state.params.get("hp_flags")))
     for multiple, least, flags in tries:
-        terms, length = _fallback_size(state, arena, nb, size, multiple, least)
+        terms, length, multiple = _fallback_size(state, arena, nb, size, multiple, least)
         if not since(state, 2, 43) and length <= nb:  # it wraps around, and malloc does not try
             continue
         address = yield Call(
@@ -286,7 +295,8 @@ def _fall_back(
 
 def _fallback_size(
     state: GrowthState, arena: Arena, nb: int, size: int, multiple: int, least: int
-) -> tuple[tuple[Term, ...], int]:
+) -> tuple[tuple[Term, ...], int, int]:
+    """Return the sum, the length of the mapping, and what it is rounded to."""
     terms: tuple[Term, ...]
     asked = size % (1 << 8 * state.abi.word_size)  # mmap takes an unsigned size
     if since(state, 2, 43):
@@ -304,11 +314,11 @@ def _fallback_size(
         length = round_up(total(terms), multiple)
     else:
         terms = (Term("size", asked, "what the break should have been moved by"),)
-        length = asked
+        length, multiple = asked, 1
     if length < least:
         terms += (Term("least", least - total(terms), f"up to the least size of such a mapping, {least:#x}"),)
         length = least
-    return terms, length
+    return terms, length, multiple
 
 
 def _grow_heap(state: GrowthState, arena: Arena, nb: int, why: tuple[str, ...], tried_mapping: bool) -> Steps:

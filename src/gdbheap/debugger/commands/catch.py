@@ -9,6 +9,8 @@ from gdbheap.debugger.options import Option, Parsed, UsageError
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gdbheap.growth.event import Event
 
 
@@ -49,7 +51,7 @@ class HeapCatch(HeapCommand):
             calls,
             malloc_only=parsed.given("malloc"),
             stop_there=parsed.given("stop"),
-            show=_print_line,
+            show=_line_printer(),
         )
         what = "only those that malloc makes" if parsed.given("malloc") else "whoever makes them"
         gdb.write(f"Catchpoint {RECORDER.number} records {', '.join(calls)}: {what}.\n")
@@ -63,8 +65,13 @@ class HeapCatch(HeapCommand):
         return [call for call in SYSCALLS if call.startswith(word)]
 
 
-def _print_line(event: Event) -> None:
+def _line_printer() -> Callable[[Event], None]:
     from gdbheap.debugger.output import style
     from gdbheap.render.events import event_line
 
-    gdb.write(event_line(event, style()) + "\n")
+    chosen = style()  # asking GDB for its settings at each event would cost more than the line
+
+    def show(event: Event) -> None:
+        gdb.write(event_line(event, chosen) + "\n")
+
+    return show
