@@ -20,11 +20,18 @@ def run_seconds(command: Sequence[str]) -> float:
     return time.perf_counter() - start
 
 
-def medians(first: Callable[[], float], second: Callable[[], float], runs: int) -> tuple[float, float]:
-    """Return the medians of ``runs`` measurements of both, taken in turns after one of each to warm up."""
+def paired(first: Callable[[], float], second: Callable[[], float], runs: int) -> tuple[float, float, float]:
+    """Return the medians of ``runs`` measurements of both, and the median of the ratios second / first.
+
+    The two are taken in turns after one of each to warm up, so that a ratio compares what ran side by side.
+    """
     first(), second()
     pairs = [(first(), second()) for _ in range(runs)]
-    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
+    return (
+        statistics.median(pair[0] for pair in pairs),
+        statistics.median(pair[1] for pair in pairs),
+        statistics.median(pair[1] / pair[0] for pair in pairs),
+    )
 
 
 def build(source: str, *flags: str) -> Path:

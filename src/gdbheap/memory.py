@@ -91,3 +91,23 @@ class PageCache:
         except MemoryFault:
             pass  # a page that is partly readable (the end of a core's segment): ask for just these bytes
         return self._memory.read(address, size)
+
+
+#: Ranges at most this far apart, in bytes, are read at once.
+_NEAR = 0x2000
+
+
+def read_both(memory: Memory, first: tuple[int, int], second: tuple[int, int]) -> tuple[bytes, bytes]:
+    """Return the bytes of two ranges, each (address, size); with one read where they are close together.
+
+    Raises MemoryFault where any of them is unreadable.
+    """
+    start = min(first[0], second[0])
+    end = max(first[0] + first[1], second[0] + second[1])
+    if end - start > _NEAR:
+        return memory.read(*first), memory.read(*second)
+    try:
+        data = memory.read(start, end - start)
+    except MemoryFault:  # something unreadable lies between
+        return memory.read(*first), memory.read(*second)
+    return data[first[0] - start :][: first[1]], data[second[0] - start :][: second[1]]

@@ -1,4 +1,4 @@
-"""The facts that a target's symbols and debug information give: addresses, layouts of structs, thread-local variables."""
+"""The facts that a target's symbols and debug information give: addresses, struct layouts, thread-local variables."""
 
 from __future__ import annotations
 
@@ -62,9 +62,7 @@ class _Decoder:
 
     def decode(self, data: bytes) -> dict[str, Any]:
         values = self._struct.unpack_from(data)
-        return {
-            name: values[first : first + count] if count else values[first] for name, first, count in self._places
-        }
+        return {name: values[first : first + count] if count else values[first] for name, first, count in self._places}
 
 
 class Symbols(Protocol):

@@ -7,9 +7,11 @@ without a name, the source line, and in braces the variables that GDB could read
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -40,7 +42,12 @@ class Stack:
             result=self.result,
             file=self.file,
         )
-        return replace(event, requester=requester(event))
+        return changed(event, requester=requester(event))
+
+
+def changed(event: Event, **changes: Any) -> Event:
+    """Return ``event`` with some fields changed."""
+    return Event(**{name: changes.get(name, getattr(event, name)) for name in inspect.signature(Event).parameters})
 
 
 _FRAME = re.compile(
@@ -841,7 +848,7 @@ def test_the_loader_names_what_it_unmaps_and_protects() -> None:
         "loader unmaps cache": "unmaps /etc/ld.so.cache",
     }.items():
         assert requester(STACKS[name].event, earlier) == Requester("loader", purpose)
-    unmaps = replace(STACKS["loader unmaps, no symbols"].event, args=(0x7FFFF7DD5000, 0x1E1F50))
+    unmaps = changed(STACKS["loader unmaps, no symbols"].event, args=(0x7FFFF7DD5000, 0x1E1F50))
     assert requester(unmaps, earlier).purpose == "unmaps libc.so.6"
 
 
@@ -864,13 +871,13 @@ def test_free_that_leaves_no_frame() -> None:
     # up to glibc 2.33 free jumps to munmap_chunk, and that to munmap
     event, maker = STACKS["free 2.31"].event, STACKS["chunk 2.31"].event
     assert requester(event).kind == "program"
-    for known in (requester(event, [maker]), requester(replace(event, chunk=ChunkHeader(event.args[0], 0, 0x21002)))):
+    for known in (requester(event, [maker]), requester(changed(event, chunk=ChunkHeader(event.args[0], 0, 0x21002)))):
         assert known == Requester("malloc", "a chunk that is a mapping of its own")
     assert malloc_call(event.frames) == Requested(None, None, None, None, None, (), ())
-    own = replace(maker, requester=Requester("program", ""))
+    own = changed(maker, requester=Requester("program", ""))
     assert requester(event, [own]).kind == "program"
-    assert requester(event, [replace(maker, args=(0, 0x22000, *maker.args[2:]))]).kind == "program"
-    assert requester(event, [replace(maker, process=2)]).kind == "program"
+    assert requester(event, [changed(maker, args=(0, 0x22000, *maker.args[2:]))]).kind == "program"
+    assert requester(event, [changed(maker, process=2)]).kind == "program"
     assert requester(event, iter([maker])).kind == "malloc"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import gdb
@@ -11,18 +10,19 @@ import gdb
 from gdbheap.debugger import session
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.frames import FrameReader
-from gdbheap.debugger.processes import mapped_bytes, open_file, shrinks_heaps_with_mmap
+from gdbheap.debugger.processes import local_pid, mapped_bytes, open_file
 from gdbheap.debugger.stacks import StackCache
-from gdbheap.debugger.syscalls import SyscallStop, read_stop, registers_for
+from gdbheap.debugger.syscalls import MREMAP_FIXED, SyscallEntry, SyscallReader, register, registers_for
 from gdbheap.debugger.target import GdbMemory, Target, architecture_name
-from gdbheap.growth.event import ChunkHeader, Event, Frame, FreeLists, Served
+from gdbheap.growth.event import ChunkHeader, Event, FreeLists, Served
 from gdbheap.growth.history import Final, History
 from gdbheap.growth.reading import Reading
 from gdbheap.growth.requester import malloc_call, requester, stream_of, user_frame
-from gdbheap.memory import MemoryFault, PageCache
+from gdbheap.memory import MemoryFault, PageCache, read_both
+from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, PREV_INUSE
 from gdbheap.ptmalloc.arena import Arena, decode_arena, read_arena, read_top_size
 from gdbheap.ptmalloc.bins import free_summary, has_free_chunks
-from gdbheap.ptmalloc.heaps import heap_containing, read_heaps
+from gdbheap.ptmalloc.heaps import read_heaps
 from gdbheap.ptmalloc.params import read_params
 from gdbheap.ptmalloc.tcache import tcache_count
 from gdbheap.simulate.arenas import leftover
@@ -34,7 +34,6 @@ _FREE_LIMIT = 512
 #: Calls of malloc that are watched after the first growth, to show what it pays for.
 _WATCHED_CALLS = 4
 _MAP_FIXED = 0x10
-_MREMAP_FIXED = 2
 
 
 class Recorder:
@@ -43,7 +42,7 @@ class Recorder:
     def __init__(self) -> None:
         self.history = History()
         self.number: int | None = None
-        self._registers = registers_for("i386:x86-64")
+        self._readers: dict[int, SyscallReader] = {}  # by process
         self._frames = FrameReader()
         self._stacks = StackCache(self._frames, GdbMemory())
         self._pending: dict[int, int] = {}  # by tid: the index of the event that has not returned
@@ -70,9 +69,8 @@ class Recorder:
         self.stop()
         gdb.execute(f"catch syscall {' '.join(syscalls)} exit_group", to_string=True)
         number = int(gdb.convenience_variable("bpnum") or 0)
-        gdb.execute(f"condition {number} {registers.condition('$_heap_event')}", to_string=True)
+        gdb.execute(f"condition {number} $_heap_event(${registers.result})", to_string=True)
         self.number = number
-        self._registers = registers
         self._malloc_only = malloc_only
         self._stop_there = stop_there
         self._show = show
@@ -97,47 +95,51 @@ class Recorder:
             return False  # the user deleted it by hand
         return True
 
-    def observe(self, values: Sequence[int]) -> bool:
+    def observe(self, value: int) -> bool:
         """Record the system call that the selected thread is stopped at; return whether GDB should stop here.
 
-        ``values`` are the registers that the catchpoint's condition names.
+        ``value`` is that of the register that holds a call's result.
         """
-        stop = read_stop(values, self._registers)
-        if stop is None:
-            return False
         tid = gdb.selected_thread().ptid[1]
-        if stop.result is not None:
+        process = gdb.selected_inferior().pid
+        reader = self._readers.get(process)
+        if reader is None:
+            reader = self._readers[process] = SyscallReader(registers_for(architecture_name()), local_pid())
+        result = reader.result(value)
+        if result is not None:
+            # Calls of one thread do not nest, so this is the return of the one that it entered last.
             index = self._pending.pop(tid, None)
-            return index is not None and self._leave(index, stop.result)
-        if stop.name == "exit_group":
+            return index is not None and self._leave(index, result)
+        entry = reader.entry(tid)
+        if entry is not None and entry.name == "exit_group":
             self._at_exit()
-        else:
-            self._enter(tid, stop)
+        elif entry is not None:
+            self._enter(process, tid, entry)
         return False
 
-    def _enter(self, tid: int, stop: SyscallStop) -> None:
-        frames, more = self._stacks.read(stop.others)
+    def _enter(self, process: int, tid: int, entry: SyscallEntry) -> None:
+        frames, more = self._stacks.read(entry.pc, entry.sp)
         events = self.history.events
-        process = gdb.selected_inferior().pid
         thread = gdb.selected_thread().num
-        file = open_file(stop.args[4]) if stop.name == "mmap" else None
-        event = Event(len(events) + 1, process, thread, tid, stop.name, stop.args, frames, file=file, more_frames=more)
-        who = requester(event, self.history.of_process(process))
+        name, args = entry.name, entry.args
+        file = open_file(args[4]) if name == "mmap" else None
+        event = Event(len(events) + 1, process, thread, tid, name, args, frames, file=file, more_frames=more)
+        who = requester(event, events)
         if self._malloc_only and who.kind != "malloc":
             self._pending.pop(tid, None)
             return
         changes: dict[str, Any] = {"requester": who, "user": user_frame(frames)}
-        if stop.name == "brk":
+        if name == "brk":
             changes["break_before"] = self._breaks.get(process)
         else:
-            changes["mapped_before"] = _mapped_before(stop, who.kind)
+            changes["mapped_before"] = _mapped_before(entry, who.kind)
         if who.kind == "malloc":
-            self._read_allocator(event, stop.others[-1], changes)
+            self._read_allocator(event, changes)
         self._pending[tid] = len(events)
-        events.append(replace(event, **changes))
+        events.append(event._replace(**changes))
 
     def _leave(self, index: int, result: int) -> bool:
-        event = replace(self.history.events[index], result=result)
+        event = self.history.events[index]._replace(result=result)
         self.history.events[index] = event
         if event.syscall == "brk":
             self._breaks[event.process] = result
@@ -146,20 +148,22 @@ class Recorder:
             self._watch.follow(event)
         return self._stop_there
 
-    def _read_allocator(self, event: Event, thread_pointer: int, changes: dict[str, Any]) -> None:
+    def _read_allocator(self, event: Event, changes: dict[str, Any]) -> None:
         """Add to ``changes`` what was asked of malloc, and the allocator's state as far as it can be read."""
         frames = event.frames
         call = changes["requested"] = malloc_call(frames)
         try:
             target = session.target()
-            reading = read_allocator(target, call.arena, trimming=_is_trim(frames))
+            reading = read_allocator(target, call.arena)
         except (TargetError, MemoryFault):
             return
         changes["reading"] = reading
+        if call.nb is None and call.request is not None:  # sysmalloc itself is not among the callers
+            call = changes["requested"] = call._replace(nb=target.abi.request_to_chunk(call.request))
         if event.syscall in ("munmap", "mremap"):
             changes["chunk"] = _chunk_header(target, event)
         elif call.nb is not None and reading.arena is not None:
-            changes["free"] = _free_lists(target, reading, call.nb, thread_pointer)
+            changes["free"] = _free_lists(target, reading, call.nb)
         if event.syscall == "brk" and changes["break_before"] is None:
             changes["break_before"] = reading.curbrk or None
         stream = stream_of(frames)
@@ -192,16 +196,21 @@ class Recorder:
         if watch is not None and watch.is_valid():
             watch.delete()
 
-    def _on_new_objfile(self, event: Any) -> None:
+    def _forget_process(self) -> None:
         self._stacks.forget()
+        while self._readers:
+            self._readers.popitem()[1].close()
+
+    def _on_new_objfile(self, event: Any) -> None:
+        self._forget_process()
         if self.active:
             self._place_watch()
 
     def _on_clear_objfiles(self, event: Any) -> None:
-        self._stacks.forget()
+        self._forget_process()
 
     def _on_exited(self, event: Any) -> None:
-        self._stacks.forget()
+        self._forget_process()
         self._pending.clear()
         self._breaks.clear()
         self._remove_watch()
@@ -240,7 +249,7 @@ class _MallocWatch(gdb.Breakpoint):
             return
         arena = self._arena()
         if arena is not None:
-            served[-1] = replace(served[-1], top_after=arena.top, left=arena.top_size)
+            served[-1] = served[-1]._replace(top_after=arena.top, left=arena.top_size)
 
     def _arena(self) -> Arena | None:
         target = self._target
@@ -259,7 +268,7 @@ class _MallocWatch(gdb.Breakpoint):
             self.enabled = False
             return False
         if gdb.selected_thread().num == event.thread:
-            request = int(gdb.parse_and_eval("(unsigned long) $rdi"))
+            request = register("rdi") & 0xFFFFFFFFFFFFFFFF
             frames = tuple(self._frames.read().frames)
             served = Served(
                 event=event.id,
@@ -274,48 +283,44 @@ class _MallocWatch(gdb.Breakpoint):
         return False
 
 
-def read_allocator(target: Target, arena: int | None, *, trimming: bool = False) -> Reading:
+def read_allocator(target: Target, arena: int | None) -> Reading:
     """Return the allocator's variables now, those of the arena at this address included (None: no arena takes part).
 
-    ``trimming`` reads what heap_trim looks at as well: the ends of the arena's older heaps. Raises MemoryFault where
-    any of it is unreadable.
+    Raises MemoryFault where any of it is unreadable.
     """
     memory, abi, layout = target.memory, target.abi, target.layout
     facts = target.process_facts
-    params = memory.read(target.mp, layout.par.size)
     curbrk = target.word("__curbrk")
     if not arena:
+        params = memory.read(target.mp, layout.par.size)
         return Reading(facts, params, curbrk, others={"aligned_heap_area": target.word("aligned_heap_area")})
-    data = memory.read(arena, layout.state.size)
+    params, data = read_both(memory, (target.mp, layout.par.size), (arena, layout.state.size))
     top_size = read_top_size(memory, abi, layout, arena, data)
     number = session.arena_number(target, arena)
     others: dict[str, Any] = {}
     if number:
-        others = _heap_facts(target, decode_arena(abi, layout, arena, number, data, top_size), trimming)
+        others = _heap_facts(target, decode_arena(abi, layout, arena, number, data, top_size))
     return Reading(facts, params, curbrk, arena, number, data, top_size, others)
 
 
-def _heap_facts(target: Target, arena: Arena, trimming: bool) -> dict[str, Any]:
+def _heap_facts(target: Target, arena: Arena) -> dict[str, Any]:
+    """Return what new_heap, grow_heap and heap_trim look at besides, as fields of GrowthState."""
     memory, abi, layout = target.memory, target.abi, target.layout
-    params = read_params(memory, abi, layout, target.mp)
-    facts: dict[str, Any] = {"aligned_heap_area": target.word("aligned_heap_area")}
-    if not trimming:
-        facts["heap"] = heap_containing(memory, abi, layout, params, arena.top)
-        return facts
-    chain = read_heaps(memory, abi, layout, params, arena).heaps
-    facts["heap"] = chain[0] if chain else None
-    facts["older_heaps"] = tuple(OlderHeap(item, leftover(memory, abi, item)) for item in chain[1:])
-    facts["may_shrink_heap"] = shrinks_heaps_with_mmap()
-    return facts
+    chain = read_heaps(memory, abi, layout, read_params(memory, abi, layout, target.mp), arena)
+    older = None
+    if chain.problem is None:
+        older = tuple(OlderHeap(item, leftover(memory, abi, item)) for item in chain.heaps[1:])
+    return {
+        "aligned_heap_area": target.word("aligned_heap_area"),
+        "heap": chain.heaps[0] if chain.heaps else None,
+        "older_heaps": older,
+        "may_shrink_heap": target.may_shrink_heap,
+    }
 
 
-def _is_trim(frames: Sequence[Frame]) -> bool:
-    return any(frame.name == "heap_trim" for frame in frames[:8])
-
-
-def _free_lists(target: Target, reading: Reading, nb: int, thread_pointer: int) -> FreeLists:
+def _free_lists(target: Target, reading: Reading, nb: int) -> FreeLists:
     abi, layout = target.abi, target.layout
-    address = target.tcache_address(thread_pointer)
+    address = target.tcache_address(gdb.selected_thread())
     count = None
     if address is not None and layout.tcache is not None:
         count = tcache_count(target.memory, abi, layout, address, nb)
@@ -327,16 +332,23 @@ def _free_lists(target: Target, reading: Reading, nb: int, thread_pointer: int) 
 
 
 def _chunk_header(target: Target, event: Event) -> ChunkHeader | None:
-    """Return the header of the mmapped chunk that munmap_chunk or mremap_chunk works on."""
-    for frame in event.frames:
-        if frame.name in ("munmap_chunk", "mremap_chunk") and "p" in frame.variables:
-            address = frame.variables["p"]
-            try:
-                words = target.abi.words(target.memory.read(address, target.abi.header))
-            except MemoryFault:
-                return None
-            return ChunkHeader(address, words[0], words[1])
-    return None
+    """Return the header of the mmapped chunk whose mapping is given back or resized.
+
+    The chunk is at the start of the mapping, or behind it where memalign moved it; there the pointer that free or
+    realloc was called with tells.
+    """
+    pointers = [frame.variables.get("mem", frame.variables.get("oldmem")) for frame in event.frames]
+    given = next((pointer for pointer in pointers if pointer), None)
+    start, length = event.args[0], event.args[1]
+    address = start if given is None else given - target.abi.header
+    try:
+        prev_size, size_word = target.abi.words(target.memory.read(address, target.abi.header))
+    except MemoryFault:
+        return None
+    # Up to 2.42 size and prev_size make up the mapping; from 2.43 on without the header, and bit 0 is a flag.
+    covered = (prev_size & ~PREV_INUSE) + (size_word & ~FLAG_BITS)
+    sound = size_word & IS_MMAPPED and covered in (length, length - target.abi.header)
+    return ChunkHeader(address, prev_size, size_word) if sound else None
 
 
 def _stream_name(target: Target, address: int) -> str:
@@ -346,12 +358,12 @@ def _stream_name(target: Target, address: int) -> str:
     return f"the stream at {address:#x}"
 
 
-def _mapped_before(stop: SyscallStop, kind: str) -> int | None:
+def _mapped_before(entry: SyscallEntry, kind: str) -> int | None:
     """Return how many bytes are mapped where the call maps over them or unmaps, None where the call itself tells."""
-    args = stop.args
-    if stop.name == "mmap" and args[3] & _MAP_FIXED or stop.name == "munmap" and kind != "malloc":
+    args = entry.args
+    if (entry.name == "mmap" and args[3] & _MAP_FIXED) or (entry.name == "munmap" and kind != "malloc"):
         return mapped_bytes(args[0], args[0] + _pages(args[1]))
-    if stop.name == "mremap" and args[3] & _MREMAP_FIXED:
+    if entry.name == "mremap" and args[3] & MREMAP_FIXED:
         return mapped_bytes(args[4], args[4] + _pages(args[2]))
     return None
 
@@ -369,7 +381,7 @@ class HeapEvent(gdb.Function):
 
     def invoke(self, *arguments: gdb.Value) -> int:
         """Return 1 where GDB is to stop, else 0."""
-        return 1 if self._recorder.observe([int(value) for value in arguments]) else 0
+        return 1 if self._recorder.observe(int(arguments[0])) else 0
 
 
 RECORDER = Recorder()

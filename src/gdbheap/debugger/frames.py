@@ -7,7 +7,7 @@ from typing import Any
 import gdb
 
 from gdbheap.debugger.processes import mapped_file
-from gdbheap.debugger.target import is_runtime
+from gdbheap.debugger.target import is_runtime, program_file
 from gdbheap.growth.event import FRAME_VARIABLES, Frame, plain_name
 
 #: How many callers are kept of one event.
@@ -25,7 +25,7 @@ class _Place:
         location = frame.find_sal()
         if objfile is None:
             known = function is not None or location.symtab is not None
-            objfile = gdb.current_progspace().filename if known else mapped_file(pc)
+            objfile = program_file() if known else mapped_file(pc)
         file = None
         line = None
         if location.symtab is not None:
@@ -99,4 +99,4 @@ def _with_variables(place: _Place, frame: gdb.Frame) -> Frame:
                 variables[name] = int(value)
         except (gdb.error, ValueError, RuntimeError):
             continue
-    return Frame(known.function, known.file, known.line, known.objfile, known.pc, variables)
+    return known._replace(variables=variables)

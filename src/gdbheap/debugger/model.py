@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import gdb
 
 from gdbheap.debugger import session
+from gdbheap.debugger.catch import RECORDER
 from gdbheap.debugger.errors import TargetError
-from gdbheap.debugger.target import Target, each_thread, thread_pointer
+from gdbheap.debugger.target import Target, each_thread
 from gdbheap.growth.initial import Initial
+from gdbheap.growth.starts import region_starts
 from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc import account
 from gdbheap.ptmalloc.abi import FLAG_BITS
@@ -57,7 +59,7 @@ def read_tcaches(target: Target) -> tuple[dict[int, Tcache], list[str]]:
     memory = PageCache(target.memory)
     key = target.word("tcache_key")  # 2.34
     for thread in each_thread():
-        address = target.tcache_address(thread_pointer())
+        address = target.tcache_address(thread)
         if address is None:
             problems.append(
                 f"The tcache of thread {thread.num} cannot be found (its thread-local variable is not readable), "
@@ -72,7 +74,8 @@ def free_facts() -> FreeFacts:
     """Return what the free lists of all threads hold now, and what recorded events tell of main_arena's memory."""
     target = session.target()
     tcaches, problems = read_tcaches(target)
-    return FreeFacts(tuple(tcaches.values()), target.safe_linking, session.region_starts(), tuple(problems))
+    events = RECORDER.history.of_process(gdb.selected_inferior().pid)
+    return FreeFacts(tuple(tcaches.values()), target.safe_linking, region_starts(events), tuple(problems))
 
 
 def read_account() -> Account:

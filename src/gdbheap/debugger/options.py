@@ -17,11 +17,11 @@ class Option:
     """
 
     def __init__(
-        self, name: str, value: str, help: str, *, optional: bool = False, choices: Sequence[str] = ()
+        self, name: str, value: str, text: str, *, optional: bool = False, choices: Sequence[str] = ()
     ) -> None:
         self.name = name
         self.value = value
-        self.help = help
+        self.text = text
         self.optional = optional
         self.choices = choices
 

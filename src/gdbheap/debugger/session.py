@@ -48,17 +48,3 @@ def arena_number(target: Target, address: int) -> int:
     if address not in _numbers:
         raise MemoryFault(address, target.layout.state.size, "no arena of the ring is there")
     return _numbers[address]
-
-
-#: Where regions of main_arena begin that sbrk_base does not tell, by process; a recorder adds what it learns.
-_region_starts: dict[int, set[int]] = {}
-
-
-def add_region_start(process: int, address: int) -> None:
-    """Remember that memory of main_arena begins at ``address`` in that process."""
-    _region_starts.setdefault(process, set()).add(address)
-
-
-def region_starts() -> tuple[int, ...]:
-    """Return what is known of such starts in the selected inferior."""
-    return tuple(_region_starts.get(gdb.selected_inferior().pid, ()))

@@ -22,14 +22,16 @@ from typing import Any
 import gdb
 
 from gdbheap.debugger.frames import FrameReader, Stack
-from gdbheap.growth.event import FRAME_VARIABLES, Frame
+from gdbheap.debugger.syscalls import register
+from gdbheap.growth.event import Frame
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import Abi
 
-#: The registers that a stack is recognised by on x86-64, in the order in which ``StackCache.read`` takes them.
-REGISTERS = ("rip", "rsp", "rbx", "rbp", "r12", "r13", "r14", "r15")
+#: The registers, beside pc and sp, that frames or variables may depend on where a function is under way (x86-64).
+_KEPT = ("rbx", "rbp", "r12", "r13", "r14", "r15")
 
 _ABI = Abi(8)
+_WORD = 0xFFFFFFFFFFFFFFFF
 _LARGEST = 16 << 10  # bytes of stack that are compared at most
 _SHAPES = 8  # stacks that are kept for one program counter and stack pointer
 _KEYS = 4096  # such pairs that are kept
@@ -37,7 +39,14 @@ _KEYS = 4096  # such pairs that are kept
 _OUTERMOST = frozenset({"main", "_start", "clone", "__clone", "clone3", "__clone3"})
 _SAVED = re.compile(r"\b(\w+) at (0x[0-9a-f]+)")
 _RANGE = re.compile(r"Range (0x[0-9a-f]+)-(0x[0-9a-f]+): a variable in \$(\w+)$", re.MULTILINE)
+_CONSTANT = re.compile(
+    r"Range (0x[0-9a-f]+)-(0x[0-9a-f]+): a complex DWARF expression:\n"
+    r"\s*0: DW_OP_(?:const\w+|lit)\s*\d+\n\s*\d+: DW_OP_stack_value\n",
+)
 _SINGLE = re.compile(r'^Symbol "\w+" is a variable in \$(\w+)\.$', re.MULTILINE)
+
+
+_FIXED = ""  # in place of a register
 
 
 class _Unlearnable(Exception):
@@ -47,34 +56,33 @@ class _Unlearnable(Exception):
 class _Shape:
     """One stack that was learnt.
 
-    ``registers`` are (place in REGISTERS, value), ``slots`` places of words of the stack with their ``values``.
-    ``variables`` are (place of the frame, name, whether in a register, place of that register or word).
+    ``registers`` are names with their values, ``slots`` takes words of the stack out of all and ``values`` is what it
+    took. ``variables`` are (place of the frame, name, register, place of the word): one of the last two is None.
     """
 
     def __init__(self, stack: Stack, size: int) -> None:
         self.frames = tuple(stack.frames)
         self.more = stack.more
         self.size = size
-        self.registers: list[tuple[int, int]] = []
+        self.registers: list[tuple[str, int]] = []
         self.slots: Any = None
         self.values: Any = None
-        self.variables: list[tuple[int, str, bool, int]] = []
+        self.variables: list[tuple[int, str, str | None, int]] = []
 
-    def matches(self, registers: Sequence[int], words: Sequence[int]) -> bool:
+    def matches(self, words: Sequence[int]) -> bool:
         """Return whether this is the stack again."""
-        return self.slots(words) == self.values and all(registers[place] == value for place, value in self.registers)
+        return self.slots(words) == self.values and all(register(name) == value for name, value in self.registers)
 
-    def read(self, registers: Sequence[int], words: Sequence[int]) -> tuple[Frame, ...]:
+    def read(self, words: Sequence[int]) -> tuple[Frame, ...]:
         """Return its frames with the variables that they have now."""
         if not self.variables:
             return self.frames
         found: dict[int, dict[str, int]] = {}
-        for place, name, in_register, where in self.variables:
-            found.setdefault(place, {})[name] = registers[where] if in_register else words[where]
+        for place, name, held_in, where in self.variables:
+            found.setdefault(place, {})[name] = words[where] if held_in is None else register(held_in) & _WORD
         frames = list(self.frames)
         for place, variables in found.items():
-            known = frames[place]
-            frames[place] = Frame(known.function, known.file, known.line, known.objfile, known.pc, variables)
+            frames[place] = Frame(*frames[place][:-1], {**frames[place].variables, **variables})
         return tuple(frames)
 
 
@@ -93,25 +101,25 @@ class StackCache:
         self._seen.clear()
         self._reader.forget()
 
-    def read(self, registers: Sequence[int]) -> tuple[tuple[Frame, ...], bool]:
+    def read(self, pc: int, sp: int) -> tuple[tuple[Frame, ...], bool]:
         """Return the frames of the selected thread, newest first, and whether older ones were left out.
 
-        ``registers`` are the values of REGISTERS in the thread's newest frame.
+        ``pc`` and ``sp`` are those of the thread's newest frame.
         """
-        key = (registers[0], registers[1])
-        for shape in self._shapes.get(key, ()):
+        for shape in self._shapes.get((pc, sp), ()):
             try:
-                words = _ABI.words(self._memory.read(registers[1], shape.size))
+                words = _ABI.words(self._memory.read(sp, shape.size))
             except MemoryFault:
                 continue
-            if shape.matches(registers, words):
-                return shape.read(registers, words), shape.more
+            if shape.matches(words):
+                return shape.read(words), shape.more
         stack = self._reader.read()
-        self._consider(key, stack, registers)
+        self._consider(pc, sp, stack)
         return tuple(stack.frames), stack.more
 
-    def _consider(self, key: tuple[int, int], stack: Stack, registers: Sequence[int]) -> None:
+    def _consider(self, pc: int, sp: int, stack: Stack) -> None:
         """Learn a stack whose program counter and stack pointer come for the second time."""
+        key = (pc, sp)
         seen = self._seen.get(key, 0)
         if len(self._seen) >= _KEYS:
             self._seen.clear()
@@ -122,28 +130,25 @@ class StackCache:
         if not seen or seen > 2 * _SHAPES or len(shapes) >= _SHAPES:
             return
         try:
-            shapes.append(_learn(stack, registers, self._memory))
+            shapes.append(_learn(stack, sp, self._memory))
         except (_Unlearnable, MemoryFault, gdb.error):
             self._seen[key] = 2 * _SHAPES + 1
 
 
-def _learn(stack: Stack, registers: Sequence[int], memory: Memory) -> _Shape:
+def _learn(stack: Stack, start: int, memory: Memory) -> _Shape:
     last = stack.frames[-1] if stack.frames else None
     if last is None or not (stack.more or last.name in _OUTERMOST):
         raise _Unlearnable
-    start = registers[1]
     saved: list[dict[str, int]] = []  # by frame: where it saved its caller's registers
     returns: dict[int, int] = {}  # the slots of return addresses
     end = start
     for place, frame in enumerate(stack.of_gdb):
         if frame.type() not in (gdb.NORMAL_FRAME, gdb.INLINE_FRAME):
             raise _Unlearnable
-        if place + 1 == len(stack.of_gdb):
-            saved.append({})
-            break
-        slots = _saved_registers(place) if frame.type() == gdb.NORMAL_FRAME else {}
+        outermost = place + 1 == len(stack.of_gdb)
+        slots = {} if outermost or frame.type() == gdb.INLINE_FRAME else _saved_registers(place)
         saved.append(slots)
-        if frame.type() == gdb.NORMAL_FRAME:
+        if slots:
             if "rip" not in slots:
                 raise _Unlearnable
             returns[slots["rip"]] = stack.frames[place + 1].pc
@@ -154,26 +159,20 @@ def _learn(stack: Stack, registers: Sequence[int], memory: Memory) -> _Shape:
     words = _ABI.words(memory.read(start, shape.size))
     if any(words[(slot - start) // 8] != pc for slot, pc in returns.items()):
         raise _Unlearnable
-    kept = [
-        place
-        for place, word in enumerate(words)
-        if start <= word <= end + 0x1000 or start + 8 * place in returns
-    ]
+    highest = end + _ABI.page_size  # frames are computed from addresses of the stack, also a little above
+    kept = [place for place, word in enumerate(words) if start <= word <= highest or start + 8 * place in returns]
     if len(kept) < 2:  # itemgetter answers a tuple only from two on; a stack has as many
         raise _Unlearnable
     shape.slots = itemgetter(*kept)
     shape.values = shape.slots(words)
-    shape.registers = [
-        (place, value) for place, value in enumerate(registers) if place > 1 and start <= value <= end + 0x1000
-    ]
-    for place, frame in enumerate(stack.frames):
-        for name in FRAME_VARIABLES.get(frame.name, ()) if frame.function else ():
-            if name in frame.variables:
-                in_register, where = _location(stack, place, name, saved, start, end)
-                found = registers[where] if in_register else words[where]
-                if found != frame.variables[name]:
+    shape.registers = [(name, value) for name in _KEPT if start <= (value := register(name)) <= highest]
+    for place, seen in enumerate(stack.frames):
+        for name, value in seen.variables.items():
+            held_in, where = _location(stack, place, name, saved, start, end)
+            if held_in != _FIXED:
+                if (words[where] if held_in is None else register(held_in) & _WORD) != value:
                     raise _Unlearnable
-                shape.variables.append((place, name, in_register, where))
+                shape.variables.append((place, name, held_in, where))
     return shape
 
 
@@ -186,30 +185,37 @@ def _saved_registers(level: int) -> dict[str, int]:
 
 def _location(
     stack: Stack, place: int, name: str, saved: Sequence[dict[str, int]], start: int, end: int
-) -> tuple[bool, int]:
-    """Return where a variable of a frame is: (True, place in REGISTERS) or (False, place of a word of the stack)."""
+) -> tuple[str | None, int]:
+    """Return where a variable of a frame is: (register, 0), or (None, place of a word of the stack).
+
+    A variable that is a constant in this code is (_FIXED, 0).
+    """
     frame = stack.of_gdb[place]
     value = frame.read_var(name)
-    if value.type.sizeof != 8:
+    if value.type.sizeof != _ABI.word_size:
         raise _Unlearnable
     if value.address is not None:
-        address = int(value.address)
-        if not start <= address < end or address % 8:
-            raise _Unlearnable
-        return False, (address - start) // 8
-    register = _register_of(frame, name, newest=place == 0)
+        return None, _word_place(int(value.address), start, end)
+    held_in = _register_of(frame, name, newest=place == 0)
+    if held_in == _FIXED:
+        return _FIXED, 0
     for newer in range(place - 1, -1, -1):
-        slot = saved[newer].get(register)
+        slot = saved[newer].get(held_in)
         if slot is not None:
-            if not start <= slot < end or slot % 8:
-                raise _Unlearnable
-            return False, (slot - start) // 8
-    if register not in REGISTERS:
+            return None, _word_place(slot, start, end)
+    if held_in not in _KEPT:
         raise _Unlearnable
-    return True, REGISTERS.index(register)
+    return held_in, 0
+
+
+def _word_place(address: int, start: int, end: int) -> int:
+    if not start <= address < end or address % _ABI.word_size:
+        raise _Unlearnable
+    return (address - start) // _ABI.word_size
 
 
 def _register_of(frame: gdb.Frame, name: str, newest: bool) -> str:
+    """Return the register that GDB says a variable is in, or _FIXED."""
     selected = gdb.selected_frame()
     frame.select()
     try:
@@ -221,7 +227,9 @@ def _register_of(frame: gdb.Frame, name: str, newest: bool) -> str:
         return single.group(1)
     # A caller's pc is behind its call, which may be the end of the range.
     pc = frame.pc() - (0 if newest else 1)
-    for low, high, register in _RANGE.findall(text):
+    for low, high, name_of_it in _RANGE.findall(text):
         if int(low, 16) <= pc < int(high, 16):
-            return str(register)
+            return str(name_of_it)
+    if any(int(low, 16) <= pc < int(high, 16) for low, high in _CONSTANT.findall(text)):
+        return _FIXED
     raise _Unlearnable

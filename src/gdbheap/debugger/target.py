@@ -10,6 +10,7 @@ from functools import cached_property
 import gdb
 
 from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.processes import shrinks_heaps_with_mmap
 from gdbheap.growth.reading import ProcessFacts
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.abi import Abi
@@ -92,7 +93,7 @@ class GdbSymbols:
 def _struct(name: str, described: gdb.Type) -> Struct:
     fields: dict[str, Field] = {}
     for field in described.fields():
-        if field.name is None:
+        if field.name is None or field.type is None or field.bitpos is None:
             continue
         kind = field.type.strip_typedefs()
         count = 1
@@ -118,12 +119,17 @@ class Target:
         self.mp = self._required("mp_")
         self.release = Release(_release(self))
         self.abi = _abi(self.layout)
-        self._tls_offsets: dict[str, int | None] = {}
+        self._tcache_variables: dict[int, int] = {}  # by GDB's global number of the thread, which is not used again
 
     @cached_property
     def process_facts(self) -> ProcessFacts:
         """What readings of the allocator have in common; asked for once malloc is in use, when it is settled."""
         return ProcessFacts(self.abi, self.layout, self.release, self.mp, self.flag("__always_fail_morecore"))
+
+    @cached_property
+    def may_shrink_heap(self) -> bool | None:
+        """What check_may_shrink_heap answers in this process, None where that cannot be told."""
+        return shrinks_heaps_with_mmap()
 
     def _required(self, name: str) -> int:
         address = self.symbols.address(name)
@@ -156,33 +162,18 @@ class Target:
         """Whether the links of tcache and fastbins are mangled; taken for true where nothing tells."""
         return detect_safe_linking(self.symbols, self.layout, self.release.version) is not False
 
-    def tcache_address(self, thread_pointer: int | None) -> int | None:
-        """Return the address of the selected thread's tcache struct: 0 where it has none, None where unknown.
-
-        ``thread_pointer`` (the thread's ``$fs_base``) makes the second and later look-ups cheap: the variable's
-        distance from it is the same in every thread.
-        """
-        offset = self._tls_offsets.get("tcache")
-        if offset is None or thread_pointer is None:
-            address = self.symbols.thread_local("tcache")
-            if address is None:
+    def tcache_address(self, thread: gdb.InferiorThread) -> int | None:
+        """Return the address of the selected ``thread``'s tcache struct: 0 where it has none, None where unknown."""
+        variable = self._tcache_variables.get(thread.global_num)
+        if variable is None:
+            variable = self.symbols.thread_local("tcache")
+            if variable is None:
                 return None
-            if thread_pointer is not None:
-                self._tls_offsets["tcache"] = address - thread_pointer
-        else:
-            address = thread_pointer + offset
+            self._tcache_variables[thread.global_num] = variable
         try:
-            return self.abi.read_word(self.memory, address)
+            return self.abi.read_word(self.memory, variable)
         except MemoryFault:
             return None
-
-
-def thread_pointer() -> int | None:
-    """Return the selected thread's pointer (``$fs_base`` on x86-64), None where GDB does not give it."""
-    try:
-        return int(gdb.newest_frame().read_register("fs_base")) & 0xFFFFFFFFFFFFFFFF
-    except (gdb.error, ValueError):
-        return None
 
 
 def each_thread() -> Iterator[gdb.InferiorThread]:
@@ -207,6 +198,12 @@ def each_thread() -> Iterator[gdb.InferiorThread]:
 def objfile_name(objfile: gdb.Objfile) -> str:
     """Return the base name of an object file."""
     return os.path.basename(objfile.filename or "")
+
+
+def program_file() -> str | None:
+    """Return the path of the program that GDB has loaded, None where it has none."""
+    space = gdb.current_progspace()
+    return None if space is None else space.filename
 
 
 def is_libc(name: str) -> bool:
@@ -235,7 +232,7 @@ def find_target() -> Target:
     for objfile in objfiles:
         if is_libc(objfile_name(objfile)):
             return Target(objfile)
-    program = gdb.current_progspace().filename
+    program = program_file()
     for objfile in objfiles:
         if objfile.filename == program and objfile.lookup_static_symbol("main_arena") is not None:
             return Target(objfile)  # a static program
@@ -246,7 +243,7 @@ def require_process() -> None:
     """Raise TargetError unless there is a process or a core file to look at."""
     if gdb.selected_inferior().pid != 0:
         return
-    if gdb.current_progspace().filename is None:
+    if program_file() is None:
         raise TargetError(
             "There is no program and no process: start GDB with one (gdb --args PROGRAM ARGS), "
             "or use 'attach PID' or 'core-file FILE'."
@@ -303,7 +300,7 @@ def architecture_name() -> str:
         return gdb.selected_inferior().architecture().name()
     except (AttributeError, gdb.error):
         found = re.search(r'"auto" \(currently "?([^")]+)', gdb.execute("show architecture", to_string=True))
-        return found.group(1) if found else gdb.parameter("architecture")
+        return found.group(1) if found else str(gdb.parameter("architecture"))
 
 
 def _page_size() -> int:

@@ -1,10 +1,15 @@
-"""One system call as it was recorded: arguments, result, callers, thread, and the allocator's state before it."""
+"""One system call as it was recorded: arguments, result, callers, thread, and the allocator's state before it.
+
+These records are named tuples because they are made while the program waits: a frozen dataclass takes several times as
+long to make.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
+from types import MappingProxyType
+from typing import NamedTuple
 
 from gdbheap.growth.reading import Reading
 from gdbheap.simulate.state import GrowthState
@@ -15,6 +20,9 @@ FRAME_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "sysmalloc_mmap": ("nb",),
     "sysmalloc_mmap_fallback": ("nb",),
     "_int_malloc": ("av", "bytes"),
+    "tcache_init": ("bytes",),
+    "_int_free_chunk": ("av", "p"),
+    "_int_free_maybe_trim": ("av",),
     "_int_new_arena": ("size",),
     "new_heap": ("size", "top_pad"),
     "alloc_new_heap": ("size", "top_pad"),
@@ -39,6 +47,7 @@ FRAME_VARIABLES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+@lru_cache(maxsize=4096)
 def plain_name(function: str) -> str:
     """Return glibc's public spelling of a function: without the prefixes of its internal aliases."""
     for prefix in ("__GI_", "_IO_new_"):
@@ -48,8 +57,7 @@ def plain_name(function: str) -> str:
     return function
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """One caller, as GDB names it: nothing is None but what GDB does not know.
 
     ``offset`` is the distance in bytes of ``pc`` from the start of ``function``. ``variables`` are those of
@@ -61,16 +69,15 @@ class Frame:
     line: int | None
     objfile: str | None
     pc: int
-    variables: Mapping[str, int] = field(default_factory=dict)
+    variables: Mapping[str, int] = MappingProxyType({})
 
-    @cached_property
+    @property
     def name(self) -> str:
         """The function's plain name, empty where it is unknown."""
         return plain_name(self.function) if self.function else ""
 
 
-@dataclass(frozen=True)
-class FreeLists:
+class FreeLists(NamedTuple):
     """What was free before a request that made the heap grow.
 
     ``tcache_count`` is the number of chunks in the requesting thread's tcache bin for that size (None where unknown).
@@ -85,8 +92,7 @@ class FreeLists:
     complete: bool
 
 
-@dataclass(frozen=True)
-class ChunkHeader:
+class ChunkHeader(NamedTuple):
     """The two words in front of a chunk's user data, as they were read at ``address``."""
 
     address: int
@@ -94,8 +100,7 @@ class ChunkHeader:
     size_word: int
 
 
-@dataclass(frozen=True)
-class Requester:
+class Requester(NamedTuple):
     """Whose memory a call is about.
 
     ``kind`` is ``malloc``, ``loader``, ``thread-stack``, ``locale``, ``stdio``, ``program`` or ``other``, and
@@ -106,8 +111,7 @@ class Requester:
     purpose: str
 
 
-@dataclass(frozen=True)
-class PublicCall:
+class PublicCall(NamedTuple):
     """A call of one of malloc's public functions, or of one that passes on to them.
 
     ``name`` is what programs call it (``malloc``), ``function`` the frame's plain name (``__libc_malloc``), ``pc`` the
@@ -122,8 +126,7 @@ class PublicCall:
     caller: Frame | None
 
 
-@dataclass(frozen=True)
-class Requested:
+class Requested(NamedTuple):
     """What was asked of malloc.
 
     ``function`` is the one whose request needed memory, which can be one inside (``tcache_init``), and ``request`` its
@@ -145,8 +148,7 @@ class Requested:
 UNKNOWN = Requester("other", "not known")
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One system call, from entry to return.
 
     ``id`` counts from 1. ``thread`` is GDB's number and ``tid`` the kernel's. ``args`` are as many as the call has; a
@@ -220,8 +222,7 @@ def _pages(size: int) -> int:
     return -(-size // 0x1000) * 0x1000
 
 
-@dataclass(frozen=True)
-class Served:
+class Served(NamedTuple):
     """A call of malloc, seen after a growth, that needed no system call.
 
     ``event`` is the growth's number. ``top_before`` and ``top_after`` are the arena's top chunk when malloc was

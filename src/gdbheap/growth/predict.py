@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from gdbheap.growth.event import Event, Frame
 from gdbheap.simulate.arenas import heap_trim, new_arena
 from gdbheap.simulate.calls import Call, Outcome, Steps, Unpredictable, advance
-from gdbheap.simulate.mmapped import mremap_chunk, munmap_chunk
+from gdbheap.simulate.mmapped import free_mmapped, mremap_chunk, munmap_chunk
 from gdbheap.simulate.sysmalloc import sysmalloc
 from gdbheap.simulate.trim import systrim
+
+_FREE = frozenset({"__libc_free", "free", "cfree", "_int_free_chunk"})
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -82,36 +85,60 @@ def predictions(events: Iterable[Event]) -> dict[int, Prediction]:
     return found
 
 
-def _variable(frames: Sequence[Frame], function: str, variable: str) -> int:
+def _variable(frames: Sequence[Frame], function: str, variable: str) -> int | None:
     for frame in frames:
         if frame.name == function:
-            value = frame.variables.get(variable)
-            if value is None:
-                raise Unpredictable(f"GDB cannot read '{variable}' in {function}.")
-            return value
-    raise Unpredictable(f"{function} is not among the callers.")
+            return frame.variables.get(variable)
+    return None
+
+
+def _known(value: int | None, what: str) -> int:
+    if value is None:
+        raise Unpredictable(f"GDB cannot read {what}.")
+    return value
+
+
+def _pad(event: Event, function: str) -> int:
+    """Return the pad of a trim: free passes top_pad, and then the compiler keeps no variable for it."""
+    pad = _variable(event.frames, function, "pad")
+    if pad is not None:
+        return pad
+    if any(frame.name in ("__malloc_trim", "malloc_trim", "mtrim") for frame in event.frames):
+        raise Unpredictable("GDB cannot read the argument of malloc_trim.")
+    assert event.state is not None
+    return event.state.params.get("top_pad")
 
 
 def _steps(event: Event) -> Steps:
     """Return the operation of the allocator that made this call, from its innermost function that is known."""
-    state, frames = event.state, event.frames
+    state, frames, requested = event.state, event.frames, event.requested
     assert state is not None
     for frame in frames:
         name = frame.name
         if name == "sysmalloc":
-            return sysmalloc(state, _variable(frames, name, "nb"))
+            return sysmalloc(state, _known(frame.variables.get("nb"), "nb in sysmalloc"))
         if name == "_int_new_arena":
-            return new_arena(state, _variable(frames, name, "size"))
+            # 2.31 keeps no variable for it; it is the request that the arena is made for.
+            asked = requested.request if requested is not None else None
+            size = frame.variables.get("size", asked)
+            return new_arena(state, _known(size, "size in _int_new_arena"))
         if name == "systrim":
-            return systrim(state, _variable(frames, name, "pad"))
+            return systrim(state, _pad(event, name))
         if name == "heap_trim":
-            return heap_trim(state, _variable(frames, name, "pad"))
-        if name in ("munmap_chunk", "mremap_chunk"):
+            return heap_trim(state, _pad(event, name))
+        if name == "munmap_chunk":
             chunk = event.chunk
             if chunk is None:
-                raise Unpredictable(f"GDB cannot read the chunk that {name} was called for.")
-            if name == "munmap_chunk":
-                return munmap_chunk(state, chunk.address, chunk.prev_size, chunk.size_word)
-            nb = _variable(frames, name, "new_size")
+                raise Unpredictable("It cannot be told which chunk of the mapping is freed.")
+            freed = any(other.name in _FREE for other in frames)
+            return (free_mmapped if freed else munmap_chunk)(state, chunk.address, chunk.prev_size, chunk.size_word)
+        if name == "mremap_chunk":
+            chunk = event.chunk
+            if chunk is None:
+                raise Unpredictable("It cannot be told which chunk of the mapping is resized.")
+            # Its own variable for the size is rounded up to pages by the time of the call.
+            nb = _known(requested.nb if requested is not None else None, "the bytes that realloc was asked for")
             return mremap_chunk(state, chunk.address, chunk.prev_size, chunk.size_word, nb)
-    raise Unpredictable("no function of glibc's that decides on memory is among the callers (are its debug symbols installed?).")
+    raise Unpredictable(
+        "No function of glibc's that decides on memory is among the callers (are its debug symbols installed?)."
+    )

@@ -25,9 +25,9 @@ class ProcessFacts:
     always_fail_morecore: bool | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Reading:
-    """What was read while the program waited.
+    """What was read while the program waited; not frozen, since that makes it quicker to make.
 
     ``params`` and ``arena`` are the bytes of mp_ and of the malloc_state at ``address`` (None where no arena takes
     part), whose number is ``number`` and whose top chunk has ``top_size`` bytes. ``others`` are further fields of

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from gdbheap.growth.event import Event, Frame, PublicCall, Requested, Requester
 from gdbheap.simulate.kernel import MAP_ANONYMOUS, MAP_FIXED, MAP_STACK, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE
@@ -297,8 +298,15 @@ _user_places: dict[tuple[object, ...], int | None] = {}
 _MOST_STACKS = 4096
 
 
+_newest_code: tuple[Sequence[Frame], tuple[object, ...]] = ((), ())
+
+
 def _code_of(frames: Sequence[Frame]) -> tuple[object, ...]:
-    return tuple([(frame.function, frame.objfile, frame.file, frame.line) for frame in frames])
+    """Return what is the same for all stacks of the same code; asked several times for one stack, one after another."""
+    global _newest_code
+    if _newest_code[0] is not frames:
+        _newest_code = frames, tuple([(frame.function, frame.objfile, frame.file, frame.line) for frame in frames])
+    return _newest_code[1]
 
 
 def _decide(frames: Sequence[Frame]) -> _Decision:
@@ -586,26 +594,97 @@ def _loader_mapping(event: Event, names: set[str], mappings: _Mappings) -> str:
     return "link maps and search paths (the loader's own malloc)"
 
 
+class _Source(NamedTuple):
+    """Where a number of a request is: the place of a frame, and its variable (two: their product)."""
+
+    place: int
+    variables: tuple[str, ...]
+
+    def read(self, frames: Sequence[Frame]) -> int:
+        """Return the number."""
+        value = 1
+        for name in self.variables:
+            value *= frames[self.place].variables[name]
+        return value
+
+
+class _PlannedCall(NamedTuple):
+    """A PublicCall but for the numbers: where its own frame and its caller's are, and where its request is."""
+
+    name: str
+    place: int
+    request: _Source | None
+    caller: int | None
+
+
+class _Plan(NamedTuple):
+    """What the functions of a stack, and which of their variables can be read, tell of a call that malloc made."""
+
+    function: str | None
+    request: _Source | None
+    nb: _Source | None
+    arenas: tuple[_Source, ...]
+    calls: tuple[_PlannedCall, ...]
+    inner: tuple[str, ...]
+
+
+_plans: dict[tuple[object, ...], _Plan] = {}
+
+
 def malloc_call(frames: Sequence[Frame]) -> Requested:
     """Return what was asked of malloc in a call that malloc made.
 
     Where the frames name no function of malloc's, which happens without debug symbols, the fields are None.
     """
+    key = (_code_of(frames), tuple([tuple(frame.variables) for frame in frames if frame.variables]))
+    plan = _plans.get(key)
+    if plan is None:
+        if len(_plans) >= _MOST_STACKS:
+            _plans.clear()
+        plan = _plans[key] = _plan(frames)
+    calls = tuple(
+        [
+            PublicCall(
+                call.name,
+                frames[call.place].name,
+                frames[call.place].pc,
+                None if call.request is None else call.request.read(frames),
+                None if call.caller is None else frames[call.caller],
+            )
+            for call in plan.calls
+        ]
+    )
+    return Requested(
+        plan.function,
+        None if plan.request is None else plan.request.read(frames),
+        None if plan.nb is None else plan.nb.read(frames),
+        next((arena for arena in (source.read(frames) for source in plan.arenas) if arena), None),
+        calls[0] if calls else None,
+        calls,
+        plan.inner,
+    )
+
+
+def _plan(frames: Sequence[Frame]) -> _Plan:
     found = _decide(frames)
     if not found.libc:
-        return Requested(None, None, None, None, None, (), ())
-    run = list(_allocating(frames[found.index :]))
-    rest = frames[found.index + len(run) :]
-    calls = _public_calls(run, rest[0] if rest else None)
-    function, request = _innermost(run, calls)
-    nb = _variable(run, ("sysmalloc", "sysmalloc_mmap", "sysmalloc_mmap_fallback"), "nb")
-    arena = next((frame.variables["av"] for frame in run if frame.variables.get("av")), None)
+        return _Plan(None, None, None, (), (), ())
+    run = range(found.index, found.index + len(list(_allocating(frames[found.index :]))))
+    calls = _public_calls(frames, run)
+    function, request = _innermost(frames, run, calls)
     inner: list[str] = []
-    for frame in reversed(run):
-        name = _function(frame)
+    for place in reversed(run):
+        name = _function(frames[place])
         if name and inner[-1:] != [name]:  # an inlined part has the name of the function around it
             inner.append(name)
-    return Requested(function, request, nb, arena, calls[0] if calls else None, calls, tuple(inner))
+    return _Plan(
+        function,
+        request,
+        _variable(frames, run, ("sysmalloc", "sysmalloc_mmap", "sysmalloc_mmap_fallback"), "nb"),
+        tuple(_Source(place, ("av",)) for place in run if "av" in frames[place].variables),
+        calls,
+        tuple(inner),
+    )
 
 
 def _allocating(frames: Sequence[Frame]) -> Iterable[Frame]:
@@ -618,58 +697,59 @@ def _allocating(frames: Sequence[Frame]) -> Iterable[Frame]:
         yield frame
 
 
-def _own_request(frame: Frame) -> int | None:
-    """Return the bytes that a frame of malloc was asked for, None where its variables do not tell."""
-    variables = frame.variables
+def _own_request(frames: Sequence[Frame], place: int) -> _Source | None:
+    """Return where the bytes are that a frame of malloc was asked for, None where its variables do not tell."""
+    variables = frames[place].variables
     if "n" in variables and "elem_size" in variables:
-        return variables["n"] * variables["elem_size"]
-    return variables.get("bytes", variables.get("sz"))
+        return _Source(place, ("n", "elem_size"))
+    return next((_Source(place, (name,)) for name in ("bytes", "sz") if name in variables), None)
 
 
-def _public_calls(run: Sequence[Frame], outside: Frame | None) -> tuple[PublicCall, ...]:
+def _public_calls(frames: Sequence[Frame], run: range) -> tuple[_PlannedCall, ...]:
     """Return the public calls of a run of frames, the outermost first."""
-    calls: list[PublicCall] = []
-    passed: int | None = None  # what a function that does not tell its own request was asked for
-    for index, frame in enumerate(run):
+    calls: list[_PlannedCall] = []
+    passed: _Source | None = None  # what a function that does not tell its own request was asked for
+    for place in run:
+        frame = frames[place]
         name = _function(frame)
-        own = _own_request(frame)
-        last = index + 1 == len(run)
+        own = _own_request(frames, place)
         public = PUBLIC.get(name) or (name.lstrip("_") if name in PASSING else None)
-        if public is None and last:
+        if public is None and place + 1 == run.stop:
             public = _STAND_FOR.get(name)
         if own is not None and name != "tcache_init":
             passed = own
         elif name in ("tcache_init", "_int_memalign", "_int_realloc"):
             passed = None  # what it asks for inside is not what it was asked for
-        if public is None or (calls and calls[-1].function == name and calls[-1].pc == frame.pc):
+        before = frames[calls[-1].place] if calls else None
+        if public is None or (before is not None and before.name == name and before.pc == frame.pc):
             continue
-        outwards = (*run[index + 1 :], *([outside] if outside is not None else []))
-        caller = next((other for other in outwards if other.pc != frame.pc or _function(other) != name), None)
-        request = None if public.startswith(("free", "cfree", "operator delete", "malloc_trim")) else passed
-        calls.append(PublicCall(public, frame.name, frame.pc, request, caller))
+        outwards = range(place + 1, min(run.stop + 1, len(frames)))
+        caller = next((at for at in outwards if frames[at].pc != frame.pc or _function(frames[at]) != name), None)
+        asks = not public.startswith(("free", "cfree", "operator delete", "malloc_trim"))
+        calls.append(_PlannedCall(public, place, passed if asks else None, caller))
     return tuple(reversed(calls))
 
 
-def _innermost(run: Sequence[Frame], calls: Sequence[PublicCall]) -> tuple[str | None, int | None]:
-    """Return the function whose request needed memory, and the bytes that it asked for."""
-    inside: int | None = None
-    for frame in run:
-        name = _function(frame)
+def _innermost(frames: Sequence[Frame], run: range, calls: Sequence[_PlannedCall]) -> tuple[str | None, _Source | None]:
+    """Return the function whose request needed memory, and where the bytes are that it asked for."""
+    inside: _Source | None = None
+    for place in run:
+        name = _function(frames[place])
         if name == "_int_malloc":
-            inside = frame.variables.get("bytes")
+            inside = _Source(place, ("bytes",)) if "bytes" in frames[place].variables else None
         elif name == "tcache_init":
-            return name, inside if inside is not None else _variable(run, ("tcache_init",), "bytes")
+            return name, inside or _variable(frames, run, ("tcache_init",), "bytes")
         elif name in PUBLIC and name != "__libc_malloc2":  # from glibc 2.42 on tcache_init calls that one
             break
     if not calls:
         return None, inside
-    return calls[-1].name, inside if inside is not None else calls[-1].request
+    return calls[-1].name, inside or calls[-1].request
 
 
-def _variable(run: Sequence[Frame], functions: tuple[str, ...], variable: str) -> int | None:
-    for frame in run:
-        if _function(frame) in functions and variable in frame.variables:
-            return frame.variables[variable]
+def _variable(frames: Sequence[Frame], run: range, functions: tuple[str, ...], variable: str) -> _Source | None:
+    for place in run:
+        if _function(frames[place]) in functions and variable in frames[place].variables:
+            return _Source(place, (variable,))
     return None
 
 

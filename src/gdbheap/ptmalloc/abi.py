@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import struct
 import sys
 from array import array
 from dataclasses import dataclass
+from typing import Literal
 
 from gdbheap.memory import Memory
 
@@ -84,6 +84,11 @@ class Abi:
         """The ``struct`` prefix of the byte order."""
         return "<" if self.little_endian else ">"
 
+    @property
+    def byte_order(self) -> Literal["little", "big"]:
+        """The byte order as ``int.from_bytes`` takes it."""
+        return "little" if self.little_endian else "big"
+
     def words(self, data: bytes) -> array[int]:
         """Return ``data`` as unsigned words; a rest shorter than a word is left out."""
         values = array(self.word_code)
@@ -94,5 +99,4 @@ class Abi:
 
     def read_word(self, memory: Memory, address: int) -> int:
         """Return the unsigned word at ``address``; raise MemoryFault where it is unreadable."""
-        (value,) = struct.unpack(self.order + self.word_code, memory.read(address, self.word_size))
-        return int(value)
+        return int.from_bytes(memory.read(address, self.word_size), self.byte_order)

@@ -56,13 +56,15 @@ def bin_range(abi: Abi, index: int) -> tuple[int, int | None]:
     size = (index - (1 if abi.alignment > abi.header else 0)) * abi.alignment
     if abi.min_size <= size < abi.min_large_size:
         return size, size
-    low = abi.min_large_size
+    found: list[tuple[int, int]] = []
+    first = abi.min_large_size
     for shift, limit, base in _tiers(abi):
-        if base + (low >> shift) <= index <= base + limit:
-            return max(low, (index - base) << shift), ((index - base + 1) << shift) - abi.alignment
-        low = (limit + 1) << shift
-    if index == LAST_BIN:
-        return low, None
+        # One step may end in the bin that the next begins with (bin 120).
+        if base + (first >> shift) <= index <= base + limit:
+            found.append((max(first, (index - base) << shift), ((index - base + 1) << shift) - abi.alignment))
+        first = (limit + 1) << shift
+    if found:
+        return found[0][0], None if index == LAST_BIN else found[-1][1]
     raise ValueError(f"no size belongs in bin {index}")
 
 

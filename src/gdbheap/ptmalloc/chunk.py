@@ -31,7 +31,7 @@ class Chunk(NamedTuple):
     ``address`` is where malloc.c's chunk begins and ``pointer`` what malloc returns for it. ``size`` is in bytes,
     without the ``flags``, which are the low three bits of the size word. ``state`` is one of STATES: "free" is a
     chunk whose neighbour says that it is free but which is on no list that was read. ``request_max`` is the largest
-    request in bytes that the chunk can serve (malloc_usable_size), 0 for fenceposts.
+    request in bytes that the chunk can serve: malloc_usable_size, or what can be cut from top; 0 for fenceposts.
     """
 
     address: int
@@ -47,8 +47,13 @@ class Chunk(NamedTuple):
         return flag_names(self.flags)
 
 
-def chunk_of(abi: Abi, address: int, word: int, state: int) -> Chunk:
-    """Return the chunk at ``address`` whose size word is ``word``; ``state`` is a number (USED, TCACHE ...)."""
-    size = word & ~FLAG_BITS
-    request_max = 0 if state == FENCEPOST else max(size - abi.word_size, 0)
+def chunk_of(abi: Abi, address: int, word: int, size: int, state: int) -> Chunk:
+    """Return the chunk at ``address`` of ``size`` bytes whose size word is ``word``; ``state`` is a number (USED ...).
+
+    ``size`` is the word's, but for the last fencepost of a heap: its word says 0, and it takes up a header.
+    """
+    if state == TOP:
+        request_max = max(size - abi.min_size - abi.word_size, 0)  # use_top leaves MINSIZE behind
+    else:
+        request_max = 0 if state == FENCEPOST else max(size - abi.word_size, 0)
     return Chunk(address, address + abi.header, size, word & FLAG_BITS, STATES[state], request_max)

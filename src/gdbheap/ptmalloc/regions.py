@@ -77,10 +77,10 @@ def regions(
     problems = Problems()
     if arena.top_size is None:
         problems.add(f"The size of the top chunk of {arena.name}, at {arena.top:#x}, cannot be read.")
-    elif arena.top_size < abi.min_size or arena.top_size % abi.alignment or arena.top_size > arena.system_mem:
+    elif not abi.min_size <= arena.top_size <= arena.system_mem or (arena.top + arena.top_size) % abi.page_size:
         problems.add(
-            f"The top chunk of {arena.name}, at {arena.top:#x}, has {arena.top_size:#x} bytes; it should have a "
-            f"multiple of {abi.alignment:#x}, at least {abi.min_size:#x} and at most system_mem, {arena.system_mem:#x}."
+            f"The top chunk of {arena.name}, at {arena.top:#x}, has {arena.top_size:#x} bytes; it should have at least "
+            f"{abi.min_size:#x}, at most system_mem, {arena.system_mem:#x}, and end where a page ends."
         )
     if arena.is_main:
         return _main_plan(abi, params, arena, known_starts, problems)

@@ -61,7 +61,9 @@ class Rows:
             self.left_out += len(places) - len(shown)
             columns, states = block.columns, block.states
             for place in shown:
-                yield chunk_of(self._abi, columns.addresses[place], columns.words[place], states[place])
+                yield chunk_of(
+                    self._abi, columns.addresses[place], columns.words[place], columns.sizes[place], states[place]
+                )
             if left is not None:
                 left -= len(shown)
 

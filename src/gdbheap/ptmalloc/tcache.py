@@ -215,8 +215,9 @@ def tcache_count(memory: Memory, abi: Abi, layout: Layout, address: int, size: i
         assert layout.tcache is not None  # tcache_index has refused that
         fields = layout.tcache.fields
         if not layout.tcache_counts_down:
-            data = memory.read(address, layout.tcache.size)
-            return int(layout.tcache.decode(data, abi.order)["counts"][index])
+            counts = fields["counts"]
+            width = counts.size // counts.count
+            return int.from_bytes(memory.read(address + counts.offset + index * width, width), abi.byte_order)
         head = abi.read_word(memory, address + fields["entries"].offset + index * abi.word_size)
         # A tcache that counts places is of 2.42 or later, so its links are mangled.
         return len(_follow(memory, abi, index, head, True, None).found)

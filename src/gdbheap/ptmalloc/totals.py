@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, compress
 
 from gdbheap.memory import Memory
@@ -102,24 +102,18 @@ class Tally:
             self._alignment += max(self._end - columns.addresses[-1] - columns.sizes[-1], 0)
 
     @property
-    def has_gaps(self) -> bool:
-        """Whether there are chunks that could not be walked."""
-        return any(not gap.foreign for gap in self._gaps)
-
-    @property
     def listed(self) -> int:
         """How many chunks of free lists were met."""
         return sum(self._counts[state] for state in _LISTED)
 
     def totals(self, problems: tuple[str, ...] = ()) -> ArenaTotals:
         """Return the sums, with further ``problems`` that were found elsewhere."""
-        self._problems.extend(problems)
         arena = self._plan.arena
         foreign = 0
         if arena.contiguous:
             foreign = sum(gap.end - gap.start for gap in self._gaps if gap.foreign and gap.start is not None)
         unknown = tuple(gap for gap in self._gaps if not gap.foreign)
-        return ArenaTotals(
+        found = ArenaTotals(
             system_mem=arena.system_mem,
             counts=dict(zip(STATES, self._counts)),
             sizes=dict(zip(STATES, self._sizes)),
@@ -127,9 +121,25 @@ class Tally:
             alignment=self._alignment,
             foreign=foreign,
             gaps=unknown,
-            problems=self._problems.texts(),
+            problems=(),
             complete=self._plan.complete and not unknown,
         )
+        texts = Problems()
+        texts.extend(self._problems.texts())
+        texts.extend(problems)
+        if found.complete and found.unaccounted:
+            if arena.is_main and not arena.contiguous and found.unaccounted > 0:
+                found = replace(found, complete=False)
+                texts.add(
+                    f"The regions of {arena.name} that are known hold {found.accounted:#x} of the "
+                    f"{arena.system_mem:#x} bytes of its system_mem; where the others begin is not known."
+                )
+            else:
+                texts.add(
+                    f"The bytes of {arena.name} add up to {found.accounted:#x}, but its system_mem is "
+                    f"{arena.system_mem:#x}."
+                )
+        return replace(found, problems=texts.texts())
 
 
 def totals(memory: Memory, abi: Abi, plan: Plan, free: Membership) -> ArenaTotals:
@@ -141,10 +151,12 @@ def totals(memory: Memory, abi: Abi, plan: Plan, free: Membership) -> ArenaTotal
     tally = Tally(plan)
     for block in walk_arena(memory, abi, plan, free):
         tally.add(block)
-    return tally.totals((*free.problems, *_unmet(memory, abi, plan, free, tally)))
+    found = tally.totals(free.problems)
+    unmet = _unmet(memory, abi, plan, free, tally, found.complete)
+    return tally.totals((*free.problems, *unmet)) if unmet else found
 
 
-def _unmet(memory: Memory, abi: Abi, plan: Plan, free: Membership, tally: Tally) -> tuple[str, ...]:
+def _unmet(memory: Memory, abi: Abi, plan: Plan, free: Membership, tally: Tally, complete: bool) -> tuple[str, ...]:
     """Return what is wrong with listed chunks that the walk did not meet."""
     inside = [
         range(bisect_left(free.addresses, start), bisect_left(free.addresses, end)) for start, end in tally.walked
@@ -161,13 +173,13 @@ def _unmet(memory: Memory, abi: Abi, plan: Plan, free: Membership, tally: Tally)
                     f"{address:#x} is on a list ({STATES[free.states[place]]}), but no chunk begins there: it is "
                     f"inside another."
                 )
-    if not plan.complete or tally.has_gaps:
+    if not complete:
         return problems.texts()  # what is outside the regions that are known may well be in the others
     places = set(range(len(free.addresses))).difference(*inside)
     for place in sorted(places):
         if free.states[place] != TCACHE:
             problems.add(
                 f"{free.addresses[place]:#x} is on a list ({STATES[free.states[place]]}) of {plan.arena.name}, but it "
-                f"is not in that arena's memory."
+                f"is in no region of that arena that is known."
             )
     return problems.texts()

@@ -37,6 +37,7 @@ from gdbheap.ptmalloc.tcache import Tcache
 
 MAX_BLOCK = 1 << 20
 _MIN_BLOCK = 1 << 12
+_FIRST_BLOCK = 1 << 16
 _IS_MERGED = state_table(*MERGED_STATES)
 
 
@@ -157,7 +158,8 @@ def walk_region(memory: Memory, abi: Abi, region: Region, max_block: int = MAX_B
     where and why the walk stopped.
     """
     sizes_of: dict[int, int] = {}
-    position, block = region.start, max_block
+    max_block = max(max_block, 2 * abi.header)
+    position, block = region.start, min(_FIRST_BLOCK, max_block)
     while position < region.limit:
         first = position
         try:
@@ -200,7 +202,7 @@ def walk_region(memory: Memory, abi: Abi, region: Region, max_block: int = MAX_B
         if ending is not None:
             return
         if len(column) < 16:
-            block = max(block // 16, _MIN_BLOCK)
+            block = min(max(block // 16, _MIN_BLOCK), max_block)
         elif len(column) > 256:
             block = min(block * 4, max_block)
     yield Columns(region, [], [], [], set(), None, _ending(memory, abi, region, position, None))

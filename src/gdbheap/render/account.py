@@ -54,7 +54,8 @@ def account_lines(account: Account, style: Plain) -> Iterator[str]:
     yield f"free      {_bytes(total)}" + (f": {', '.join(listed)}" if listed else "")
     yield f"top       {_bytes(sizes['top'])}"
     params = account.state.params
-    yield f"mmapped   {count_of(params.get('n_mmaps'), 'chunk')}, {_bytes(params.get('mmapped_mem'))} outside the arenas"
+    mmapped = count_of(params.get("n_mmaps"), "chunk")
+    yield f"mmapped   {mmapped}, {_bytes(params.get('mmapped_mem'))} outside the arenas"
     for arena, totals in account.arenas:
         for gap in totals.gaps:
             start = "an unknown address" if gap.start is None else f"{gap.start:#x}"

@@ -6,21 +6,26 @@ import os
 from collections.abc import Sequence
 
 from gdbheap.growth.event import Event, Frame, Requested
+from gdbheap.growth.requester import WRAPPERS
 from gdbheap.render.escape import printable
 
 #: What lies between malloc's decision and the kernel: true of every event, so a chain leaves it out.
-_PLUMBING = frozenset(
-    {
-        "__brk", "brk", "__sbrk", "sbrk", "__glibc_morecore", "__default_morecore", "mmap", "mmap64", "__mmap", "__mmap64",
-        "munmap", "__munmap", "mprotect", "__mprotect", "mremap", "__mremap", "sysmalloc", "sysmalloc_mmap",
-        "sysmalloc_mmap_fallback", "_int_malloc", "_int_free", "_int_free_chunk", "_int_realloc",
-    }
-)  # fmt: skip
+_PLUMBING = WRAPPERS | {
+    "__glibc_morecore",
+    "__default_morecore",
+    "sysmalloc",
+    "sysmalloc_mmap",
+    "sysmalloc_mmap_fallback",
+    "_int_malloc",
+    "_int_free",
+    "_int_free_chunk",
+    "_int_realloc",
+}
 _SHOWN = 6
 
 
 def public_name(name: str) -> str:
-    """Return what programs call a library's function of this name: ``printf`` for ``__printf``, ``puts`` for ``_IO_puts``."""
+    """Return what programs call a library's function: ``printf`` for ``__printf``, ``puts`` for ``_IO_puts``."""
     for prefix in ("__", "_IO_"):
         if name.startswith(prefix) and not name.endswith("_internal"):
             return name[len(prefix) :] or name
@@ -83,10 +88,28 @@ def shortened(names: Sequence[str]) -> list[str]:
     return [*names[:head], f"({len(names) - head - tail} more)", *names[-tail:]]
 
 
+_lines: dict[tuple[object, ...], str] = {}
+_MOST_LINES = 4096
+
+
 def caller_line(event: Event) -> str:
     """Return who made the call, on one line: the user's own place, then the chain inwards."""
-    user = event.user
+    # The same callers come again and again while a recording runs, so their line is kept.
+    calls = event.requested.calls if event.requested is not None else ()
+    key = (
+        tuple([(frame.pc, frame.function, frame.objfile) for frame in event.frames]),
+        tuple([call.request for call in calls]),
+    )
+    line = _lines.get(key)
+    if line is None:
+        if len(_lines) >= _MOST_LINES:
+            _lines.clear()
+        line = _lines[key] = _caller_line(event)
+    return line
+
+
+def _caller_line(event: Event) -> str:
     chain = inner_chain(event)
-    if user is None:  # the loader at work before the program: its last steps tell enough
+    if event.user is None:  # the loader at work before the program: its last steps tell enough
         return " > ".join(chain[-2:]) or "no caller is known"
-    return " > ".join([place_text(user), *shortened(chain)])
+    return " > ".join([place_text(event.user), *shortened(chain)])

@@ -16,7 +16,9 @@ from gdbheap.render.units import count_of, human_size
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return a summary table as lines; columns whose header ends in a space are aligned to the right."""
     align = ["right" if header.endswith(" ") else "left" for header in headers]
-    text = tabulate(rows, [header.strip() for header in headers], tablefmt="simple", colalign=align, disable_numparse=True)
+    text = tabulate(
+        rows, [header.strip() for header in headers], tablefmt="simple", colalign=align, disable_numparse=True
+    )
     return [line.rstrip() for line in text.splitlines()]
 
 

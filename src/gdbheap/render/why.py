@@ -147,16 +147,18 @@ def _why(explained: Explanation, call: Call) -> Iterator[str]:
 
 
 def _free_text(free: FreeLists, nb: int | None) -> str:
-    bound = "" if free.complete else "at least "
-    tcache = "" if free.tcache_count is None else f"the tcache bin of that size has {count_of(free.tcache_count, 'chunk')}; "
+    tcache = ""
+    if free.tcache_count is not None:
+        tcache = f"the tcache bin of that size has {count_of(free.tcache_count, 'chunk')}; "
     if not free.chunks:
         return f"Nothing free could serve it: {tcache}no chunk is free in the arena's fastbins and bins."
+    bound = "" if free.complete else "at least "
     text = (
-        f"Nothing free could serve it: {tcache}{bound}{count_of(free.chunks, 'free chunk')} of {free.total:#x} bytes in all, "
-        f"the largest {free.largest:#x}."
+        f"Nothing free could serve it: {tcache}{bound}{count_of(free.chunks, 'chunk')} of {free.total:#x} bytes "
+        f"in all are free, the largest {free.largest:#x}."
     )
     if nb is not None and free.total >= nb and free.largest < nb:
-        return text + f" Together they would do for {nb:#x}: this is fragmentation."
+        return f"{text} Together they would do for {nb:#x}: this is fragmentation."
     return text
 
 
@@ -194,8 +196,9 @@ def _afterwards(explained: Explanation, style: Plain) -> Iterator[str]:
         yield f"{outer} itself then got chunk {explained.itself:#x} from top: no further system call"
     for served in explained.served:
         yield _served_text(served, style)
-    if explained.final is not None and explained.final.main_arena.top_size is not None:
-        yield f"the process ended with {explained.final.main_arena.top_size:#x} bytes left in top, and no growth after this one"
+    final = explained.final
+    if final is not None and final.main_arena.top_size is not None:
+        yield f"the process ended with {final.main_arena.top_size:#x} bytes left in top: no growth came after this one"
 
 
 def _left_text(abi: Abi, top_size: int) -> str:
@@ -235,12 +238,16 @@ def initial_lines(initial: Initial, recording: bool, style: Plain) -> Iterator[s
     base = params.get("sbrk_base")
     where = f" from {base:#x} on" if base else ""
     yield from _section(
-        style, "taken", [f"main_arena has {main.system_mem:#x} bytes ({human_size(main.system_mem)}) from the kernel{where}"]
+        style,
+        "taken",
+        [f"main_arena has {main.system_mem:#x} bytes ({human_size(main.system_mem)}) from the kernel{where}"],
     )
     others = initial.arenas[1:]
     if others:
         total = sum(arena.system_mem for arena in others)
-        yield from _section(style, "", [f"{count_of(len(others), 'other arena')}: {total:#x} bytes ({human_size(total)})"])
+        yield from _section(
+            style, "", [f"{count_of(len(others), 'other arena')}: {total:#x} bytes ({human_size(total)})"]
+        )
     mmapped = params.get("mmapped_mem")
     yield from _section(style, "", [f"{count_of(params.get('n_mmaps'), 'mmapped chunk')}: {mmapped:#x} bytes"])
     yield from _section(style, "the first", _first_growth(initial))
@@ -259,9 +266,11 @@ def _first_growth(initial: Initial) -> Iterator[str]:
     if total is None or grown is None or since is None:
         yield f"the first chunk is {initial.first_chunk:#x}; which request made the first growth is not known"
         return
-    top_pad = initial.params.get("top_pad")
-    yield f"the first chunk, {initial.first_chunk:#x}, is the tcache of thread {initial.first_owner}: made by its first malloc"
-    yield f"{initial.first_chunk:#x} + top_pad {top_pad:#x} + MINSIZE {initial.abi.min_size:#x} = {total:#x}, in pages {grown:#x}"
+    first, top_pad = initial.first_chunk, initial.params.get("top_pad")
+    yield f"the first chunk, {first:#x}, is the tcache of thread {initial.first_owner}: its first malloc made it"
+    yield (
+        f"{first:#x} + top_pad {top_pad:#x} + MINSIZE {initial.abi.min_size:#x} = {total:#x}, in whole pages {grown:#x}"
+    )
     yield f"so brk moved by {grown:#x} ({human_size(grown)}) at first, if top_pad was then what it is now"
     if since > 0:
         yield f"since then it took {since:#x} bytes ({human_size(since)}) more than it gave back"

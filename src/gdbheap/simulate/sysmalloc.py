@@ -187,7 +187,7 @@ def _break_size(state: GrowthState, arena: Arena, nb: int) -> tuple[int, tuple[T
         Term("nb", nb),
         Term("top_pad", setting(state, "top_pad"), TOP_PAD_NOTE),
         Term("MINSIZE", state.abi.min_size),
-        Term("old top", -old_size, "joined with the new memory")
+        Term("old top", -old_size, "joined with the new memory" if old_size else "there is none yet")
         if arena.contiguous
         else Term("old top", 0, f"its {old_size:#x} bytes are not counted on: the arena is not contiguous"),
     )

@@ -23,7 +23,7 @@ def help_text(name: str, summary: str, operands: str, options: Sequence[Option],
     lines = [summary, "", f"Usage: {usage}"]
     if options:
         width = max(len(option.usage) for option in options)
-        lines += ["", *(f"  {option.usage:<{width}}  {option.help}" for option in options)]
+        lines += ["", *(f"  {option.usage:<{width}}  {option.text}" for option in options)]
     if examples:
         lines += ["", *(f"Example: {example}" for example in examples)]
     return "\n".join(lines)

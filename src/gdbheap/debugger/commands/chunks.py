@@ -26,8 +26,8 @@ class HeapChunks(HeapCommand):
     word = "chunks"
     summary = "List the chunks of the heap: address, pointer, size, request that fits, flags, state and a preview."
     details = (
-        "Flags: P the chunk before it is in use, M mmapped, A not in main_arena. States: used, on a free list (tcache,\n"
-        "fastbin, unsorted, small, large), free (by its flags, but on no list), top, fencepost."
+        "Flags: P the chunk before it is in use, M mmapped, A not in main_arena. States: used; on a free list, as\n"
+        "tcache, fastbin, unsorted, small or large; free by its flags but on no list; top; fencepost."
     )
     options = (
         Option("arena", "N", "Only this arena: its number (0 is main_arena) or address."),
@@ -130,9 +130,6 @@ class _Walk:
             self._problems.extend(block.problems)
             if block.gap is not None:
                 self._problems.append(block.gap.why)
-            ending = block.columns.ending
-            if ending is not None and ending.problem is not None:
-                self._problems.append(ending.problem)
             self._look_for_start(block)
 
         blocks = walk_arena(self._memory, self._state.abi, plan, free)

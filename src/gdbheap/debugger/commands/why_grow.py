@@ -38,7 +38,7 @@ class HeapWhyGrow(HeapCommand):
         if len(parsed.words) > 1:
             raise UsageError("heap why-grow takes one event number at most: see 'help heap why-grow'.")
         if parsed.words:
-            events = [require_event(evaluate(parsed.words[0], "the event's number"))]
+            events = [require_event(evaluate(parsed.words[0], "The event's number"))]
         elif not history.events:
             self._from_state(parsed)
             return
