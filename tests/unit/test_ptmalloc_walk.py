@@ -273,7 +273,7 @@ def thread_arena(image: Image, pieces: list[tuple[int, str]], remainder: int = -
         first = remainder_left + abi.header
         image.word(address + abi.word_size, first | 1)
         image.word(address + first + abi.word_size, 1)
-        rows += [Row(address, first, "fencepost"), Row(address + first, 0, "fencepost")]
+        rows += [Row(address, first, "fencepost"), Row(address + first, abi.header, "fencepost")]
     system_mem = 0x4000 * heaps
     image.arena(arena, rows, flags=2, next=image.MAIN_ARENA, system_mem=system_mem)
     image.arena(image.MAIN_ARENA, [], next=arena)
@@ -571,6 +571,8 @@ def test_a_row_says_all_about_a_chunk() -> None:
     chunks, _ = listing(image, Wanted())
     assert chunks[3] == Chunk(laid[3].address, laid[3].address + 16, 0x40, 0, "used", 0x38)
     assert chunks[1].flag_names == ("PREV_INUSE",)
+    assert chunks[-1].state == "top"
+    assert chunks[-1].request_max == laid[-1].size - 0x20 - 8
     assert flag_names(7) == ("PREV_INUSE", "IS_MMAPPED", "NON_MAIN_ARENA")
 
 

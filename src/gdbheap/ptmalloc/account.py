@@ -15,6 +15,8 @@ from gdbheap.ptmalloc.tcache import Tcache
 from gdbheap.ptmalloc.totals import ArenaTotals, totals
 from gdbheap.ptmalloc.walk import Membership, membership
 
+#: How much is fetched at once while free lists are followed, in bytes: their chunks lie scattered.
+_CACHED = 0x4000
 #: The states of chunks that malloc_info and mallinfo2 count as free; they count tcache chunks as used.
 _BINNED = ("unsorted", "small", "large")
 
@@ -68,7 +70,7 @@ def plan_arena(memory: Memory, state: HeapState, arena: Arena, facts: FreeFacts)
     """Return where the chunks of ``arena`` are and which of them are on a free list."""
     chain = state.heaps.get(arena.address, HeapChain(()))
     plan = regions(state.abi, state.layout, state.params, arena, chain, facts.known_starts)
-    lists = read_free_lists(PageCache(memory), state.abi, state.layout, arena, facts.safe_linking)
+    lists = read_free_lists(PageCache(memory, _CACHED), state.abi, state.layout, arena, facts.safe_linking)
     return plan, membership(lists, facts.tcaches)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Abi
+from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Abi, round_down
 
 #: The states of a chunk, by number: a walk keeps one byte a chunk.
 USED, TCACHE, FASTBIN, UNSORTED, SMALL, LARGE, FREE, TOP, FENCEPOST = range(9)
@@ -53,7 +53,8 @@ def chunk_of(abi: Abi, address: int, word: int, size: int, state: int) -> Chunk:
     ``size`` is the word's, but for the last fencepost of a heap: its word says 0, and it takes up a header.
     """
     if state == TOP:
-        request_max = max(size - abi.min_size - abi.word_size, 0)  # use_top leaves MINSIZE behind
+        cut = round_down(size - abi.min_size, abi.alignment)  # use_top leaves MINSIZE behind
+        request_max = max(cut - abi.word_size, 0)
     else:
         request_max = 0 if state == FENCEPOST else max(size - abi.word_size, 0)
     return Chunk(address, address + abi.header, size, word & FLAG_BITS, STATES[state], request_max)
