@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 
@@ -93,21 +93,21 @@ class PageCache:
         return self._memory.read(address, size)
 
 
-#: Ranges at most this far apart, in bytes, are read at once.
-_NEAR = 0x2000
+#: Ranges that all lie in so many bytes are read at once.
+_NEAR = 0x10000
 
 
-def read_both(memory: Memory, first: tuple[int, int], second: tuple[int, int]) -> tuple[bytes, bytes]:
-    """Return the bytes of two ranges, each (address, size); with one read where they are close together.
+def read_all(memory: Memory, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Return the bytes of several ranges, each (address, size); with one read where they are close together.
 
     Raises MemoryFault where any of them is unreadable.
     """
-    start = min(first[0], second[0])
-    end = max(first[0] + first[1], second[0] + second[1])
-    if end - start > _NEAR:
-        return memory.read(*first), memory.read(*second)
-    try:
-        data = memory.read(start, end - start)
-    except MemoryFault:  # something unreadable lies between
-        return memory.read(*first), memory.read(*second)
-    return data[first[0] - start :][: first[1]], data[second[0] - start :][: second[1]]
+    start = min(address for address, _ in ranges)
+    end = max(address + size for address, size in ranges)
+    if end - start <= _NEAR:
+        try:
+            data = memory.read(start, end - start)
+            return [data[address - start : address - start + size] for address, size in ranges]
+        except MemoryFault:
+            pass  # something unreadable lies between
+    return [memory.read(address, size) for address, size in ranges]

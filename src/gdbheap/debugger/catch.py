@@ -2,55 +2,117 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gdb
 
 from gdbheap.debugger import session
+from gdbheap.debugger.allocator import read_allocator, read_chunk_header, read_free_lists, stream_name
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.frames import FrameReader
 from gdbheap.debugger.processes import local_pid, mapped_bytes, open_file
-from gdbheap.debugger.stacks import StackCache
-from gdbheap.debugger.syscalls import MREMAP_FIXED, SyscallEntry, SyscallReader, register, registers_for
-from gdbheap.debugger.target import GdbMemory, Target, architecture_name
-from gdbheap.growth.event import ChunkHeader, Event, FreeLists, Served
+from gdbheap.debugger.stacks import Shape, StackCache
+from gdbheap.debugger.syscalls import MREMAP_FIXED, SyscallEntry, SyscallReader, registers_for
+from gdbheap.debugger.target import GdbMemory, architecture_name, program_file
+from gdbheap.debugger.watch import MallocWatch
+from gdbheap.growth.event import ChunkHeader, Event, Frame, FreeLists, Requested, Requester
 from gdbheap.growth.history import Final, History
 from gdbheap.growth.reading import Reading
-from gdbheap.growth.requester import malloc_call, requester, stream_of, user_frame
-from gdbheap.memory import MemoryFault, PageCache, read_both
-from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, PREV_INUSE
-from gdbheap.ptmalloc.arena import Arena, decode_arena, read_arena, read_top_size
-from gdbheap.ptmalloc.bins import free_summary, has_free_chunks
-from gdbheap.ptmalloc.heaps import read_heaps
-from gdbheap.ptmalloc.params import read_params
-from gdbheap.ptmalloc.tcache import tcache_count
-from gdbheap.simulate.arenas import leftover
-from gdbheap.simulate.state import OlderHeap
+from gdbheap.growth.requester import malloc_call, malloc_sources, requester, stream_of, user_frame
+from gdbheap.memory import MemoryFault
+from gdbheap.ptmalloc.arena import read_arena
+from gdbheap.simulate.kernel import MAP_FIXED
 
 SYSCALLS = ("brk", "mmap", "munmap", "mremap", "mprotect")
-#: Free chunks that are visited at most while the program waits at an event.
-_FREE_LIMIT = 512
-#: Calls of malloc that are watched after the first growth, to show what it pays for.
-_WATCHED_CALLS = 4
-_MAP_FIXED = 0x10
+#: How many events are put off at most, where nobody watches them come.
+_PUT_OFF = 64
+
+
+class _Numbers(NamedTuple):
+    """What a stack of known code tells of a call of malloc's: its requester, and which of its variables are what.
+
+    The places are those of Shape.variables; None where there is no such variable.
+    """
+
+    requester: Requester
+    arena: int | None
+    nb: int | None
+    request: int | None
+    pointer: int | None
+
+
+class _Captured:
+    """A call of malloc's whose code is known: what had to be read while the program waited, and no more.
+
+    The rest follows from it at any time, and takes a fraction of the time when many are done together.
+    """
+
+    __slots__ = (
+        "args", "break_before", "chunk", "free", "id", "name", "numbers", "process", "reading", "result", "shape",
+        "thread", "tid", "values",
+    )  # fmt: skip
+
+    def __init__(self, number: int, process: int, thread: int, tid: int, entry: SyscallEntry) -> None:
+        self.id = number
+        self.process = process
+        self.thread = thread
+        self.tid = tid
+        self.name = entry.name
+        self.args = entry.args
+        self.result: int | None = None
+        self.break_before: int | None = None
+        self.reading: Reading | None = None
+        self.free: FreeLists | None = None
+        self.chunk: ChunkHeader | None = None
+
+    def of(self, shape: Shape, values: Sequence[int], numbers: _Numbers) -> None:
+        """Say whose stack it is."""
+        self.shape = shape
+        self.values = values
+        self.numbers = numbers
+
+    def event(self) -> Event:
+        """Return the whole event."""
+        frames = self.shape.frames_with(self.values)
+        return Event(
+            id=self.id,
+            process=self.process,
+            thread=self.thread,
+            tid=self.tid,
+            syscall=self.name,
+            args=self.args,
+            frames=frames,
+            result=self.result,
+            break_before=self.break_before,
+            more_frames=self.shape.more,
+            requester=self.numbers.requester,
+            requested=_with_nb(malloc_call(frames), self.reading),
+            user=user_frame(frames),
+            reading=self.reading,
+            free=self.free,
+            chunk=self.chunk,
+        )
 
 
 class Recorder:
     """Records the system calls of the processes under GDB from ``start`` to ``stop``; keeps them after that."""
 
     def __init__(self) -> None:
-        self.history = History()
         self.number: int | None = None
+        self._history = History()
+        self._put_off: list[_Captured] = []
         self._readers: dict[int, SyscallReader] = {}  # by process
         self._frames = FrameReader()
         self._stacks = StackCache(self._frames, GdbMemory())
-        self._pending: dict[int, int] = {}  # by tid: the index of the event that has not returned
+        self._pending: dict[int, _Captured | int] = {}  # by tid: what has not returned (an event: its index)
         self._breaks: dict[int, int] = {}  # by process: what brk last answered
         self._malloc_only = False
         self._stop_there = False
-        self._show: Callable[[Event], None] = lambda event: None
-        self._watch: _MallocWatch | None = None
+        self._watched = True
+        self._show: Callable[[Sequence[Event]], None] = lambda events: None
+        self._watch: MallocWatch | None = None
         self._connected = False
 
     @property
@@ -58,13 +120,25 @@ class Recorder:
         """Whether the catchpoint is set."""
         return self.number is not None
 
-    def start(
-        self, syscalls: Sequence[str], *, malloc_only: bool, stop_there: bool, show: Callable[[Event], None]
-    ) -> None:
-        """Set the catchpoint. ``show`` is called with each event once the kernel has answered.
+    @property
+    def history(self) -> History:
+        """Everything that was recorded."""
+        self._settle()
+        return self._history
 
-        Raises gdb.error where GDB cannot catch system calls here, and UnknownArchitecture where we cannot read them.
+    def start(
+        self, syscalls: Sequence[str], *, malloc_only: bool, stop_there: bool, show: Callable[[Sequence[Event]], None]
+    ) -> None:
+        """Set the catchpoint. ``show`` is called with events to print, once the kernel has answered them.
+
+        On a terminal it is called at once. Elsewhere, as into a file, it is called for some events together, but in
+        their order and before GDB stops or does anything else: as programs write to files.
+
+        Raises TargetError where there is no program, gdb.error where GDB cannot catch system calls here, and
+        UnknownArchitecture where we cannot read them.
         """
+        if program_file() is None and not gdb.selected_inferior().pid:
+            raise TargetError("There is no program to record: start GDB with one (gdb --args PROGRAM ARGS).")
         registers = registers_for(architecture_name())
         self.stop()
         gdb.execute(f"catch syscall {' '.join(syscalls)} exit_group", to_string=True)
@@ -73,8 +147,10 @@ class Recorder:
         self.number = number
         self._malloc_only = malloc_only
         self._stop_there = stop_there
+        self._watched = stop_there or os.isatty(1)
         self._show = show
         if not self._connected:
+            gdb.events.stop.connect(self._on_stop)
             gdb.events.exited.connect(self._on_exited)
             gdb.events.new_objfile.connect(self._on_new_objfile)
             gdb.events.clear_objfiles.connect(self._on_clear_objfiles)
@@ -84,6 +160,7 @@ class Recorder:
 
     def stop(self) -> bool:
         """Delete the catchpoint; return whether there was one. What was recorded stays."""
+        self._settle()
         number, self.number = self.number, None
         self._remove_watch()
         self._pending.clear()
@@ -100,27 +177,76 @@ class Recorder:
 
         ``value`` is that of the register that holds a call's result.
         """
-        tid = gdb.selected_thread().ptid[1]
-        process = gdb.selected_inferior().pid
+        thread = gdb.selected_thread()
+        process, tid, _ = thread.ptid
         reader = self._readers.get(process)
         if reader is None:
             reader = self._readers[process] = SyscallReader(registers_for(architecture_name()), local_pid())
         result = reader.result(value)
         if result is not None:
             # Calls of one thread do not nest, so this is the return of the one that it entered last.
-            index = self._pending.pop(tid, None)
-            return index is not None and self._leave(index, result)
+            left = self._pending.pop(tid, None)
+            return left is not None and self._leave(left, result)
         entry = reader.entry(tid)
-        if entry is not None and entry.name == "exit_group":
-            self._at_exit()
-        elif entry is not None:
-            self._enter(process, tid, entry)
+        if entry is None:
+            return False
+        if entry.name == "exit_group":
+            self._at_exit(process)
+            return False
+        known = self._stacks.recognise(entry.pc, entry.sp)
+        if known is not None:
+            shape, values = known
+            numbers = shape.notes.get(_kind_of(entry))
+            if numbers is not None:
+                self._capture(process, thread.num, tid, entry, shape, values, numbers)
+                return False
+            self._enter(process, thread.num, tid, entry, shape.frames_with(values), shape.more, shape)
+        else:
+            stack = self._stacks.read(entry.pc, entry.sp)
+            self._enter(process, thread.num, tid, entry, tuple(stack.frames), stack.more, None)
         return False
 
-    def _enter(self, process: int, tid: int, entry: SyscallEntry) -> None:
-        frames, more = self._stacks.read(entry.pc, entry.sp)
-        events = self.history.events
-        thread = gdb.selected_thread().num
+    def _capture(
+        self,
+        process: int,
+        thread: int,
+        tid: int,
+        entry: SyscallEntry,
+        shape: Shape,
+        values: Sequence[int],
+        numbers: _Numbers,
+    ) -> None:
+        """Keep what must be read now of a call that malloc made from a stack that is known."""
+        captured = _Captured(len(self._history.events) + len(self._put_off) + 1, process, thread, tid, entry)
+        captured.of(shape, values, numbers)
+        found = _read_allocator(
+            entry,
+            None if numbers.arena is None else values[numbers.arena],
+            None if numbers.nb is None else values[numbers.nb],
+            None if numbers.request is None else values[numbers.request],
+            None if numbers.pointer is None else values[numbers.pointer],
+        )
+        captured.reading, captured.free, captured.chunk = found
+        if entry.name == "brk":
+            captured.break_before = self._breaks.get(process)
+            if captured.break_before is None and captured.reading is not None:
+                captured.break_before = captured.reading.curbrk or None
+        self._pending[tid] = captured
+        self._put_off.append(captured)
+
+    def _enter(
+        self,
+        process: int,
+        thread: int,
+        tid: int,
+        entry: SyscallEntry,
+        frames: tuple[Frame, ...],
+        more: bool,
+        shape: Shape | None,
+    ) -> None:
+        """Record a call whole; note what its code tells where its stack was recognised (``shape``)."""
+        self._settle()
+        events = self._history.events
         name, args = entry.name, entry.args
         file = open_file(args[4]) if name == "mmap" else None
         event = Event(len(events) + 1, process, thread, tid, name, args, frames, file=file, more_frames=more)
@@ -134,43 +260,65 @@ class Recorder:
         else:
             changes["mapped_before"] = _mapped_before(entry, who.kind)
         if who.kind == "malloc":
-            self._read_allocator(event, changes)
+            changes.update(self._of_malloc(entry, frames))
+            if name == "brk" and changes["break_before"] is None and changes["reading"] is not None:
+                changes["break_before"] = changes["reading"].curbrk or None
+            if shape is not None and changes.get("stream") is None:
+                _note(shape, entry, who, frames)
         self._pending[tid] = len(events)
         events.append(event._replace(**changes))
 
-    def _leave(self, index: int, result: int) -> bool:
-        event = self.history.events[index]._replace(result=result)
-        self.history.events[index] = event
-        if event.syscall == "brk":
-            self._breaks[event.process] = result
-        self._show(event)
-        if self._watch is not None and self._watch.wanted(event):
-            self._watch.follow(event)
+    def _of_malloc(self, entry: SyscallEntry, frames: Sequence[Frame]) -> dict[str, Any]:
+        """Return what an event of malloc's has besides: what was asked of it, and the allocator's state."""
+        call = malloc_call(frames)
+        pointer = next(
+            (value for frame in frames for name, value in frame.variables.items() if name in _POINTERS), None
+        )
+        reading, free, chunk = _read_allocator(entry, call.arena, call.nb, call.request, pointer)
+        stream = stream_of(frames)
+        return {
+            "requested": _with_nb(call, reading),
+            "reading": reading,
+            "free": free,
+            "chunk": chunk,
+            "stream": None if stream is None else stream_name(session.target(), stream),
+        }
+
+    def _leave(self, left: _Captured | int, result: int) -> bool:
+        if isinstance(left, int):
+            event = self._history.events[left] = self._history.events[left]._replace(result=result)
+            if event.syscall == "brk":
+                self._breaks[event.process] = result
+            self._show([event])
+            if self._watch is not None and self._watch.wanted(event):
+                self._watch.follow(event)
+            return self._stop_there
+        left.result = result
+        if left.name == "brk":
+            self._breaks[left.process] = result
+        if self._watched or len(self._put_off) >= _PUT_OFF:
+            self._settle()
         return self._stop_there
 
-    def _read_allocator(self, event: Event, changes: dict[str, Any]) -> None:
-        """Add to ``changes`` what was asked of malloc, and the allocator's state as far as it can be read."""
-        frames = event.frames
-        call = changes["requested"] = malloc_call(frames)
-        try:
-            target = session.target()
-            reading = read_allocator(target, call.arena)
-        except (TargetError, MemoryFault):
+    def _settle(self) -> None:
+        """Make events of what was put off, and show those that have returned."""
+        put_off, self._put_off = self._put_off, []
+        if not put_off:
             return
-        changes["reading"] = reading
-        if call.nb is None and call.request is not None:  # sysmalloc itself is not among the callers
-            call = changes["requested"] = call._replace(nb=target.abi.request_to_chunk(call.request))
-        if event.syscall in ("munmap", "mremap"):
-            changes["chunk"] = _chunk_header(target, event)
-        elif call.nb is not None and reading.arena is not None:
-            changes["free"] = _free_lists(target, reading, call.nb)
-        if event.syscall == "brk" and changes["break_before"] is None:
-            changes["break_before"] = reading.curbrk or None
-        stream = stream_of(frames)
-        if stream is not None:
-            changes["stream"] = _stream_name(target, stream)
+        events = self._history.events
+        under_way = {id(left): tid for tid, left in self._pending.items()}
+        done = []
+        for captured in put_off:
+            event = captured.event()
+            if captured.result is None:
+                self._pending[under_way[id(captured)]] = len(events)
+            else:
+                done.append(event)
+            events.append(event)
+        self._show(done)
 
-    def _at_exit(self) -> None:
+    def _at_exit(self, process: int) -> None:
+        self._settle()
         if self._watch is not None:
             self._watch.look()
         try:
@@ -178,7 +326,7 @@ class Recorder:
             arena = read_arena(target.memory, target.abi, target.layout, target.main_arena, 0)
         except (TargetError, MemoryFault):
             return
-        self.history.finals[gdb.selected_inferior().pid] = Final(arena, len(self.history.events))
+        self._history.finals[process] = Final(arena, len(self._history.events))
 
     def _place_watch(self) -> None:
         if self._watch is not None:
@@ -189,7 +337,7 @@ class Recorder:
             return
         address = target.symbols.address("__libc_malloc")
         if address is not None:
-            self._watch = _MallocWatch(address, target, self.history, self._frames)
+            self._watch = MallocWatch(address, target, lambda: self.history, self._frames)
 
     def _remove_watch(self) -> None:
         watch, self._watch = self._watch, None
@@ -197,9 +345,13 @@ class Recorder:
             watch.delete()
 
     def _forget_process(self) -> None:
+        self._settle()
         self._stacks.forget()
         while self._readers:
             self._readers.popitem()[1].close()
+
+    def _on_stop(self, event: Any) -> None:
+        self._settle()
 
     def _on_new_objfile(self, event: Any) -> None:
         self._forget_process()
@@ -216,152 +368,58 @@ class Recorder:
         self._remove_watch()
 
 
-class _MallocWatch(gdb.Breakpoint):
-    """An internal breakpoint on malloc that is off but for the few calls that follow the first growth.
-
-    It shows what a growth pays for: requests that top serves without a system call.
-    """
-
-    def __init__(self, address: int, target: Target, history: History, frames: FrameReader) -> None:
-        super().__init__(f"*{address}", internal=True)
-        self.enabled = False
-        self._target = target
-        self._history = history
-        self._frames = frames
-        self._event: Event | None = None
-        self._left = 0
-
-    def wanted(self, event: Event) -> bool:
-        """Return whether the calls after this event are of interest: the first growth of main_arena by brk."""
-        grown = event.syscall == "brk" and not event.failed and (event.delta or 0) > 0
-        return self._event is None and grown and event.reading is not None and event.reading.arena is not None
-
-    def follow(self, event: Event) -> None:
-        """Begin to watch."""
-        self._event = event
-        self._left = _WATCHED_CALLS
-        self.enabled = True
-
-    def look(self) -> None:
-        """Note where the top chunk is now, as the outcome of the last call that was seen."""
-        served = self._history.served
-        if self._event is None or not served or served[-1].top_after is not None:
-            return
-        arena = self._arena()
-        if arena is not None:
-            served[-1] = served[-1]._replace(top_after=arena.top, left=arena.top_size)
-
-    def _arena(self) -> Arena | None:
-        target = self._target
-        try:
-            return read_arena(target.memory, target.abi, target.layout, target.main_arena, 0)
-        except MemoryFault:
-            return None
-
-    def stop(self) -> bool:
-        """Record one call of malloc; never stop GDB."""
-        self.look()
-        event, arena = self._event, self._arena()
-        grew = event is not None and self._history.grown_since(event)
-        self._left -= 1
-        if event is None or arena is None or grew or self._left < 0:
-            self.enabled = False
-            return False
-        if gdb.selected_thread().num == event.thread:
-            request = register("rdi") & 0xFFFFFFFFFFFFFFFF
-            frames = tuple(self._frames.read().frames)
-            served = Served(
-                event=event.id,
-                thread=event.thread,
-                request=request,
-                chunk_size=self._target.abi.request_to_chunk(request),
-                caller=frames[1] if len(frames) > 1 else None,
-                user=user_frame(frames),
-                top_before=arena.top,
-            )
-            self._history.served.append(served)
-        return False
+#: The variables that hold what the user gave to free and realloc.
+_POINTERS = ("mem", "oldmem")
 
 
-def read_allocator(target: Target, arena: int | None) -> Reading:
-    """Return the allocator's variables now, those of the arena at this address included (None: no arena takes part).
-
-    Raises MemoryFault where any of it is unreadable.
-    """
-    memory, abi, layout = target.memory, target.abi, target.layout
-    facts = target.process_facts
-    curbrk = target.word("__curbrk")
-    if not arena:
-        params = memory.read(target.mp, layout.par.size)
-        return Reading(facts, params, curbrk, others={"aligned_heap_area": target.word("aligned_heap_area")})
-    params, data = read_both(memory, (target.mp, layout.par.size), (arena, layout.state.size))
-    top_size = read_top_size(memory, abi, layout, arena, data)
-    number = session.arena_number(target, arena)
-    others: dict[str, Any] = {}
-    if number:
-        others = _heap_facts(target, decode_arena(abi, layout, arena, number, data, top_size))
-    return Reading(facts, params, curbrk, arena, number, data, top_size, others)
+def _kind_of(entry: SyscallEntry) -> tuple[object, ...]:
+    """Return what of a call, besides its callers, tells whose it is."""
+    return (entry.name, *entry.args[2:4]) if entry.name == "mmap" else (entry.name,)
 
 
-def _heap_facts(target: Target, arena: Arena) -> dict[str, Any]:
-    """Return what new_heap, grow_heap and heap_trim look at besides, as fields of GrowthState."""
-    memory, abi, layout = target.memory, target.abi, target.layout
-    chain = read_heaps(memory, abi, layout, read_params(memory, abi, layout, target.mp), arena)
-    older = None
-    if chain.problem is None:
-        older = tuple(OlderHeap(item, leftover(memory, abi, item)) for item in chain.heaps[1:])
-    return {
-        "aligned_heap_area": target.word("aligned_heap_area"),
-        "heap": chain.heaps[0] if chain.heaps else None,
-        "older_heaps": older,
-        "may_shrink_heap": target.may_shrink_heap,
-    }
+def _note(shape: Shape, entry: SyscallEntry, who: Requester, frames: Sequence[Frame]) -> None:
+    """Note what calls of this kind, made by malloc from this stack, have where."""
+    sources = malloc_sources(frames)
+    if sources is None:
+        return
+    places = []
+    for source in sources:
+        place = None if source is None else shape.variable(*source)
+        if source is not None and place is None:
+            return  # a constant of the code, say
+        places.append(place)
+    shape.notes[_kind_of(entry)] = _Numbers(who, *places)
 
 
-def _free_lists(target: Target, reading: Reading, nb: int) -> FreeLists:
-    abi, layout = target.abi, target.layout
-    address = target.tcache_address(gdb.selected_thread())
-    count = None
-    if address is not None and layout.tcache is not None:
-        count = tcache_count(target.memory, abi, layout, address, nb)
-    if reading.arena is None or not has_free_chunks(abi, layout, reading.address, reading.arena):
-        return FreeLists(count, 0, 0, 0, True)
-    arena = decode_arena(abi, layout, reading.address, reading.number, reading.arena, reading.top_size)
-    summary = free_summary(PageCache(target.memory), abi, layout, arena, target.safe_linking, limit=_FREE_LIMIT)
-    return FreeLists(count, summary.chunks, summary.total, summary.largest, summary.complete)
+def _with_nb(call: Requested, reading: Reading | None) -> Requested:
+    """Return what was asked with the chunk's size, which is not among the variables where sysmalloc is no caller."""
+    if call.nb is not None or call.request is None or reading is None:
+        return call
+    return call._replace(nb=reading.facts.abi.request_to_chunk(call.request))
 
 
-def _chunk_header(target: Target, event: Event) -> ChunkHeader | None:
-    """Return the header of the mmapped chunk whose mapping is given back or resized.
-
-    The chunk is at the start of the mapping, or behind it where memalign moved it; there the pointer that free or
-    realloc was called with tells.
-    """
-    pointers = [frame.variables.get("mem", frame.variables.get("oldmem")) for frame in event.frames]
-    given = next((pointer for pointer in pointers if pointer), None)
-    start, length = event.args[0], event.args[1]
-    address = start if given is None else given - target.abi.header
+def _read_allocator(
+    entry: SyscallEntry, arena: int | None, nb: int | None, request: int | None, pointer: int | None
+) -> tuple[Reading | None, FreeLists | None, ChunkHeader | None]:
+    """Return the allocator's state, what is free, and the chunk that is given back or resized, as far as known."""
     try:
-        prev_size, size_word = target.abi.words(target.memory.read(address, target.abi.header))
-    except MemoryFault:
-        return None
-    # Up to 2.42 size and prev_size make up the mapping; from 2.43 on without the header, and bit 0 is a flag.
-    covered = (prev_size & ~PREV_INUSE) + (size_word & ~FLAG_BITS)
-    sound = size_word & IS_MMAPPED and covered in (length, length - target.abi.header)
-    return ChunkHeader(address, prev_size, size_word) if sound else None
-
-
-def _stream_name(target: Target, address: int) -> str:
-    for name in ("stdin", "stdout", "stderr"):
-        if target.symbols.address(f"_IO_2_1_{name}_") == address:
-            return name
-    return f"the stream at {address:#x}"
+        target = session.target()
+        reading = read_allocator(target, arena)
+    except (TargetError, MemoryFault):
+        return None, None, None
+    if entry.name in ("munmap", "mremap"):
+        return reading, None, read_chunk_header(target, entry.args[0], entry.args[1], pointer)
+    if nb is None and request is not None:
+        nb = target.abi.request_to_chunk(request)
+    if nb is None or reading.arena is None:
+        return reading, None, None
+    return reading, read_free_lists(target, reading, nb), None
 
 
 def _mapped_before(entry: SyscallEntry, kind: str) -> int | None:
     """Return how many bytes are mapped where the call maps over them or unmaps, None where the call itself tells."""
     args = entry.args
-    if (entry.name == "mmap" and args[3] & _MAP_FIXED) or (entry.name == "munmap" and kind != "malloc"):
+    if (entry.name == "mmap" and args[3] & MAP_FIXED) or (entry.name == "munmap" and kind != "malloc"):
         return mapped_bytes(args[0], args[0] + _pages(args[1]))
     if entry.name == "mremap" and args[3] & MREMAP_FIXED:
         return mapped_bytes(args[4], args[4] + _pages(args[2]))

@@ -53,7 +53,7 @@ class _Unlearnable(Exception):
     """A stack that cannot be recognised by its bytes alone."""
 
 
-class _Shape:
+class Shape:
     """One stack that was learnt.
 
     ``registers`` are names with their values, ``slots`` takes words of the stack out of all and ``values`` is what it
@@ -68,22 +68,35 @@ class _Shape:
         self.slots: Any = None
         self.values: Any = None
         self.variables: list[tuple[int, str, str | None, int]] = []
+        #: For whoever uses the cache: what it worked out of this stack's code.
+        self.notes: dict[Any, Any] = {}
 
     def matches(self, words: Sequence[int]) -> bool:
         """Return whether this is the stack again."""
         return self.slots(words) == self.values and all(register(name) == value for name, value in self.registers)
 
-    def read(self, words: Sequence[int]) -> tuple[Frame, ...]:
-        """Return its frames with the variables that they have now."""
-        if not self.variables:
+    def variables_now(self, words: Sequence[int]) -> list[int]:
+        """Return the values of ``variables``, in their order."""
+        return [
+            words[where] if held_in is None else register(held_in) & _WORD for _, _, held_in, where in self.variables
+        ]
+
+    def frames_with(self, values: Sequence[int]) -> tuple[Frame, ...]:
+        """Return the frames with these values of their variables."""
+        if not values:
             return self.frames
         found: dict[int, dict[str, int]] = {}
-        for place, name, held_in, where in self.variables:
-            found.setdefault(place, {})[name] = words[where] if held_in is None else register(held_in) & _WORD
+        for (place, name, _, _), value in zip(self.variables, values):
+            found.setdefault(place, {})[name] = value
         frames = list(self.frames)
         for place, variables in found.items():
             frames[place] = Frame(*frames[place][:-1], {**frames[place].variables, **variables})
         return tuple(frames)
+
+    def variable(self, place: int, name: str) -> int | None:
+        """Return which of ``variables`` this one is, None where it is none of them."""
+        names = [(of, called) for of, called, _, _ in self.variables]
+        return names.index((place, name)) if (place, name) in names else None
 
 
 class StackCache:
@@ -92,7 +105,7 @@ class StackCache:
     def __init__(self, reader: FrameReader, memory: Memory) -> None:
         self._reader = reader
         self._memory = memory
-        self._shapes: dict[tuple[int, int], list[_Shape]] = {}
+        self._shapes: dict[tuple[int, int], list[Shape]] = {}
         self._seen: dict[tuple[int, int], int] = {}
 
     def forget(self) -> None:
@@ -101,8 +114,8 @@ class StackCache:
         self._seen.clear()
         self._reader.forget()
 
-    def read(self, pc: int, sp: int) -> tuple[tuple[Frame, ...], bool]:
-        """Return the frames of the selected thread, newest first, and whether older ones were left out.
+    def recognise(self, pc: int, sp: int) -> tuple[Shape, list[int]] | None:
+        """Return the stack that the selected thread has, with its variables, where it is one that was learnt.
 
         ``pc`` and ``sp`` are those of the thread's newest frame.
         """
@@ -112,10 +125,14 @@ class StackCache:
             except MemoryFault:
                 continue
             if shape.matches(words):
-                return shape.read(words), shape.more
+                return shape, shape.variables_now(words)
+        return None
+
+    def read(self, pc: int, sp: int) -> Stack:
+        """Return the stack of the selected thread, unwound by GDB; learn it where it comes for the second time."""
         stack = self._reader.read()
         self._consider(pc, sp, stack)
-        return tuple(stack.frames), stack.more
+        return stack
 
     def _consider(self, pc: int, sp: int, stack: Stack) -> None:
         """Learn a stack whose program counter and stack pointer come for the second time."""
@@ -135,7 +152,7 @@ class StackCache:
             self._seen[key] = 2 * _SHAPES + 1
 
 
-def _learn(stack: Stack, start: int, memory: Memory) -> _Shape:
+def _learn(stack: Stack, start: int, memory: Memory) -> Shape:
     last = stack.frames[-1] if stack.frames else None
     if last is None or not (stack.more or last.name in _OUTERMOST):
         raise _Unlearnable
@@ -155,7 +172,7 @@ def _learn(stack: Stack, start: int, memory: Memory) -> _Shape:
             end = max(end, slots["rip"] + 8)
     if not start <= end <= start + _LARGEST or any(not start <= slot < end or slot % 8 for slot in returns):
         raise _Unlearnable
-    shape = _Shape(stack, end - start)
+    shape = Shape(stack, end - start)
     words = _ABI.words(memory.read(start, shape.size))
     if any(words[(slot - start) // 8] != pc for slot, pc in returns.items()):
         raise _Unlearnable

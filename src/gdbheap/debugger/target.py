@@ -117,6 +117,7 @@ class Target:
             raise TargetError(_no_debug_symbols(self.libc)) from None
         self.main_arena = self._required("main_arena")
         self.mp = self._required("mp_")
+        self.curbrk = self.symbols.address("__curbrk")
         self.release = Release(_release(self))
         self.abi = _abi(self.layout)
         self._tcache_variables: dict[int, int] = {}  # by GDB's global number of the thread, which is not used again

@@ -665,6 +665,43 @@ def malloc_call(frames: Sequence[Frame]) -> Requested:
     )
 
 
+class Sources(NamedTuple):
+    """Which variables of a stack tell what a recorder must know at once: each (place of the frame, name).
+
+    ``nb`` is the chunk's size, or ``request`` the bytes that it follows from; ``pointer`` is what free or realloc was
+    called with.
+    """
+
+    arena: tuple[int, str] | None
+    nb: tuple[int, str] | None
+    request: tuple[int, str] | None
+    pointer: tuple[int, str] | None
+
+
+def malloc_sources(frames: Sequence[Frame]) -> Sources | None:
+    """Return where malloc_call finds its numbers in stacks of the same code, None where that is not so simple."""
+    plan = _plan(frames)
+    if not all(frame.function for frame in frames) or (len(plan.arenas) > 1 and len(_arenas(plan, frames)) > 1):
+        return None
+    if any(len(source.variables) != 1 for source in (plan.nb, plan.request) if source is not None):
+        return None
+    pointers = [(place, name) for place, frame in enumerate(frames) for name in _POINTERS if name in frame.variables]
+    return Sources(
+        (plan.arenas[0].place, "av") if plan.arenas else None,
+        None if plan.nb is None else (plan.nb.place, plan.nb.variables[0]),
+        None if plan.request is None else (plan.request.place, plan.request.variables[0]),
+        pointers[0] if pointers else None,
+    )
+
+
+def _arenas(plan: _Plan, frames: Sequence[Frame]) -> set[int]:
+    return {source.read(frames) for source in plan.arenas}
+
+
+#: The variables that hold what the user gave to free and realloc.
+_POINTERS = ("mem", "oldmem")
+
+
 def _plan(frames: Sequence[Frame]) -> _Plan:
     found = _decide(frames)
     if not found.libc:

@@ -9,7 +9,7 @@ from gdbheap.debugger.options import Option, Parsed, UsageError
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from gdbheap.growth.event import Event
 
@@ -65,13 +65,13 @@ class HeapCatch(HeapCommand):
         return [call for call in SYSCALLS if call.startswith(word)]
 
 
-def _line_printer() -> Callable[[Event], None]:
-    from gdbheap.debugger.output import style
+def _line_printer() -> Callable[[Sequence[Event]], None]:
+    from gdbheap.debugger.output import style, write_lines
     from gdbheap.render.events import event_line
 
     chosen = style()  # asking GDB for its settings at each event would cost more than the line
 
-    def show(event: Event) -> None:
-        gdb.write(event_line(event, chosen) + "\n")
+    def show(events: Sequence[Event]) -> None:
+        write_lines([event_line(event, chosen) for event in events])
 
     return show

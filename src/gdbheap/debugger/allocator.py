@@ -1,0 +1,102 @@
+"""What is read of the allocator while the program waits at a system call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gdb
+
+from gdbheap.debugger import session
+from gdbheap.debugger.target import Target
+from gdbheap.growth.event import ChunkHeader, FreeLists
+from gdbheap.growth.reading import Reading
+from gdbheap.memory import MemoryFault, PageCache, read_all
+from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, PREV_INUSE
+from gdbheap.ptmalloc.arena import Arena, decode_arena, read_top_size
+from gdbheap.ptmalloc.bins import free_summary, has_free_chunks
+from gdbheap.ptmalloc.heaps import read_heaps
+from gdbheap.ptmalloc.params import read_params
+from gdbheap.ptmalloc.tcache import tcache_count
+from gdbheap.simulate.arenas import leftover
+from gdbheap.simulate.state import OlderHeap
+
+#: Free chunks that are visited at most while the program waits.
+_FREE_LIMIT = 512
+
+
+def read_allocator(target: Target, arena: int | None) -> Reading:
+    """Return the allocator's variables now, those of the arena at this address included (None: no arena takes part).
+
+    Raises MemoryFault where any of it is unreadable.
+    """
+    memory, abi, layout = target.memory, target.abi, target.layout
+    facts = target.process_facts
+    wanted = [(target.mp, layout.par.size)]
+    if target.curbrk is not None:
+        wanted.append((target.curbrk, abi.word_size))
+    if not arena:
+        params, *rest = read_all(memory, wanted)
+        curbrk = int.from_bytes(rest[0], abi.byte_order) if rest else None
+        return Reading(facts, params, curbrk, others={"aligned_heap_area": target.word("aligned_heap_area")})
+    data, params, *rest = read_all(memory, [(arena, layout.state.size), *wanted])
+    curbrk = int.from_bytes(rest[0], abi.byte_order) if rest else None
+    top_size = read_top_size(memory, abi, layout, arena, data)
+    number = session.arena_number(target, arena)
+    if not number:
+        return Reading(facts, params, curbrk, arena, number, data, top_size)
+    others = _heap_facts(target, decode_arena(abi, layout, arena, number, data, top_size))
+    return Reading(facts, params, curbrk, arena, number, data, top_size, others)
+
+
+def _heap_facts(target: Target, arena: Arena) -> dict[str, Any]:
+    """Return what new_heap, grow_heap and heap_trim look at besides, as fields of GrowthState."""
+    memory, abi, layout = target.memory, target.abi, target.layout
+    chain = read_heaps(memory, abi, layout, read_params(memory, abi, layout, target.mp), arena)
+    older = None
+    if chain.problem is None:
+        older = tuple(OlderHeap(item, leftover(memory, abi, item)) for item in chain.heaps[1:])
+    return {
+        "aligned_heap_area": target.word("aligned_heap_area"),
+        "heap": chain.heaps[0] if chain.heaps else None,
+        "older_heaps": older,
+        "may_shrink_heap": target.may_shrink_heap,
+    }
+
+
+def read_free_lists(target: Target, reading: Reading, nb: int) -> FreeLists:
+    """Return what is free in the arena of ``reading``, and in the selected thread's tcache for chunks of ``nb``."""
+    abi, layout = target.abi, target.layout
+    address = target.tcache_address(gdb.selected_thread())
+    count = None
+    if address is not None and layout.tcache is not None:
+        count = tcache_count(target.memory, abi, layout, address, nb)
+    if reading.arena is None or not has_free_chunks(abi, layout, reading.address, reading.arena):
+        return FreeLists(count, 0, 0, 0, True)
+    arena = decode_arena(abi, layout, reading.address, reading.number, reading.arena, reading.top_size)
+    summary = free_summary(PageCache(target.memory), abi, layout, arena, target.safe_linking, limit=_FREE_LIMIT)
+    return FreeLists(count, summary.chunks, summary.total, summary.largest, summary.complete)
+
+
+def read_chunk_header(target: Target, start: int, length: int, pointer: int | None) -> ChunkHeader | None:
+    """Return the header of the mmapped chunk in the mapping at ``start``; None where it cannot be told.
+
+    The chunk is at the start of the mapping, or behind it where memalign moved it; there the ``pointer`` that free or
+    realloc was called with tells.
+    """
+    address = pointer - target.abi.header if pointer else start
+    try:
+        prev_size, size_word = target.abi.words(target.memory.read(address, target.abi.header))
+    except MemoryFault:
+        return None
+    # Up to 2.42 size and prev_size make up the mapping; from 2.43 on without the header, and bit 0 is a flag.
+    covered = (prev_size & ~PREV_INUSE) + (size_word & ~FLAG_BITS)
+    sound = size_word & IS_MMAPPED and covered in (length, length - target.abi.header)
+    return ChunkHeader(address, prev_size, size_word) if sound else None
+
+
+def stream_name(target: Target, address: int) -> str:
+    """Return the name of the stdio stream at ``address``: stdout, say, or its address."""
+    for name in ("stdin", "stdout", "stderr"):
+        if target.symbols.address(f"_IO_2_1_{name}_") == address:
+            return name
+    return f"the stream at {address:#x}"

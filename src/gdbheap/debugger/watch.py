@@ -1,0 +1,86 @@
+"""What a growth pays for: the few calls of malloc that follow the first one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gdb
+
+from gdbheap.debugger.frames import FrameReader
+from gdbheap.debugger.syscalls import register
+from gdbheap.debugger.target import Target
+from gdbheap.growth.event import Event, Served
+from gdbheap.growth.history import History
+from gdbheap.growth.requester import user_frame
+from gdbheap.memory import MemoryFault
+from gdbheap.ptmalloc.arena import Arena, read_arena
+
+#: Calls of malloc that are watched after the first growth.
+_WATCHED_CALLS = 4
+
+
+class MallocWatch(gdb.Breakpoint):
+    """An internal breakpoint on malloc that is off but for the few calls that follow the first growth.
+
+    It shows what a growth pays for: requests that top serves without a system call.
+    """
+
+    def __init__(self, address: int, target: Target, history: Callable[[], History], frames: FrameReader) -> None:
+        super().__init__(f"*{address}", internal=True)
+        self.enabled = False
+        self._target = target
+        self._history = history
+        self._frames = frames
+        self._event: Event | None = None
+        self._left = 0
+
+    def wanted(self, event: Event) -> bool:
+        """Return whether the calls after this event are of interest: the first growth of main_arena by brk."""
+        grown = event.syscall == "brk" and not event.failed and (event.delta or 0) > 0
+        return self._event is None and grown and event.reading is not None and event.reading.arena is not None
+
+    def follow(self, event: Event) -> None:
+        """Begin to watch."""
+        self._event = event
+        self._left = _WATCHED_CALLS
+        self.enabled = True
+
+    def look(self) -> None:
+        """Note where the top chunk is now, as the outcome of the last call that was seen."""
+        served = self._history().served
+        if self._event is None or not served or served[-1].top_after is not None:
+            return
+        arena = self._arena()
+        if arena is not None:
+            served[-1] = served[-1]._replace(top_after=arena.top, left=arena.top_size)
+
+    def _arena(self) -> Arena | None:
+        target = self._target
+        try:
+            return read_arena(target.memory, target.abi, target.layout, target.main_arena, 0)
+        except MemoryFault:
+            return None
+
+    def stop(self) -> bool:
+        """Record one call of malloc; never stop GDB."""
+        self.look()
+        event, arena = self._event, self._arena()
+        grew = event is not None and self._history().grown_since(event)
+        self._left -= 1
+        if event is None or arena is None or grew or self._left < 0:
+            self.enabled = False
+            return False
+        if gdb.selected_thread().num == event.thread:
+            request = register("rdi") & 0xFFFFFFFFFFFFFFFF
+            frames = tuple(self._frames.read().frames)
+            served = Served(
+                event=event.id,
+                thread=event.thread,
+                request=request,
+                chunk_size=self._target.abi.request_to_chunk(request),
+                caller=frames[1] if len(frames) > 1 else None,
+                user=user_frame(frames),
+                top_before=arena.top,
+            )
+            self._history().served.append(served)
+        return False
