@@ -26,7 +26,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,7 +96,7 @@ def blocks(document: Path) -> Iterator[Block]:
         yield Block(document, line, command, head, tuple(choices), found.group(3), found.start(3), found.end(3))
 
 
-@lru_cache(maxsize=None)
+@cache
 def output(command: str) -> tuple[str, ...]:
     """Return the lines that a command prints, this checkout's own path left out; it must end with status 0 or 1."""
     done = subprocess.run(

@@ -58,13 +58,32 @@ class GdbSymbols:
 
     def _look_up(self, name: str) -> int | None:
         symbol = self.symbol(name)
+        address: int | None = None
         try:
             if symbol is not None:
                 value = symbol.value()
-                return None if value.address is None else int(value.address)
-            return int(gdb.parse_and_eval(f"(unsigned long) &'{name}'"))
+                address = None if value.address is None else int(value.address)
+            else:
+                address = int(gdb.parse_and_eval(f"(unsigned long) &'{name}'"))
         except (gdb.error, RuntimeError):
+            pass
+        if address is None or not self._is_library or gdb.solib_name(address) == self._objfile.filename:
+            return address
+        # The loader has variables of the same names (__curbrk), and GDB takes the first that it finds (seen up to 13).
+        return self._elf_symbol(name)
+
+    @property
+    def _is_library(self) -> bool:
+        return self._objfile.filename != program_file()
+
+    def _elf_symbol(self, name: str) -> int | None:
+        """Return the address that this very file's ELF symbol table has for ``name``."""
+        path = self._objfile.filename or ""
+        if re.fullmatch(r"[\w./+@-]+", path) is None:  # it becomes part of a command
             return None
+        table = gdb.execute(f"maint print msymbols -objfile {path}", to_string=True)
+        found = re.search(rf"^\[ *\d+\] \w (0x[0-9a-f]+) {re.escape(name)}\b(?![@$.])", table, re.MULTILINE)
+        return int(found.group(1), 16) if found else None
 
     def struct(self, name: str) -> Struct | None:
         """Return the layout of ``struct name`` as the debug information describes it."""

@@ -94,6 +94,9 @@ def _itself(
     return taken if taken == event.state.abi.request_to_chunk(requested.outer.request) else None
 
 
+_HEAP_GROWTH = frozenset({"grow_heap", "new_heap", "alloc_new_heap"})
+
+
 def growths(history: History) -> list[Event]:
     """Return the events by which malloc got memory, oldest first."""
     return [event for event in history.events if _gave_memory(event) and event.requester.kind == "malloc"]
@@ -109,5 +112,5 @@ def _gave_memory(event: Event) -> bool:
     if event.result is None:
         return event.syscall == "brk" and event.args[0] != 0  # stopped inside the call: this is the one meant
     if event.syscall == "mprotect":  # how an arena other than main_arena grows: memory that was only reserved
-        return not event.failed and any(frame.name in ("grow_heap", "sysmalloc") for frame in event.frames)
+        return not event.failed and any(frame.name in _HEAP_GROWTH for frame in event.frames)
     return (event.delta or 0) > 0

@@ -124,6 +124,9 @@ _STDIO = frozenset(
     | {"fgetc", "getc", "getline", "getdelim", "__getdelim", "fscanf", "ungetc", "fseek", "fflush"}
 )
 
+#: The purpose of a call that is about one mmapped chunk.
+OWN_MAPPING = "a chunk that is a mapping of its own"
+
 #: What the memory is for that libc's own callers of malloc ask for, by the caller's plain name.
 MEANINGS: Mapping[str, str] = {
     "_IO_file_doallocate": "a stdio stream's buffer",
@@ -419,7 +422,7 @@ def _malloc_purpose(event: Event, name: str) -> str:
     if event.syscall == "brk":
         return "main_arena's heap"
     if event.syscall == "mremap" or name in ("sysmalloc_mmap", "munmap_chunk", "mremap_chunk"):
-        return "a chunk that is a mapping of its own"
+        return OWN_MAPPING
     if name == "sysmalloc_mmap_fallback":
         return "main_arena's heap, where the break cannot be moved"
     heap = {"new_heap", "alloc_new_heap", "grow_heap", "shrink_heap", "heap_trim"}

@@ -6,21 +6,11 @@ import os
 from collections.abc import Sequence
 
 from gdbheap.growth.event import Event, Frame, Requested
-from gdbheap.growth.requester import WRAPPERS
+from gdbheap.growth.requester import INTERNAL, WRAPPERS
 from gdbheap.render.escape import printable
 
 #: What lies between malloc's decision and the kernel: true of every event, so a chain leaves it out.
-_PLUMBING = WRAPPERS | {
-    "__glibc_morecore",
-    "__default_morecore",
-    "sysmalloc",
-    "sysmalloc_mmap",
-    "sysmalloc_mmap_fallback",
-    "_int_malloc",
-    "_int_free",
-    "_int_free_chunk",
-    "_int_realloc",
-}
+_PLUMBING = (WRAPPERS | INTERNAL) - {"tcache_init", "systrim", "heap_trim"}
 _SHOWN = 6
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gdbheap.growth.event import Event
+from gdbheap.growth.requester import OWN_MAPPING
 from gdbheap.render.callers import caller_line
 from gdbheap.render.escape import printable
 from gdbheap.render.style import Plain
@@ -42,16 +43,24 @@ def owner_text(event: Event) -> str:
     if who.kind != "malloc":
         return f"{who.kind}: {printable(who.purpose)}"
     requested = event.requested
-    parts = []
-    arena = event.reading.arena_name if event.reading is not None else None
-    parts.append(arena or "malloc")
+    parts = [_place_text(event)]
     if requested is not None and requested.nb is not None:
         parts.append(f"chunk {requested.nb:#x}")
     if requested is not None and requested.request is not None:
         parts.append(f"for {requested.request} bytes")
-    if len(parts) == 1 and who.purpose:
-        parts.append(printable(who.purpose))
     return " ".join(parts)
+
+
+def _place_text(event: Event) -> str:
+    """Return where in malloc's memory a call is at work: an arena, or a chunk that is a mapping of its own."""
+    purpose = printable(event.requester.purpose)
+    if event.syscall != "brk" and purpose == OWN_MAPPING:
+        return "mmapped" if event.requested is not None and event.requested.nb is not None else "mmapped chunk"
+    arena = event.reading.arena_name if event.reading is not None else None
+    if arena is None:
+        return f"malloc, {purpose}:" if event.requested is not None else f"malloc, {purpose}"
+    gave_back = (event.delta or 0) < 0
+    return f"{arena} trims its top" if gave_back and event.syscall == "brk" else arena
 
 
 def event_line(event: Event, style: Plain) -> str:

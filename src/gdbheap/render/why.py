@@ -96,7 +96,7 @@ def _who(explained: Explanation, style: Plain) -> Iterator[str]:
         before, inside = chain[:cut], chain[cut:]
     else:
         before, inside = chain, []
-    if before:
+    if before and not (inside and len(before) == 1):
         yield " -> ".join(shortened(before)) + _comment(_purpose(event, before))
     if inside and requested.request is not None:
         inner = [*shortened(inside), f"{requested.request} bytes"]
@@ -122,7 +122,7 @@ def _request(explained: Explanation) -> Iterator[str]:
     arena = event.state.arena if event.state is not None else None
     where = f"thread {event.thread}" + (f", {arena.name} at {arena.address:#x}" if arena is not None else "")
     if requested is None or (requested.request is None and requested.nb is None):
-        yield f"no bytes were asked of malloc here; {where}"
+        yield f"none: memory goes back; {where}"
     elif requested.request is None:
         yield f"chunk {requested.nb:#x}; the bytes asked for are not known; {where}"
     elif requested.nb is None:
@@ -154,8 +154,8 @@ def _free_text(free: FreeLists, nb: int | None) -> str:
         return f"Nothing free could serve it: {tcache}no chunk is free in the arena's fastbins and bins."
     bound = "" if free.complete else "at least "
     text = (
-        f"Nothing free could serve it: {tcache}{bound}{count_of(free.chunks, 'chunk')} of {free.total:#x} bytes "
-        f"in all are free, the largest {free.largest:#x}."
+        f"Nothing free could serve it: {tcache}{bound}{count_of(free.chunks, 'free chunk')}, {free.total:#x} bytes "
+        f"in all, the largest of {free.largest:#x}."
     )
     if nb is not None and free.total >= nb and free.largest < nb:
         return f"{text} Together they would do for {nb:#x}: this is fragmentation."
@@ -165,10 +165,11 @@ def _free_text(free: FreeLists, nb: int | None) -> str:
 def _sum(explained: Explanation, call: Call, style: Plain) -> Iterator[str]:
     width = max((len(f"{abs(term.value):#x}") for term in call.terms), default=0)
     width = max(width, len(f"{call.total:#x}"), len(f"{call.rounded:#x}"))
+    names = max((len(term.name) for term in call.terms), default=0)
     for index, term in enumerate(call.terms):
         sign = "-" if term.value < 0 or term.name.startswith("old top") else "+" if index else " "
         note = f"   {term.note}" if term.note else ""
-        yield f"{sign} {abs(term.value):>#{width}x}  {term.name}{note}"
+        yield f"{sign} {abs(term.value):>#{width}x}  {term.name:<{names}}{note}".rstrip()
     if call.terms and call.total != call.rounded:
         direction = "up" if call.rounded > call.total else "down"
         yield f"= {call.total:>#{width}x}  rounded {direction} to a multiple of {call.multiple:#x}:"
