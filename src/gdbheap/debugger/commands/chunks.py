@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gdbheap.debugger.commands.base import JSON, HeapCommand, evaluate, number
-from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.options import Option, Parsed, UsageError
 
 _LIMIT = 200
@@ -13,11 +12,7 @@ _STATES = ("used", "tcache", "fastbin", "unsorted", "small", "large", "free", "t
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from gdbheap.ptmalloc.arena import Arena
-    from gdbheap.ptmalloc.chunk import Chunk
-    from gdbheap.ptmalloc.rows import Wanted
+    from gdbheap.debugger.chunk_walk import ChunkWalk
 
 
 class HeapChunks(HeapCommand):
@@ -43,17 +38,13 @@ class HeapChunks(HeapCommand):
 
     def run(self, parsed: Parsed) -> None:
         """Walk the chosen arenas and show the chunks that are asked for."""
-        from gdbheap.debugger import model, session
         from gdbheap.debugger.output import write_json, write_lines
-        from gdbheap.memory import MemoryFault, PageCache
         from gdbheap.render.chunks import HEADER, ShownTotals, chunk_object, chunk_rows, totals_line
         from gdbheap.render.units import count_of
 
-        state = model.read_state()
-        arenas = model.chosen_arenas(state, parsed.text("arena"))
-        walk = _Walk(parsed)
         path = parsed.text("json")
         if path is not None:
+            walk = _walk(parsed)
             objects = [
                 {
                     "name": arena.name,
@@ -61,24 +52,16 @@ class HeapChunks(HeapCommand):
                     "chunks": [chunk_object(chunk) for chunk in walk.chunks(arena)],
                     "problems": walk.take_problems(),
                 }
-                for arena in arenas
+                for arena in walk.arenas(parsed.text("arena"))
             ]
             walk.require_start()
             write_json("heap chunks", {"arenas": objects, "left_out": walk.left_out}, path)
             if not path:
                 return
-            walk = _Walk(parsed)
-        memory = PageCache(session.target().memory)
-
-        def content(chunk: Chunk) -> bytes:
-            try:
-                return memory.read(chunk.pointer, min(_PREVIEW, chunk.request_max))
-            except MemoryFault:
-                return b""
-
+        walk = _walk(parsed)
         shown = ShownTotals()
-        for arena in arenas:
-            rows = chunk_rows(walk.chunks(arena), content, _PREVIEW, shown)
+        for arena in walk.arenas(parsed.text("arena")):
+            rows = chunk_rows(walk.chunks(arena), lambda chunk: walk.content(chunk, _PREVIEW), _PREVIEW, shown)
             first = next(rows, None)
             if first is not None:
                 write_lines([f"{arena.name} at {arena.address:#x}", HEADER, first])
@@ -90,83 +73,17 @@ class HeapChunks(HeapCommand):
             write_lines([f"{count_of(walk.left_out, 'more chunk')} left out: -count N or -all shows them."])
 
 
-class _Walk:
-    """The chunks of one arena after another, counted against one limit."""
+def _walk(parsed: Parsed) -> ChunkWalk:
+    """Return a walk over the chunks that the command line asks for; raise UsageError where it cannot be meant."""
+    from gdbheap.debugger.chunk_walk import ChunkWalk
+    from gdbheap.ptmalloc.rows import Wanted
 
-    def __init__(self, parsed: Parsed) -> None:
-        from gdbheap.debugger import model, session
-        from gdbheap.ptmalloc.rows import Wanted
-
-        state = parsed.text("state")
-        start = parsed.text("start")
-        self._start = None if start is None else evaluate(start, "-start")
-        self._wanted: Wanted = Wanted(
-            min_size=number(parsed, "min-size", 0),
-            max_size=number(parsed, "max-size", 0) if parsed.given("max-size") else None,
-            states=None if state is None else frozenset((state,)),
-            start=self._start or 0,
-        )
-        if self._wanted.max_size is not None and self._wanted.max_size < self._wanted.min_size:
-            raise UsageError("-max-size is less than -min-size, so no chunk can be meant.")
-        unlimited = parsed.given("all") or (parsed.given("json") and not parsed.given("count"))
-        self._limit = None if unlimited else number(parsed, "count", _LIMIT)
-        self._state = model.read_state()
-        self._facts = model.free_facts()
-        self._memory = session.target().memory
-        self._start_seen = self._start is None
-        self._problems = list(self._facts.problems)
-        self.left_out = 0
-
-    def chunks(self, arena: Arena) -> Iterator[Chunk]:
-        """Yield the chunks of ``arena`` that are asked for."""
-        from gdbheap.ptmalloc.account import plan_arena
-        from gdbheap.ptmalloc.rows import Rows
-        from gdbheap.ptmalloc.walk import Block, walk_arena
-
-        plan, free = plan_arena(self._memory, self._state, arena, self._facts)
-        self._problems += [*plan.problems, *free.problems]
-
-        def seen(block: Block) -> None:
-            self._problems.extend(block.problems)
-            if block.gap is not None:
-                self._problems.append(block.gap.why)
-            self._look_for_start(block)
-
-        blocks = walk_arena(self._memory, self._state.abi, plan, free)
-        rows = Rows(self._state.abi, blocks, self._wanted, self._limit, seen)
-        for chunk in rows:
-            if self._limit is not None:
-                self._limit -= 1
-            yield chunk
-        self.left_out += rows.left_out
-
-    def _look_for_start(self, block: object) -> None:
-        """Raise TargetError where -start is inside a chunk of this block, rather than at one."""
-        from gdbheap.ptmalloc.walk import Block
-
-        assert isinstance(block, Block)
-        start, columns = self._start, block.columns
-        if self._start_seen or start is None or not columns.addresses:
-            return
-        if not columns.addresses[0] <= start < columns.addresses[-1] + columns.sizes[-1]:
-            return
-        from bisect import bisect_right
-
-        place = bisect_right(columns.addresses, start) - 1
-        address, size = columns.addresses[place], columns.sizes[place]
-        if start not in (address, address + self._state.abi.header):
-            raise TargetError(
-                f"{start:#x} is no chunk: it is inside the chunk at {address:#x} of {size:#x} bytes "
-                f"(user pointer {address + self._state.abi.header:#x})."
-            )
-        self._start_seen = True
-
-    def require_start(self) -> None:
-        """Raise TargetError where no chunk was met that -start names."""
-        if not self._start_seen:
-            raise TargetError(f"{self._start:#x} is in no chunk of the arenas that were walked: 'heap' shows them.")
-
-    def take_problems(self) -> list[str]:
-        """Return what was found to be wrong since the last call."""
-        problems, self._problems = self._problems, []
-        return problems
+    state, typed = parsed.text("state"), parsed.text("start")
+    start = None if typed is None else evaluate(typed, "-start")
+    low = number(parsed, "min-size", 0)
+    high = number(parsed, "max-size", 0) if parsed.given("max-size") else None
+    if high is not None and high < low:
+        raise UsageError("-max-size is less than -min-size, so no chunk can be meant.")
+    wanted = Wanted(low, high, None if state is None else frozenset((state,)), start or 0)
+    unlimited = parsed.given("all") or (parsed.given("json") and not parsed.given("count"))
+    return ChunkWalk(wanted, None if unlimited else number(parsed, "count", _LIMIT), start)

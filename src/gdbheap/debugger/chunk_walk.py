@@ -1,0 +1,86 @@
+"""The chunks that a command asks for, arena after arena, out of a walk over all of them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from gdbheap.debugger import model, session
+from gdbheap.debugger.errors import TargetError
+from gdbheap.memory import MemoryFault, PageCache
+from gdbheap.ptmalloc.account import plan_arena
+from gdbheap.ptmalloc.arena import Arena
+from gdbheap.ptmalloc.chunk import Chunk
+from gdbheap.ptmalloc.rows import Rows, Wanted
+from gdbheap.ptmalloc.walk import Block, walk_arena
+
+
+class ChunkWalk:
+    """Walks arenas of the process as it is now, and counts the chunks of all of them against one ``limit``.
+
+    ``start`` is an address that must be a chunk's or its user pointer: the walk begins there. ``left_out`` is the
+    number of chunks that the limit kept back, in the arenas that were walked.
+    """
+
+    def __init__(self, wanted: Wanted, limit: int | None, start: int | None) -> None:
+        self.left_out = 0
+        self._wanted = wanted
+        self._limit = limit
+        self._start = start
+        self._start_seen = start is None
+        self._state = model.read_state()
+        self._facts = model.free_facts()
+        self._memory = session.target().memory
+        self._contents = PageCache(self._memory)
+        self._problems = list(self._facts.problems)
+
+    def arenas(self, named: str | None) -> tuple[Arena, ...]:
+        """Return the arenas that a command line names, or all; raise TargetError where there is none of that name."""
+        return tuple(model.chosen_arenas(self._state, named))
+
+    def chunks(self, arena: Arena) -> Iterator[Chunk]:
+        """Yield the wanted chunks of ``arena``; raise TargetError where ``start`` is inside one of them."""
+        plan, free = plan_arena(self._memory, self._state, arena, self._facts)
+        self._problems += [*plan.problems, *free.problems]
+        blocks = walk_arena(self._memory, self._state.abi, plan, free)
+        rows = Rows(self._state.abi, blocks, self._wanted, self._limit, self._see)
+        for chunk in rows:
+            if self._limit is not None:
+                self._limit -= 1
+            yield chunk
+        self.left_out += rows.left_out
+
+    def content(self, chunk: Chunk, size: int) -> bytes:
+        """Return at most ``size`` bytes of a chunk's user data, none where they are unreadable."""
+        try:
+            return self._contents.read(chunk.pointer, min(size, chunk.request_max))
+        except MemoryFault:
+            return b""
+
+    def take_problems(self) -> list[str]:
+        """Return what was found to be wrong since the last call."""
+        problems, self._problems = self._problems, []
+        return problems
+
+    def require_start(self) -> None:
+        """Raise TargetError where ``start`` was met in none of the arenas that were walked."""
+        if not self._start_seen:
+            raise TargetError(f"{self._start:#x} is in no chunk of the arenas that were walked: 'heap' shows them.")
+
+    def _see(self, block: Block) -> None:
+        self._problems.extend(block.problems)
+        if block.gap is not None:
+            self._problems.append(block.gap.why)
+        start, columns = self._start, block.columns
+        if self._start_seen or start is None or not columns.addresses:
+            return
+        place = bisect_right(columns.addresses, start) - 1
+        if place < 0 or start >= columns.addresses[place] + columns.sizes[place]:
+            return
+        address, pointer = columns.addresses[place], columns.addresses[place] + self._state.abi.header
+        if start not in (address, pointer):
+            raise TargetError(
+                f"{start:#x} is no chunk: it is inside the chunk at {address:#x} of {columns.sizes[place]:#x} bytes "
+                f"(user pointer {pointer:#x})."
+            )
+        self._start_seen = True
