@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import Programs
 from tests.support.debugger import Answers, Gdb
+from tests.support.programs import Programs
 
 #: Compares each stack that is recognised with what GDB's own unwinding gives at that very stop.
 COMPARE = """

@@ -117,8 +117,10 @@ class Recorder:
 
     @property
     def active(self) -> bool:
-        """Whether the catchpoint is set."""
-        return self.number is not None
+        """Whether the catchpoint is set; the user may have deleted it by hand."""
+        if self.number is None:
+            return False
+        return "catchpoint" in gdb.execute(f"info breakpoints {self.number}", to_string=True)
 
     @property
     def history(self) -> History:
@@ -161,16 +163,13 @@ class Recorder:
     def stop(self) -> bool:
         """Delete the catchpoint; return whether there was one. What was recorded stays."""
         self._settle()
+        active = self.active
         number, self.number = self.number, None
         self._remove_watch()
         self._pending.clear()
-        if number is None:
-            return False
-        try:
+        if active:
             gdb.execute(f"delete {number}", to_string=True)
-        except gdb.error:
-            return False  # the user deleted it by hand
-        return True
+        return active
 
     def observe(self, value: int) -> bool:
         """Record the system call that the selected thread is stopped at; return whether GDB should stop here.
