@@ -16,7 +16,7 @@ from gdbheap.ptmalloc.arena import Arena, decode_arena, read_top_size
 from gdbheap.ptmalloc.bins import free_summary, has_free_chunks
 from gdbheap.ptmalloc.heaps import read_heaps
 from gdbheap.ptmalloc.params import read_params
-from gdbheap.ptmalloc.tcache import tcache_count
+from gdbheap.ptmalloc.tcache import tcache_count, tcache_index
 from gdbheap.simulate.arenas import leftover
 from gdbheap.simulate.state import OlderHeap
 
@@ -68,7 +68,7 @@ def read_free_lists(target: Target, reading: Reading, nb: int) -> FreeLists:
     abi, layout = target.abi, target.layout
     address = target.tcache_address(gdb.selected_thread())
     count = None
-    if address is not None and layout.tcache is not None:
+    if address is not None and layout.tcache is not None and tcache_index(abi, layout, nb) is not None:
         count = tcache_count(target.memory, abi, layout, address, nb)
     if reading.arena is None or not has_free_chunks(abi, layout, reading.address, reading.arena):
         return FreeLists(count, 0, 0, 0, True)

@@ -14,8 +14,8 @@ from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.frames import FrameReader
 from gdbheap.debugger.processes import local_pid, mapped_bytes, open_file
 from gdbheap.debugger.stacks import Shape, StackCache
-from gdbheap.debugger.syscalls import MREMAP_FIXED, SyscallEntry, SyscallReader, registers_for
-from gdbheap.debugger.target import GdbMemory, architecture_name, program_file
+from gdbheap.debugger.syscalls import SyscallEntry, SyscallReader, registers_for
+from gdbheap.debugger.target import GdbMemory, architecture_name, is_core, program_file
 from gdbheap.debugger.watch import MallocWatch
 from gdbheap.growth.event import ChunkHeader, Event, Frame, FreeLists, Requested, Requester
 from gdbheap.growth.history import Final, History
@@ -23,11 +23,13 @@ from gdbheap.growth.reading import Reading
 from gdbheap.growth.requester import malloc_call, malloc_sources, requester, stream_of, user_frame
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.arena import read_arena
-from gdbheap.simulate.kernel import MAP_FIXED
+from gdbheap.simulate.kernel import MAP_FIXED, MREMAP_FIXED
 
 SYSCALLS = ("brk", "mmap", "munmap", "mremap", "mprotect")
 #: How many events are put off at most, where nobody watches them come.
 _PUT_OFF = 64
+#: In place of an event's index: a brk that is not wanted, but after which the break is elsewhere.
+_NOT_RECORDED = -1
 
 
 class _Numbers(NamedTuple):
@@ -51,7 +53,7 @@ class _Captured:
 
     __slots__ = (
         "args", "break_before", "chunk", "free", "id", "name", "numbers", "process", "reading", "result", "shape",
-        "thread", "tid", "values",
+        "thread", "tid", "unread", "values",
     )  # fmt: skip
 
     def __init__(self, number: int, process: int, thread: int, tid: int, entry: SyscallEntry) -> None:
@@ -66,6 +68,7 @@ class _Captured:
         self.reading: Reading | None = None
         self.free: FreeLists | None = None
         self.chunk: ChunkHeader | None = None
+        self.unread: str | None = None
 
     def of(self, shape: Shape, values: Sequence[int], numbers: _Numbers) -> None:
         """Say whose stack it is."""
@@ -93,6 +96,7 @@ class _Captured:
             reading=self.reading,
             free=self.free,
             chunk=self.chunk,
+            unread=self.unread,
         )
 
 
@@ -141,6 +145,10 @@ class Recorder:
         """
         if program_file() is None and not gdb.selected_inferior().pid:
             raise TargetError("There is no program to record: start GDB with one (gdb --args PROGRAM ARGS).")
+        if is_core():
+            raise TargetError(
+                "A core file does not run: nothing can be recorded, but 'heap why-grow' tells what it can."
+            )
         registers = registers_for(architecture_name())
         self.stop()
         gdb.execute(f"catch syscall {' '.join(syscalls)} exit_group", to_string=True)
@@ -185,7 +193,7 @@ class Recorder:
         if result is not None:
             # Calls of one thread do not nest, so this is the return of the one that it entered last.
             left = self._pending.pop(tid, None)
-            return left is not None and self._leave(left, result)
+            return left is not None and self._leave(process, left, result)
         entry = reader.entry(tid)
         if entry is None:
             return False
@@ -216,6 +224,7 @@ class Recorder:
         numbers: _Numbers,
     ) -> None:
         """Keep what must be read now of a call that malloc made from a stack that is known."""
+        self._needs_the_kernel()
         captured = _Captured(len(self._history.events) + len(self._put_off) + 1, process, thread, tid, entry)
         captured.of(shape, values, numbers)
         found = _read_allocator(
@@ -225,7 +234,7 @@ class Recorder:
             None if numbers.request is None else values[numbers.request],
             None if numbers.pointer is None else values[numbers.pointer],
         )
-        captured.reading, captured.free, captured.chunk = found
+        captured.reading, captured.free, captured.chunk, captured.unread = found
         if entry.name == "brk":
             captured.break_before = self._breaks.get(process)
             if captured.break_before is None and captured.reading is not None:
@@ -251,7 +260,8 @@ class Recorder:
         event = Event(len(events) + 1, process, thread, tid, name, args, frames, file=file, more_frames=more)
         who = requester(event, events)
         if self._malloc_only and who.kind != "malloc":
-            self._pending.pop(tid, None)
+            if name == "brk":
+                self._pending[tid] = _NOT_RECORDED
             return
         changes: dict[str, Any] = {"requester": who, "user": user_frame(frames)}
         if name == "brk":
@@ -259,6 +269,7 @@ class Recorder:
         else:
             changes["mapped_before"] = _mapped_before(entry, who.kind)
         if who.kind == "malloc":
+            self._needs_the_kernel()
             changes.update(self._of_malloc(entry, frames))
             if name == "brk" and changes["break_before"] is None and changes["reading"] is not None:
                 changes["break_before"] = changes["reading"].curbrk or None
@@ -273,28 +284,29 @@ class Recorder:
         pointer = next(
             (value for frame in frames for name, value in frame.variables.items() if name in _POINTERS), None
         )
-        reading, free, chunk = _read_allocator(entry, call.arena, call.nb, call.request, pointer)
+        found = _read_allocator(entry, call.arena, call.nb, call.request, pointer)
         stream = stream_of(frames)
         return {
-            "requested": _with_nb(call, reading),
-            "reading": reading,
-            "free": free,
-            "chunk": chunk,
+            **found._asdict(),
+            "requested": _with_nb(call, found.reading),
             "stream": None if stream is None else stream_name(session.target(), stream),
         }
 
-    def _leave(self, left: _Captured | int, result: int) -> bool:
+    def _leave(self, process: int, left: _Captured | int, result: int) -> bool:
+        if left == _NOT_RECORDED:
+            self._breaks[process] = result
+            return False
         if isinstance(left, int):
             event = self._history.events[left] = self._history.events[left]._replace(result=result)
             if event.syscall == "brk":
-                self._breaks[event.process] = result
+                self._breaks[process] = result
             self._show([event])
             if self._watch is not None and self._watch.wanted(event):
                 self._watch.follow(event)
             return self._stop_there
         left.result = result
         if left.name == "brk":
-            self._breaks[left.process] = result
+            self._breaks[process] = result
         if self._watched or len(self._put_off) >= _PUT_OFF:
             self._settle()
         return self._stop_there
@@ -326,6 +338,10 @@ class Recorder:
         except (TargetError, MemoryFault):
             return
         self._history.finals[process] = Final(arena, len(self._history.events))
+
+    def _needs_the_kernel(self) -> None:
+        if self._watch is not None:
+            self._watch.not_served()
 
     def _place_watch(self) -> None:
         if self._watch is not None:
@@ -397,22 +413,33 @@ def _with_nb(call: Requested, reading: Reading | None) -> Requested:
     return call._replace(nb=reading.facts.abi.request_to_chunk(call.request))
 
 
+class _Allocator(NamedTuple):
+    """What was read of the allocator; ``unread`` is a sentence that says why it could not be."""
+
+    reading: Reading | None = None
+    free: FreeLists | None = None
+    chunk: ChunkHeader | None = None
+    unread: str | None = None
+
+
 def _read_allocator(
     entry: SyscallEntry, arena: int | None, nb: int | None, request: int | None, pointer: int | None
-) -> tuple[Reading | None, FreeLists | None, ChunkHeader | None]:
+) -> _Allocator:
     """Return the allocator's state, what is free, and the chunk that is given back or resized, as far as known."""
     try:
         target = session.target()
         reading = read_allocator(target, arena)
-    except (TargetError, MemoryFault):
-        return None, None, None
+    except TargetError as error:
+        return _Allocator(unread=str(error))
+    except MemoryFault as fault:
+        return _Allocator(unread=f"GDB {fault}.")
     if entry.name in ("munmap", "mremap"):
-        return reading, None, read_chunk_header(target, entry.args[0], entry.args[1], pointer)
+        return _Allocator(reading, chunk=read_chunk_header(target, entry.args[0], entry.args[1], pointer))
     if nb is None and request is not None:
         nb = target.abi.request_to_chunk(request)
     if nb is None or reading.arena is None:
-        return reading, None, None
-    return reading, read_free_lists(target, reading, nb), None
+        return _Allocator(reading)
+    return _Allocator(reading, read_free_lists(target, reading, nb))
 
 
 def _mapped_before(entry: SyscallEntry, kind: str) -> int | None:

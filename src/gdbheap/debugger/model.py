@@ -9,7 +9,7 @@ import gdb
 from gdbheap.debugger import session
 from gdbheap.debugger.catch import RECORDER
 from gdbheap.debugger.errors import TargetError
-from gdbheap.debugger.target import Target, each_thread
+from gdbheap.debugger.target import Target, each_thread, is_core
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.starts import region_starts
 from gdbheap.memory import MemoryFault, PageCache
@@ -102,14 +102,7 @@ def read_initial() -> Initial:
         tcaches, _ = read_tcaches(target)
         owners = [number for number, tcache in tcaches.items() if tcache.address == first + abi.header]
         first_owner = owners[0] if owners else None
-    return Initial(abi, state.params, state.ring.arenas, _is_core(), first_chunk, first_owner)
-
-
-def _is_core() -> bool:
-    connection = getattr(gdb.selected_inferior(), "connection", None)  # GDB 11
-    if connection is not None:
-        return bool(connection.type == "core")
-    return "core file" in gdb.execute("info target", to_string=True)
+    return Initial(abi, state.params, state.ring.arenas, is_core(), first_chunk, first_owner)
 
 
 def chosen_arenas(state: HeapState, text: str | None) -> Sequence[Arena]:

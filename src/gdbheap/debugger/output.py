@@ -22,15 +22,20 @@ def style() -> Plain:
 
 
 def write_lines(lines: Iterable[str]) -> None:
-    """Write the lines to GDB's stream, some at a time, so that its pager can stop a long answer."""
+    """Write the lines to GDB's stream, some at a time, so that its pager can stop a long answer.
+
+    Where making the lines fails, those that were made are written first.
+    """
     batch: list[str] = []
-    for line in lines:
-        batch.append(line)
-        if len(batch) >= _BATCH:
+    try:
+        for line in lines:
+            batch.append(line)
+            if len(batch) >= _BATCH:
+                written, batch = batch, []
+                gdb.write("\n".join(written) + "\n")
+    finally:
+        if batch:
             gdb.write("\n".join(batch) + "\n")
-            batch.clear()
-    if batch:
-        gdb.write("\n".join(batch) + "\n")
 
 
 def write_json(command: str, body: Mapping[str, object], path: str) -> None:

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 import gdb
 
+from gdbheap.debugger.errors import TargetError
+from gdbheap.simulate.kernel import MREMAP_FIXED
+
 _NOT_IMPLEMENTED = -38  # the kernel puts -ENOSYS into the result register until the call has run
-MREMAP_FIXED = 2
 _ARGUMENTS = {"brk": 1, "munmap": 2, "mprotect": 3, "mmap": 6, "mremap": 4, "exit_group": 1}
 
 
@@ -42,7 +44,7 @@ _BY_ARCHITECTURE = {
 }
 
 
-class UnknownArchitecture(Exception):
+class UnknownArchitecture(TargetError):
     """System calls cannot be read on this machine; the message is a full sentence."""
 
 

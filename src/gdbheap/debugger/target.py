@@ -226,6 +226,14 @@ def program_file() -> str | None:
     return None if space is None else space.filename
 
 
+def is_core() -> bool:
+    """Return whether the selected inferior is a core file."""
+    connection = getattr(gdb.selected_inferior(), "connection", None)  # GDB 11
+    if connection is not None:
+        return bool(connection.type == "core")
+    return "core file" in gdb.execute("info target", to_string=True)
+
+
 def is_libc(name: str) -> bool:
     """Return whether a file of this base name is glibc's libc."""
     return _LIBC.search(name) is not None

@@ -33,6 +33,7 @@ class MallocWatch(gdb.Breakpoint):
         self._frames = frames
         self._event: Event | None = None
         self._left = 0
+        self._under_way = False  # a call was seen, and not yet what came of it
 
     def wanted(self, event: Event) -> bool:
         """Return whether the calls after this event are of interest: the first growth of main_arena by brk."""
@@ -47,12 +48,20 @@ class MallocWatch(gdb.Breakpoint):
 
     def look(self) -> None:
         """Note where the top chunk is now, as the outcome of the last call that was seen."""
-        served = self._history().served
-        if self._event is None or not served or served[-1].top_after is not None:
+        if not self._under_way:
             return
+        self._under_way = False
+        served = self._history().served
         arena = self._arena()
         if arena is not None:
             served[-1] = served[-1]._replace(top_after=arena.top, left=arena.top_size)
+
+    def not_served(self) -> None:
+        """Forget the last call that was seen, if it is still under way: it needs a system call after all."""
+        if self._under_way:
+            self._under_way = False
+            self._history().served.pop()
+            self.enabled = False
 
     def _arena(self) -> Arena | None:
         target = self._target
@@ -83,4 +92,5 @@ class MallocWatch(gdb.Breakpoint):
                 top_before=arena.top,
             )
             self._history().served.append(served)
+            self._under_way = True
         return False

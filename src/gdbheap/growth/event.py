@@ -158,8 +158,8 @@ class Event(NamedTuple):
     file behind a descriptor. ``frames`` are newest first; ``more_frames`` says that older ones were left out.
     ``requester`` says whose memory it is, ``requested`` what was asked of malloc where it is malloc's, and ``user`` is
     the newest caller of the user's own code. ``reading`` and ``free`` are the allocator at entry, for calls that malloc
-    made, and ``chunk`` the header of the mmapped chunk that is freed or resized. ``stream`` names the stdio stream
-    whose buffer was asked for.
+    made, and ``chunk`` the header of the mmapped chunk that is freed or resized. ``unread`` is a sentence that says why
+    the allocator was not read. ``stream`` names the stdio stream whose buffer was asked for.
     """
 
     id: int
@@ -180,6 +180,7 @@ class Event(NamedTuple):
     reading: Reading | None = None
     free: FreeLists | None = None
     chunk: ChunkHeader | None = None
+    unread: str | None = None
     stream: str | None = None
 
     @property

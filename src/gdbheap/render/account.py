@@ -10,7 +10,7 @@ from gdbheap.ptmalloc.chunk import STATES
 from gdbheap.ptmalloc.totals import ArenaTotals
 from gdbheap.render.state import kind_text, table
 from gdbheap.render.style import Plain
-from gdbheap.render.units import count_of, human_size
+from gdbheap.render.units import count_of, hex_size
 
 _LISTED = ("tcache", "fastbin", "unsorted", "small", "large", "free")
 
@@ -67,7 +67,7 @@ def account_lines(account: Account, style: Plain) -> Iterator[str]:
 
 
 def _bytes(size: int) -> str:
-    return f"{size:#x} bytes ({human_size(size)})"
+    return f"{hex_size(size)} bytes" if not size else hex_size(size)
 
 
 def account_object(account: Account) -> dict[str, object]:

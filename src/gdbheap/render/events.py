@@ -10,6 +10,7 @@ from gdbheap.render.callers import caller_line
 from gdbheap.render.escape import printable
 from gdbheap.render.style import Plain
 from gdbheap.render.units import human_size, signed_hex
+from gdbheap.simulate.kernel import PROT_NONE
 
 _PROTECTIONS = ((1, "r"), (2, "w"), (4, "x"))
 
@@ -34,6 +35,8 @@ def amount_text(event: Event) -> str:
         return "amount unknown"
     if delta == 0 and event.syscall == "mmap":
         return f"0 (replaces {event.args[1]:#x})"
+    if event.syscall == "mmap" and event.args[2] == PROT_NONE:
+        return f"{signed_hex(delta)} ({human_size(delta)}) reserved, no access"
     return f"{signed_hex(delta)} ({human_size(abs(delta))})"
 
 
@@ -47,20 +50,23 @@ def owner_text(event: Event) -> str:
     if requested is not None and requested.nb is not None:
         parts.append(f"chunk {requested.nb:#x}")
     if requested is not None and requested.request is not None:
-        parts.append(f"for {requested.request} bytes")
+        parts.append(f"for {requested.request:,} bytes")
     return " ".join(parts)
 
 
 def _place_text(event: Event) -> str:
     """Return where in malloc's memory a call is at work: an arena, or a chunk that is a mapping of its own."""
     purpose = printable(event.requester.purpose)
-    if event.syscall != "brk" and purpose == OWN_MAPPING:
-        return "mmapped" if event.requested is not None and event.requested.nb is not None else "mmapped chunk"
     arena = event.reading.arena_name if event.reading is not None else None
-    if arena is None:
-        return f"malloc, {purpose}:" if event.requested is not None else f"malloc, {purpose}"
-    gave_back = (event.delta or 0) < 0
-    return f"{arena} trims its top" if gave_back and event.syscall == "brk" else arena
+    if event.syscall != "brk" and purpose == OWN_MAPPING:
+        own = f"{arena} mmapped" if arena is not None else "mmapped"
+        return own if event.requested is not None and event.requested.nb is not None else f"{own} chunk"
+    if arena is not None:
+        gave_back = (event.delta or 0) < 0 and event.syscall == "brk"
+        return f"{arena} trims its top" if gave_back else arena
+    if any(frame.name == "_int_new_arena" for frame in event.frames):
+        return "a new arena,"
+    return f"malloc, {purpose}:" if event.requested is not None else f"malloc, {purpose}"
 
 
 def event_line(event: Event, style: Plain) -> str:

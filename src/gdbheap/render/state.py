@@ -10,7 +10,7 @@ from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.params import ParamFact, Params
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.render.style import Plain
-from gdbheap.render.units import count_of, human_size
+from gdbheap.render.units import count_of, hex_size, human_size
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -24,7 +24,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _value(fact: ParamFact) -> str:
     if fact.unit == "bytes":
-        return f"{fact.value:#x} ({human_size(fact.value)})"
+        return hex_size(fact.value)
     return f"{fact.value:#x}" if fact.unit == "address" else f"{fact.value}"
 
 

@@ -22,3 +22,8 @@ def signed_hex(value: int) -> str:
 def count_of(number: int, noun: str) -> str:
     """Return ``number`` and the noun in its form: ``1 chunk``, ``2 chunks``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def hex_size(size: int) -> str:
+    """Return a number of bytes both ways: ``0x21000 (132 KiB)``; just ``0`` for none."""
+    return f"{size:#x} ({human_size(size)})" if size else "0"

@@ -11,6 +11,7 @@ from gdbheap.growth.initial import Initial
 from gdbheap.growth.requester import meaning
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.render.callers import frame_text, inner_chain, place_text, shortened
+from gdbheap.render.calls import call_text
 from gdbheap.render.escape import printable
 from gdbheap.render.events import protection_text
 from gdbheap.render.style import Plain
@@ -38,8 +39,10 @@ def explanation_lines(explained: Explanation, style: Plain) -> Iterator[str]:
     yield from _section(style, "request", _request(explained))
     prediction = explained.prediction
     if prediction is None or prediction.call is None:
-        reason = prediction.reason if prediction is not None else "the allocator's state could not be read"
-        yield from _section(style, "unknown", [f"the branch and its sum: {reason}"])
+        reason = prediction.reason if prediction is not None else event.unread
+        yield from _section(
+            style, "unknown", ["the branch that malloc took, and its sum", *([reason] if reason else [])]
+        )
         return
     yield from _section(style, f"why {event.syscall}", _why(explained, prediction.call))
     yield from _section(style, "the sum", _sum(explained, prediction.call, style))
@@ -52,7 +55,7 @@ def headline(event: Event) -> str:
     if result is None:
         return f"{call} is being asked; the kernel has not answered yet"
     if event.failed:
-        return f"{call}({', '.join(f'{value:#x}' for value in args)}) was refused by the kernel"
+        return f"{call_text(call, args)} was refused by the kernel"
     delta = event.delta
     if call == "brk":
         if args[0] == 0:
@@ -99,7 +102,7 @@ def _who(explained: Explanation, style: Plain) -> Iterator[str]:
     if before and not (inside and len(before) == 1):
         yield " -> ".join(shortened(before)) + _comment(_purpose(event, before))
     if inside and requested.request is not None:
-        inner = [*shortened(inside), f"{requested.request} bytes"]
+        inner = [*shortened(inside), f"{requested.request:,} bytes"]
         yield f"{before[-1]} -> " + " -> ".join(inner) + _comment(_purpose(event, inside))
 
 
@@ -121,14 +124,15 @@ def _request(explained: Explanation) -> Iterator[str]:
     requested, event = explained.requested, explained.event
     arena = event.state.arena if event.state is not None else None
     where = f"thread {event.thread}" + (f", {arena.name} at {arena.address:#x}" if arena is not None else "")
-    if requested is None or (requested.request is None and requested.nb is None):
-        yield f"none: memory goes back; {where}"
-    elif requested.request is None:
+    if requested is not None and requested.request is not None:
+        chunk = "" if requested.nb is None else f" -> chunk {requested.nb:#x} ({requested.nb:,} with its header)"
+        yield f"{requested.request:,} bytes{chunk}; {where}"
+    elif requested is not None and requested.nb is not None:
         yield f"chunk {requested.nb:#x}; the bytes asked for are not known; {where}"
-    elif requested.nb is None:
-        yield f"{requested.request} bytes; {where}"
+    elif event.syscall == "munmap" or (event.delta or 0) < 0:
+        yield f"none: memory goes back; {where}"
     else:
-        yield f"{requested.request} bytes -> chunk {requested.nb:#x} ({requested.nb} bytes with its header); {where}"
+        yield f"the bytes asked for are not known; {where}"
 
 
 def _not_malloc(explained: Explanation) -> str:
@@ -139,8 +143,11 @@ def _not_malloc(explained: Explanation) -> str:
 
 def _why(explained: Explanation, call: Call) -> Iterator[str]:
     yield from call.why
-    free = explained.event.free
-    if free is not None and (explained.event.delta or 0) >= 0:
+    free, state = explained.event.free, explained.event.state
+    has_top = state is not None and state.arena is not None and bool(state.arena.top_size)
+    if free is not None and not has_top and not free.chunks:
+        yield "Its bins are empty as well: there is no heap yet."
+    elif free is not None:
         requested = explained.requested
         yield _free_text(free, requested.nb if requested is not None else None)
     yield f"{call.source}, path {call.path}"
@@ -167,7 +174,8 @@ def _sum(explained: Explanation, call: Call, style: Plain) -> Iterator[str]:
     width = max(width, len(f"{call.total:#x}"), len(f"{call.rounded:#x}"))
     names = max((len(term.name) for term in call.terms), default=0)
     for index, term in enumerate(call.terms):
-        sign = "-" if term.value < 0 or term.name.startswith("old top") else "+" if index else " "
+        subtracted = term.value < 0 or (term.value == 0 and term.name == "old top")
+        sign = "-" if subtracted else "+" if index else " "
         note = f"   {term.note}" if term.note else ""
         yield f"{sign} {abs(term.value):>#{width}x}  {term.name:<{names}}{note}".rstrip()
     if call.terms and call.total != call.rounded:
@@ -175,13 +183,12 @@ def _sum(explained: Explanation, call: Call, style: Plain) -> Iterator[str]:
         yield f"= {call.total:>#{width}x}  rounded {direction} to a multiple of {call.multiple:#x}:"
     if call.terms:
         yield f"= {call.rounded:>#{width}x}  ({call.rounded:,} bytes)"
-    asked = f"{call.syscall}({', '.join(f'{value:#x}' for value in call.args)})"
-    event = explained.event
+    asked, event = call_text(call.syscall, call.args), explained.event
     if explained.prediction is not None and explained.prediction.exact:
-        yield f"{asked} is predicted, and is what the kernel was asked for  " + style.paint("good", "(exact)")
+        yield f"{asked} follows; the kernel was asked for the very same  " + style.paint("good", "(exact)")
     else:
-        actual = f"{event.syscall}({', '.join(f'{value:#x}' for value in event.args)})"
-        yield f"{asked} is predicted, but the kernel was asked for {actual}  " + style.paint("bad", "(not exact)")
+        actual = call_text(event.syscall, event.args)
+        yield f"{asked} follows, but the kernel was asked for {actual}  " + style.paint("bad", "(not exact)")
 
 
 def _afterwards(explained: Explanation, style: Plain) -> Iterator[str]:
@@ -198,7 +205,8 @@ def _afterwards(explained: Explanation, style: Plain) -> Iterator[str]:
     for served in explained.served:
         yield _served_text(served, style)
     final = explained.final
-    if final is not None and final.main_arena.top_size is not None:
+    of_main = event.state.arena is not None and event.state.arena.is_main
+    if of_main and final is not None and final.main_arena.top_size is not None:
         yield f"the process ended with {final.main_arena.top_size:#x} bytes left in top: no growth came after this one"
 
 

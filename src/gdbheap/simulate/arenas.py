@@ -409,7 +409,7 @@ def heap_trim(state: GrowthState, pad: int) -> Steps:
     terms = (
         Term("top", top_size),
         Term("MINSIZE", -min_size),
-        Term("1", -1, "so that more than MINSIZE stays"),
+        Term("one byte", -1, "so that more than MINSIZE stays"),
         Term("pad", -pad, "what stays; top_pad, which M_TOP_PAD or glibc.malloc.top_pad changes"),
     )
     if top_size < threshold or round_down(total(terms), heap.page_size) <= 0:

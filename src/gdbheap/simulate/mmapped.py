@@ -13,6 +13,9 @@ from gdbheap.simulate.state import GrowthState
 MMAP_HP = 1
 
 
+NB_NOTE = "the chunk: the request and its header, aligned"
+
+
 def _threshold_max(state: GrowthState) -> int:
     """Return DEFAULT_MMAP_THRESHOLD_MAX in bytes, the most that mmap_threshold is raised to by itself."""
     return 32 << 20 if state.abi.word_size == 8 else 512 << 10
@@ -28,7 +31,7 @@ def _overhead(state: GrowthState) -> Term:
 def _mapping_terms(state: GrowthState, nb: int) -> tuple[Term, ...]:
     """Return what sysmalloc_mmap adds up for a chunk of ``nb`` bytes."""
     abi = state.abi
-    terms = (Term("nb", nb), _overhead(state))
+    terms = (Term("nb", nb, NB_NOTE), _overhead(state))
     if abi.alignment == abi.header:
         return terms
     return (*terms, Term("alignment", abi.alignment - (abi.header if since(state, 2, 43) else 1)))
@@ -155,7 +158,7 @@ def mremap_chunk(state: GrowthState, chunk: int, prev_size: int, size_word: int,
     if _invalid(state, chunk, block, length, page):
         return outcome(state, state, error="malloc aborts with: mremap_chunk(): invalid pointer.")
     offset = chunk - block
-    terms: tuple[Term, ...] = (Term("nb", nb), _overhead(state))
+    terms: tuple[Term, ...] = (Term("nb", nb, NB_NOTE), _overhead(state))
     if offset:
         terms += (Term("offset", offset, "the chunk's distance from the start of the mapping"),)
     new = round_up(total(terms), page)

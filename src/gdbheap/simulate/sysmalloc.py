@@ -21,7 +21,7 @@ from gdbheap.simulate.facts import (
 )
 from gdbheap.simulate.hugepages import madvise_thp
 from gdbheap.simulate.kernel import MAP_MALLOC, PROT_READ, PROT_WRITE
-from gdbheap.simulate.mmapped import map_chunk
+from gdbheap.simulate.mmapped import NB_NOTE, map_chunk
 from gdbheap.simulate.morecore import break_of, morecore_fails, move_break, query_break
 from gdbheap.simulate.state import GrowthState, OlderHeap
 from gdbheap.simulate.trim import trim_after_free
@@ -29,7 +29,8 @@ from gdbheap.simulate.trim import trim_after_free
 #: The least size in bytes of a mapping that takes the place of the break (MMAP_AS_MORECORE_SIZE).
 FALLBACK_SIZE = 1 << 20
 
-TOP_PAD_NOTE = "M_TOP_PAD or glibc.malloc.top_pad changes it"
+TOP_PAD_NOTE = "spare; M_TOP_PAD or glibc.malloc.top_pad changes it"
+MINSIZE_NOTE = "the least that must be left as top"
 
 
 def sysmalloc(state: GrowthState, nb: int) -> Steps:
@@ -184,9 +185,9 @@ def _break_size(state: GrowthState, arena: Arena, nb: int) -> tuple[int, tuple[T
     """Return how far sysmalloc wants to move the break, as a signed number of bytes, and the sum before rounding."""
     old_size = top_size_of(arena)
     terms: tuple[Term, ...] = (
-        Term("nb", nb),
+        Term("nb", nb, NB_NOTE),
         Term("top_pad", setting(state, "top_pad"), TOP_PAD_NOTE),
-        Term("MINSIZE", state.abi.min_size),
+        Term("MINSIZE", state.abi.min_size, MINSIZE_NOTE),
         Term("old top", -old_size, "joined with the new memory" if old_size else "there is none yet")
         if arena.contiguous
         else Term("old top", 0, f"its {old_size:#x} bytes are not counted on: the arena is not contiguous"),
@@ -301,9 +302,9 @@ def _fallback_size(
     asked = size % (1 << 8 * state.abi.word_size)  # mmap takes an unsigned size
     if since(state, 2, 43):
         terms = (
-            Term("nb", nb),
+            Term("nb", nb, NB_NOTE),
             Term("top_pad", setting(state, "top_pad"), TOP_PAD_NOTE),
-            Term("MINSIZE", state.abi.min_size),
+            Term("MINSIZE", state.abi.min_size, MINSIZE_NOTE),
         )
         length = round_up(total(terms), multiple)
     elif arena.contiguous:
@@ -328,8 +329,8 @@ def _grow_heap(state: GrowthState, arena: Arena, nb: int, why: tuple[str, ...], 
     old_heap = heap_of(state)
     why = (_top_is_small(state, arena, nb), *why)
     terms = (
-        Term("nb", nb),
-        Term("MINSIZE", min_size),
+        Term("nb", nb, NB_NOTE),
+        Term("MINSIZE", min_size, MINSIZE_NOTE),
         Term("old top", -old_size, "joined with the new memory; no top_pad is added here"),
     )
     state, grown = yield from extend_heap(state, terms, why)
@@ -340,8 +341,8 @@ def _grow_heap(state: GrowthState, arena: Arena, nb: int, why: tuple[str, ...], 
         "cannot be made large enough.",
     )
     sum_of_size = (
-        Term("nb", nb),
-        Term("MINSIZE", min_size),
+        Term("nb", nb, NB_NOTE),
+        Term("MINSIZE", min_size, MINSIZE_NOTE),
         Term("heap_info", heap_info_size_of(state), "at the start of every heap"),
     )
     state, heap = yield from open_heap(state, sum_of_size, setting(state, "top_pad"), why)

@@ -25,7 +25,7 @@ def systrim(state: GrowthState, pad: int, why: tuple[str, ...] = ()) -> Steps:
     terms = (
         Term("top", top_size),
         Term("MINSIZE", -state.abi.min_size),
-        Term("1", -1, "so that more than MINSIZE stays"),
+        Term("one byte", -1, "so that more than MINSIZE stays"),
         Term("pad", -pad, "what stays; free passes top_pad, which M_TOP_PAD or glibc.malloc.top_pad changes"),
     )
     wanted = total(terms)

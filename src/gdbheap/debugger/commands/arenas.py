@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdbheap.debugger.commands.base import JSON, HeapCommand
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand
 from gdbheap.debugger.options import Parsed
 
 
@@ -14,19 +14,18 @@ class HeapArenas(HeapCommand):
     options = (JSON,)
     examples = ("heap arenas",)
 
-    def run(self, parsed: Parsed) -> None:
-        """Show every arena of the ring."""
+    def answer(self, parsed: Parsed) -> Answer:
+        """Return every arena of the ring."""
         from gdbheap.debugger.model import read_state, threads_of_arenas
-        from gdbheap.debugger.output import style, write_json, write_lines
         from gdbheap.render.json_state import arena_object
         from gdbheap.render.state import arenas_lines
 
         state = read_state()
         threads = threads_of_arenas(state)
-        path = parsed.text("json")
-        if path is not None:
-            objects = [arena_object(state, arena, threads) for arena in state.ring.arenas]
-            write_json("heap arenas", {"arenas": objects, "problem": state.ring.problem}, path)
-            if not path:
-                return
-        write_lines(arenas_lines(state, threads, style()))
+        return Answer(
+            lambda: {
+                "arenas": [arena_object(state, arena, threads) for arena in state.ring.arenas],
+                "problem": state.ring.problem,
+            },
+            lambda style: arenas_lines(state, threads, style),
+        )

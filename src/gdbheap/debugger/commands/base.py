@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import gdb
 
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.options import Option, Parsed, UsageError, complete, parse
+
+TYPE_CHECKING = False  # as in typing, which takes long to import
+if TYPE_CHECKING:
+    from gdbheap.render.style import Plain
 
 JSON = Option(
     "json",
@@ -29,11 +33,22 @@ def help_text(name: str, summary: str, operands: str, options: Sequence[Option],
     return "\n".join(lines)
 
 
+class Answer:
+    """What a command answers: ``body`` makes the keys of its JSON object, ``lines`` the lines in a given style.
+
+    Either is called once at most, and only when it is shown.
+    """
+
+    def __init__(self, body: Callable[[], Mapping[str, object]], lines: Callable[[Plain], Iterable[str]]) -> None:
+        self.body = body
+        self.lines = lines
+
+
 class HeapCommand(gdb.Command):
     """One command under a prefix.
 
     A subclass says its ``word`` (empty for the prefix itself), ``summary`` (one sentence, for lists of commands),
-    ``details``, ``options``, ``operands`` and ``examples``, and does its work in ``run``.
+    ``details``, ``options``, ``operands`` and ``examples``, and has an ``answer``; one that has none overrides ``run``.
     """
 
     word = ""
@@ -53,7 +68,19 @@ class HeapCommand(gdb.Command):
         self._name = name
 
     def run(self, parsed: Parsed) -> None:
-        """Do what the command line asks."""
+        """Do what the command line asks: show the answer, as lines, as JSON, or as both where a file is named."""
+        from gdbheap.debugger.output import style, write_json, write_lines
+
+        answer = self.answer(parsed)
+        path = parsed.text("json")
+        if path is not None:
+            write_json(f"heap {self.word}".rstrip(), answer.body(), path)
+            if not path:
+                return
+        write_lines(answer.lines(style()))
+
+    def answer(self, parsed: Parsed) -> Answer:
+        """Return what the command line asks for."""
         raise NotImplementedError
 
     def invoke(self, argument: str, from_tty: bool) -> None:

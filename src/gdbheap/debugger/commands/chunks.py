@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdbheap.debugger.commands.base import JSON, HeapCommand, evaluate, number
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, evaluate, number
 from gdbheap.debugger.options import Option, Parsed, UsageError
 
 _LIMIT = 200
@@ -12,7 +12,10 @@ _STATES = ("used", "tcache", "fastbin", "unsorted", "small", "large", "free", "t
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gdbheap.debugger.chunk_walk import ChunkWalk
+    from gdbheap.render.style import Plain
 
 
 class HeapChunks(HeapCommand):
@@ -36,15 +39,15 @@ class HeapChunks(HeapCommand):
     )
     examples = ("heap chunks", "heap chunks -arena 1 -state used -min-size 0x1000", "heap chunks -start p -count 5")
 
-    def run(self, parsed: Parsed) -> None:
-        """Walk the chosen arenas and show the chunks that are asked for."""
-        from gdbheap.debugger.output import write_json, write_lines
+    def answer(self, parsed: Parsed) -> Answer:
+        """Return the chunks that are asked for, of the chosen arenas."""
         from gdbheap.render.chunks import HEADER, ShownTotals, chunk_object, chunk_rows, totals_line
         from gdbheap.render.units import count_of
 
-        path = parsed.text("json")
-        if path is not None:
-            walk = _walk(parsed)
+        walk = _walk(parsed)
+        arenas = walk.arenas(parsed.text("arena"))
+
+        def body() -> dict[str, object]:
             objects = [
                 {
                     "name": arena.name,
@@ -52,25 +55,27 @@ class HeapChunks(HeapCommand):
                     "chunks": [chunk_object(chunk) for chunk in walk.chunks(arena)],
                     "problems": walk.take_problems(),
                 }
-                for arena in walk.arenas(parsed.text("arena"))
+                for arena in arenas
             ]
             walk.require_start()
-            write_json("heap chunks", {"arenas": objects, "left_out": walk.left_out}, path)
-            if not path:
-                return
-        walk = _walk(parsed)
-        shown = ShownTotals()
-        for arena in walk.arenas(parsed.text("arena")):
-            rows = chunk_rows(walk.chunks(arena), lambda chunk: walk.content(chunk, _PREVIEW), _PREVIEW, shown)
-            first = next(rows, None)
-            if first is not None:
-                write_lines([f"{arena.name} at {arena.address:#x}", HEADER, first])
-                write_lines(rows)
-            write_lines(f"{arena.name}: {problem}" for problem in walk.take_problems())
-        walk.require_start()
-        write_lines([totals_line(shown)])
-        if walk.left_out:
-            write_lines([f"{count_of(walk.left_out, 'more chunk')} left out: -count N or -all shows them."])
+            return {"arenas": objects, "left_out": walk.left_out}
+
+        def lines(style: Plain) -> Iterator[str]:
+            walk = _walk(parsed)
+            shown = ShownTotals()
+            for arena in arenas:
+                rows = chunk_rows(walk.chunks(arena), lambda chunk: walk.content(chunk, _PREVIEW), _PREVIEW, shown)
+                first = next(rows, None)
+                if first is not None:
+                    yield from (f"{arena.name} at {arena.address:#x}", HEADER, first)
+                    yield from rows
+                yield from (style.paint("bad", f"{arena.name}: {problem}") for problem in walk.take_problems())
+            walk.require_start()
+            yield totals_line(shown)
+            if walk.left_out:
+                yield f"{count_of(walk.left_out, 'more chunk')} left out: -count N or -all shows them."
+
+        return Answer(body, lines)
 
 
 def _walk(parsed: Parsed) -> ChunkWalk:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from gdbheap.debugger.commands.base import JSON, HeapCommand, number
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, number
 from gdbheap.debugger.options import Option, Parsed
 
 _LIMIT = 200
+
+TYPE_CHECKING = False  # as in typing, which takes long to import
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gdbheap.render.style import Plain
 
 
 class HeapEvents(HeapCommand):
@@ -20,10 +26,9 @@ class HeapEvents(HeapCommand):
     )
     examples = ("heap events", "heap events -all", "heap events -json events.json")
 
-    def run(self, parsed: Parsed) -> None:
-        """Show the rows; JSON has all of them, unless -count says otherwise."""
+    def answer(self, parsed: Parsed) -> Answer:
+        """Return the rows; JSON has all of them, unless -count says otherwise."""
         from gdbheap.debugger.catch import RECORDER, require_events
-        from gdbheap.debugger.output import write_json, write_lines
         from gdbheap.growth.predict import predictions
         from gdbheap.render.events import event_rows
         from gdbheap.render.json_events import event_object
@@ -32,15 +37,17 @@ class HeapEvents(HeapCommand):
         require_events()
         events = RECORDER.history.events
         limit = number(parsed, "count", _LIMIT)
-        path = parsed.text("json")
-        if path is not None:
+
+        def body() -> dict[str, object]:
+            first = max(0, len(events) - limit) if parsed.given("count") else 0
             predicted = predictions(events)
-            chosen = events[len(events) - limit if parsed.given("count") and limit < len(events) else 0 :]
-            objects = [event_object(event, predicted.get(event.id)) for event in chosen]
-            write_json("heap events", {"events": objects, "left_out": len(events) - len(chosen)}, path)
-            if not path:
-                return
-        left_out = 0 if parsed.given("all") else max(0, len(events) - limit)
-        write_lines(event_rows(events[left_out:]))
-        if left_out:
-            write_lines([f"{count_of(left_out, 'older event')} left out: 'heap events -all' lists them."])
+            objects = [event_object(event, predicted.get(event.id)) for event in events[first:]]
+            return {"events": objects, "left_out": first}
+
+        def lines(style: Plain) -> Iterator[str]:
+            first = 0 if parsed.given("all") else max(0, len(events) - limit)
+            yield from event_rows(events[first:])
+            if first:
+                yield f"{count_of(first, 'older event')} left out: 'heap events -all' lists them."
+
+        return Answer(body, lines)

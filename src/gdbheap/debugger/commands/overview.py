@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdbheap.debugger.commands.base import JSON, HeapCommand
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand
 from gdbheap.debugger.options import Parsed
 
 
@@ -20,16 +20,10 @@ class Heap(HeapCommand):
     options = (JSON,)
     examples = ("heap", "heap why-grow")
 
-    def run(self, parsed: Parsed) -> None:
-        """Walk every arena and show the totals."""
+    def answer(self, parsed: Parsed) -> Answer:
+        """Return the totals of every arena."""
         from gdbheap.debugger.model import read_account
-        from gdbheap.debugger.output import style, write_json, write_lines
         from gdbheap.render.account import account_lines, account_object
 
         account = read_account()
-        path = parsed.text("json")
-        if path is not None:
-            write_json("heap", account_object(account), path)
-            if not path:
-                return
-        write_lines(account_lines(account, style()))
+        return Answer(lambda: account_object(account), lambda style: account_lines(account, style))

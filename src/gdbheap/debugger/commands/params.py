@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdbheap.debugger.commands.base import JSON, HeapCommand
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand
 from gdbheap.debugger.options import Parsed
 
 
@@ -14,10 +14,9 @@ class HeapParams(HeapCommand):
     options = (JSON,)
     examples = ("heap params",)
 
-    def run(self, parsed: Parsed) -> None:
-        """Show each field of mp_."""
+    def answer(self, parsed: Parsed) -> Answer:
+        """Return each field of mp_."""
         from gdbheap.debugger import session
-        from gdbheap.debugger.output import style, write_json, write_lines
         from gdbheap.ptmalloc.params import describe, read_params
         from gdbheap.render.json_state import params_object
         from gdbheap.render.state import params_lines
@@ -25,9 +24,4 @@ class HeapParams(HeapCommand):
         target = session.target()
         params = read_params(target.memory, target.abi, target.layout, target.mp)
         facts = describe(params, target.abi, target.layout)
-        path = parsed.text("json")
-        if path is not None:
-            write_json("heap params", params_object(params, facts), path)
-            if not path:
-                return
-        write_lines(params_lines(params, facts, style()))
+        return Answer(lambda: params_object(params, facts), lambda style: params_lines(params, facts, style))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdbheap.debugger.commands.base import JSON, HeapCommand
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand
 from gdbheap.debugger.options import Parsed
 
 
@@ -14,17 +14,14 @@ class HeapTop(HeapCommand):
     options = (JSON,)
     examples = ("heap top",)
 
-    def run(self, parsed: Parsed) -> None:
-        """Show the top chunk of every arena."""
+    def answer(self, parsed: Parsed) -> Answer:
+        """Return the top chunk of every arena."""
         from gdbheap.debugger.model import read_state
-        from gdbheap.debugger.output import style, write_json, write_lines
         from gdbheap.render.json_state import top_object
         from gdbheap.render.state import top_lines
 
         state = read_state()
-        path = parsed.text("json")
-        if path is not None:
-            write_json("heap top", {"arenas": [top_object(state, arena) for arena in state.ring.arenas]}, path)
-            if not path:
-                return
-        write_lines(top_lines(state, style()))
+        return Answer(
+            lambda: {"arenas": [top_object(state, arena) for arena in state.ring.arenas]},
+            lambda style: top_lines(state, style),
+        )

@@ -5,8 +5,15 @@ from __future__ import annotations
 import linecache
 import os
 
-from gdbheap.debugger.commands.base import JSON, HeapCommand, evaluate
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, evaluate
 from gdbheap.debugger.options import Option, Parsed, UsageError
+
+TYPE_CHECKING = False  # as in typing, which takes long to import
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gdbheap.growth.event import Event
+    from gdbheap.render.style import Plain
 
 
 class HeapWhyGrow(HeapCommand):
@@ -15,7 +22,8 @@ class HeapWhyGrow(HeapCommand):
     word = "why-grow"
     summary = "Explain why the heap grew: who asked, for what, which branch malloc took, and the sum to the byte."
     details = (
-        "Without N it explains the newest growth that malloc made; N is an event's number in 'heap events'. The sum\n"
+        "Without N it explains the newest growth that malloc made; N is an event's number in 'heap events', which\n"
+        "may also be a call that gave memory back, or one that is not malloc's. The sum\n"
         "ends in the argument that it predicts and says whether the kernel was asked for that very number. With\n"
         "nothing recorded it tells what the heap's state alone can say."
     )
@@ -26,55 +34,59 @@ class HeapWhyGrow(HeapCommand):
     operands = "[N]"
     examples = ("heap why-grow", "heap why-grow 13", "heap why-grow -all")
 
-    def run(self, parsed: Parsed) -> None:
-        """Explain the events that were asked for."""
-        from gdbheap.debugger.catch import RECORDER, require_event
-        from gdbheap.debugger.output import style, write_json, write_lines
-        from gdbheap.growth.explain import explain_all, growths, newest_growth
+    def answer(self, parsed: Parsed) -> Answer:
+        """Return the explanations of the events that were asked for."""
+        from gdbheap.debugger.catch import RECORDER
+        from gdbheap.growth.explain import explain_all
         from gdbheap.render.json_events import event_object
         from gdbheap.render.why import explanation_lines
 
         history = RECORDER.history
-        if len(parsed.words) > 1:
-            raise UsageError("heap why-grow takes one event number at most: see 'help heap why-grow'.")
-        if parsed.words:
-            events = [require_event(evaluate(parsed.words[0], "The event's number"))]
-        elif not history.events:
-            self._from_state(parsed)
-            return
-        elif parsed.given("all"):
-            events = growths(history)
-        else:
-            newest = newest_growth(history)
-            events = [newest] if newest is not None else []
-        explained = explain_all(history, events, _source_line)
-        path = parsed.text("json")
-        if path is not None:
-            objects = [event_object(item.event, item.prediction) for item in explained]
-            write_json("heap why-grow", {"events": objects}, path)
-            if not path:
-                return
-        if not explained:
-            write_lines([f"None of the {len(history.events)} recorded events gave memory to malloc."])
-        for index, item in enumerate(explained):
-            if index:
-                write_lines([""])
-            write_lines(explanation_lines(item, style()))
+        if not history.events and not parsed.words:
+            return _from_state()
+        explained = explain_all(history, _chosen(parsed), _source_line)
 
-    def _from_state(self, parsed: Parsed) -> None:
-        from gdbheap.debugger.catch import RECORDER
-        from gdbheap.debugger.model import read_initial
-        from gdbheap.debugger.output import style, write_json, write_lines
-        from gdbheap.render.json_events import initial_object
-        from gdbheap.render.why import initial_lines
+        def lines(style: Plain) -> Iterator[str]:
+            if not explained:
+                yield f"No event so far gave the process memory ({len(history.events)} recorded): 'continue' goes on."
+            for index, item in enumerate(explained):
+                if index:
+                    yield ""
+                yield from explanation_lines(item, style)
 
-        initial = read_initial()
-        path = parsed.text("json")
-        if path is not None:
-            write_json("heap why-grow", {"events": [], "state": initial_object(initial)}, path)
-            if not path:
-                return
-        write_lines(initial_lines(initial, RECORDER.active, style()))
+        return Answer(
+            lambda: {"events": [event_object(item.event, item.prediction) for item in explained]},
+            lines,
+        )
+
+
+def _chosen(parsed: Parsed) -> list[Event]:
+    """Return the recorded events that the command line asks for."""
+    from gdbheap.debugger.catch import RECORDER, require_event
+    from gdbheap.growth.explain import growths, newest_growth
+
+    if len(parsed.words) > 1:
+        raise UsageError("heap why-grow takes one event number at most: see 'help heap why-grow'.")
+    if parsed.words:
+        return [require_event(evaluate(parsed.words[0], "The event's number"))]
+    if parsed.given("all"):
+        return growths(RECORDER.history)
+    newest = newest_growth(RECORDER.history)
+    return [] if newest is None else [newest]
+
+
+def _from_state() -> Answer:
+    """Return what the heap's state alone tells, where nothing was recorded."""
+    from gdbheap.debugger.catch import RECORDER
+    from gdbheap.debugger.model import read_initial
+    from gdbheap.render.json_events import initial_object
+    from gdbheap.render.why import initial_lines
+
+    initial = read_initial()
+    return Answer(
+        lambda: {"events": [], "state": initial_object(initial)},
+        lambda style: initial_lines(initial, RECORDER.active, style),
+    )
 
 
 def _source_line(file: str, line: int) -> str | None:
