@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gdb
 
 from gdbheap.debugger import session
+from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.syscalls import SyscallEntry
 from gdbheap.debugger.target import Target
 from gdbheap.growth.event import ChunkHeader, FreeLists
 from gdbheap.growth.reading import Reading
@@ -100,3 +102,32 @@ def stream_name(target: Target, address: int) -> str:
         if target.symbols.address(f"_IO_2_1_{name}_") == address:
             return name
     return f"the stream at {address:#x}"
+
+
+class AllocatorNow(NamedTuple):
+    """What was read of the allocator; ``unread`` is a sentence that says why it could not be."""
+
+    reading: Reading | None = None
+    free: FreeLists | None = None
+    chunk: ChunkHeader | None = None
+    unread: str | None = None
+
+
+def read_at_call(
+    entry: SyscallEntry, arena: int | None, nb: int | None, request: int | None, pointer: int | None
+) -> AllocatorNow:
+    """Return the allocator's state, what is free, and the chunk that is given back or resized, as far as known."""
+    try:
+        target = session.target()
+        reading = read_allocator(target, arena)
+    except TargetError as error:
+        return AllocatorNow(unread=str(error))
+    except MemoryFault as fault:
+        return AllocatorNow(unread=f"GDB {fault}.")
+    if entry.name in ("munmap", "mremap"):
+        return AllocatorNow(reading, chunk=read_chunk_header(target, entry.args[0], entry.args[1], pointer))
+    if nb is None and request is not None:
+        nb = target.abi.request_to_chunk(request)
+    if nb is None or reading.arena is None:
+        return AllocatorNow(reading)
+    return AllocatorNow(reading, read_free_lists(target, reading, nb))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gdb
 
 from gdbheap.debugger import session
-from gdbheap.debugger.allocator import read_allocator, read_chunk_header, read_free_lists, stream_name
+from gdbheap.debugger.allocator import read_at_call, stream_name
+from gdbheap.debugger.captured import Captured, Numbers, kind_of, note, with_nb
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.frames import FrameReader
 from gdbheap.debugger.processes import local_pid, mapped_bytes, open_file
@@ -17,10 +18,9 @@ from gdbheap.debugger.stacks import Shape, StackCache
 from gdbheap.debugger.syscalls import SyscallEntry, SyscallReader, registers_for
 from gdbheap.debugger.target import GdbMemory, architecture_name, is_core, program_file
 from gdbheap.debugger.watch import MallocWatch
-from gdbheap.growth.event import ChunkHeader, Event, Frame, FreeLists, Requested, Requester
+from gdbheap.growth.event import Event, Frame
 from gdbheap.growth.history import Final, History
-from gdbheap.growth.reading import Reading
-from gdbheap.growth.requester import malloc_call, malloc_sources, requester, stream_of, user_frame
+from gdbheap.growth.requester import POINTERS, malloc_call, requester, stream_of, user_frame
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.arena import read_arena
 from gdbheap.simulate.kernel import MAP_FIXED, MREMAP_FIXED
@@ -32,85 +32,17 @@ _PUT_OFF = 64
 _NOT_RECORDED = -1
 
 
-class _Numbers(NamedTuple):
-    """What a stack of known code tells of a call of malloc's: its requester, and which of its variables are what.
-
-    The places are those of Shape.variables; None where there is no such variable.
-    """
-
-    requester: Requester
-    arena: int | None
-    nb: int | None
-    request: int | None
-    pointer: int | None
-
-
-class _Captured:
-    """A call of malloc's whose code is known: what had to be read while the program waited, and no more.
-
-    The rest follows from it at any time, and takes a fraction of the time when many are done together.
-    """
-
-    __slots__ = (
-        "args", "break_before", "chunk", "free", "id", "name", "numbers", "process", "reading", "result", "shape",
-        "thread", "tid", "unread", "values",
-    )  # fmt: skip
-
-    def __init__(self, number: int, process: int, thread: int, tid: int, entry: SyscallEntry) -> None:
-        self.id = number
-        self.process = process
-        self.thread = thread
-        self.tid = tid
-        self.name = entry.name
-        self.args = entry.args
-        self.result: int | None = None
-        self.break_before: int | None = None
-        self.reading: Reading | None = None
-        self.free: FreeLists | None = None
-        self.chunk: ChunkHeader | None = None
-        self.unread: str | None = None
-
-    def of(self, shape: Shape, values: Sequence[int], numbers: _Numbers) -> None:
-        """Say whose stack it is."""
-        self.shape = shape
-        self.values = values
-        self.numbers = numbers
-
-    def event(self) -> Event:
-        """Return the whole event."""
-        frames = self.shape.frames_with(self.values)
-        return Event(
-            id=self.id,
-            process=self.process,
-            thread=self.thread,
-            tid=self.tid,
-            syscall=self.name,
-            args=self.args,
-            frames=frames,
-            result=self.result,
-            break_before=self.break_before,
-            more_frames=self.shape.more,
-            requester=self.numbers.requester,
-            requested=_with_nb(malloc_call(frames), self.reading),
-            user=user_frame(frames),
-            reading=self.reading,
-            free=self.free,
-            chunk=self.chunk,
-            unread=self.unread,
-        )
-
-
 class Recorder:
     """Records the system calls of the processes under GDB from ``start`` to ``stop``; keeps them after that."""
 
     def __init__(self) -> None:
         self.number: int | None = None
         self._history = History()
-        self._put_off: list[_Captured] = []
+        self._put_off: list[Captured] = []
         self._readers: dict[int, SyscallReader] = {}  # by process
         self._frames = FrameReader()
         self._stacks = StackCache(self._frames, GdbMemory())
-        self._pending: dict[int, _Captured | int] = {}  # by tid: what has not returned (an event: its index)
+        self._pending: dict[int, Captured | int] = {}  # by tid: what has not returned (an event: its index)
         self._breaks: dict[int, int] = {}  # by process: what brk last answered
         self._malloc_only = False
         self._stop_there = False
@@ -203,7 +135,7 @@ class Recorder:
         known = self._stacks.recognise(entry.pc, entry.sp)
         if known is not None:
             shape, values = known
-            numbers = shape.notes.get(_kind_of(entry))
+            numbers = shape.notes.get(kind_of(entry))
             if numbers is not None:
                 self._capture(process, thread.num, tid, entry, shape, values, numbers)
                 return False
@@ -221,13 +153,13 @@ class Recorder:
         entry: SyscallEntry,
         shape: Shape,
         values: Sequence[int],
-        numbers: _Numbers,
+        numbers: Numbers,
     ) -> None:
         """Keep what must be read now of a call that malloc made from a stack that is known."""
         self._needs_the_kernel()
-        captured = _Captured(len(self._history.events) + len(self._put_off) + 1, process, thread, tid, entry)
+        captured = Captured(len(self._history.events) + len(self._put_off) + 1, process, thread, tid, entry)
         captured.of(shape, values, numbers)
-        found = _read_allocator(
+        found = read_at_call(
             entry,
             None if numbers.arena is None else values[numbers.arena],
             None if numbers.nb is None else values[numbers.nb],
@@ -274,25 +206,23 @@ class Recorder:
             if name == "brk" and changes["break_before"] is None and changes["reading"] is not None:
                 changes["break_before"] = changes["reading"].curbrk or None
             if shape is not None and changes.get("stream") is None:
-                _note(shape, entry, who, frames)
+                note(shape, entry, who, frames)
         self._pending[tid] = len(events)
         events.append(event._replace(**changes))
 
     def _of_malloc(self, entry: SyscallEntry, frames: Sequence[Frame]) -> dict[str, Any]:
         """Return what an event of malloc's has besides: what was asked of it, and the allocator's state."""
         call = malloc_call(frames)
-        pointer = next(
-            (value for frame in frames for name, value in frame.variables.items() if name in _POINTERS), None
-        )
-        found = _read_allocator(entry, call.arena, call.nb, call.request, pointer)
+        pointer = next((value for frame in frames for name, value in frame.variables.items() if name in POINTERS), None)
+        found = read_at_call(entry, call.arena, call.nb, call.request, pointer)
         stream = stream_of(frames)
         return {
             **found._asdict(),
-            "requested": _with_nb(call, found.reading),
+            "requested": with_nb(call, found.reading),
             "stream": None if stream is None else stream_name(session.target(), stream),
         }
 
-    def _leave(self, process: int, left: _Captured | int, result: int) -> bool:
+    def _leave(self, process: int, left: Captured | int, result: int) -> bool:
         if left == _NOT_RECORDED:
             self._breaks[process] = result
             return False
@@ -381,65 +311,6 @@ class Recorder:
         self._pending.clear()
         self._breaks.clear()
         self._remove_watch()
-
-
-#: The variables that hold what the user gave to free and realloc.
-_POINTERS = ("mem", "oldmem")
-
-
-def _kind_of(entry: SyscallEntry) -> tuple[object, ...]:
-    """Return what of a call, besides its callers, tells whose it is."""
-    return (entry.name, *entry.args[2:4]) if entry.name == "mmap" else (entry.name,)
-
-
-def _note(shape: Shape, entry: SyscallEntry, who: Requester, frames: Sequence[Frame]) -> None:
-    """Note what calls of this kind, made by malloc from this stack, have where."""
-    sources = malloc_sources(frames)
-    if sources is None:
-        return
-    places = []
-    for source in sources:
-        place = None if source is None else shape.variable(*source)
-        if source is not None and place is None:
-            return  # a constant of the code, say
-        places.append(place)
-    shape.notes[_kind_of(entry)] = _Numbers(who, *places)
-
-
-def _with_nb(call: Requested, reading: Reading | None) -> Requested:
-    """Return what was asked with the chunk's size, which is not among the variables where sysmalloc is no caller."""
-    if call.nb is not None or call.request is None or reading is None:
-        return call
-    return call._replace(nb=reading.facts.abi.request_to_chunk(call.request))
-
-
-class _Allocator(NamedTuple):
-    """What was read of the allocator; ``unread`` is a sentence that says why it could not be."""
-
-    reading: Reading | None = None
-    free: FreeLists | None = None
-    chunk: ChunkHeader | None = None
-    unread: str | None = None
-
-
-def _read_allocator(
-    entry: SyscallEntry, arena: int | None, nb: int | None, request: int | None, pointer: int | None
-) -> _Allocator:
-    """Return the allocator's state, what is free, and the chunk that is given back or resized, as far as known."""
-    try:
-        target = session.target()
-        reading = read_allocator(target, arena)
-    except TargetError as error:
-        return _Allocator(unread=str(error))
-    except MemoryFault as fault:
-        return _Allocator(unread=f"GDB {fault}.")
-    if entry.name in ("munmap", "mremap"):
-        return _Allocator(reading, chunk=read_chunk_header(target, entry.args[0], entry.args[1], pointer))
-    if nb is None and request is not None:
-        nb = target.abi.request_to_chunk(request)
-    if nb is None or reading.arena is None:
-        return _Allocator(reading)
-    return _Allocator(reading, read_free_lists(target, reading, nb))
 
 
 def _mapped_before(entry: SyscallEntry, kind: str) -> int | None:

@@ -688,7 +688,7 @@ def malloc_sources(frames: Sequence[Frame]) -> Sources | None:
         return None
     if any(len(source.variables) != 1 for source in (plan.nb, plan.request) if source is not None):
         return None
-    pointers = [(place, name) for place, frame in enumerate(frames) for name in _POINTERS if name in frame.variables]
+    pointers = [(place, name) for place, frame in enumerate(frames) for name in POINTERS if name in frame.variables]
     return Sources(
         (plan.arenas[0].place, "av") if plan.arenas else None,
         None if plan.nb is None else (plan.nb.place, plan.nb.variables[0]),
@@ -702,7 +702,7 @@ def _arenas(plan: _Plan, frames: Sequence[Frame]) -> set[int]:
 
 
 #: The variables that hold what the user gave to free and realloc.
-_POINTERS = ("mem", "oldmem")
+POINTERS = ("mem", "oldmem")
 
 
 def _plan(frames: Sequence[Frame]) -> _Plan:
