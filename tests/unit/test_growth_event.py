@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gdbheap.growth.event import Event, plain_name
@@ -12,7 +14,7 @@ PAGE = 0x1000
 WHERE = 0x7FFFF7D00000
 
 
-def call(syscall: str, args: tuple[int, ...], result: int | None, **others: int) -> Event:
+def call(syscall: str, args: tuple[int, ...], result: int | None, **others: Any) -> Event:
     return Event(1, 1, 1, 1, syscall, args, (), result)._replace(**others)
 
 

@@ -261,8 +261,8 @@ def test_free_raises_the_threshold_and_realloc_does_not() -> None:
 
 def test_the_request_stands_in_for_the_size_of_an_arena() -> None:
     without = NEW_ARENA.replace("{size=0x280}", "") + "tcache_init{bytes=0x280} <- __libc_malloc <- [a.out] worker"
-    events = [event._replace(frames=made.frames, requested=made.requested)
-              for event, made in zip(THREAD, [an_event(e.syscall, e.args, e.result, without) for e in THREAD])]  # fmt: skip
+    made = an_event(THREAD[0].syscall, THREAD[0].args, THREAD[0].result, without)
+    events = [event._replace(frames=made.frames, requested=made.requested) for event in THREAD]
     assert [item.exact for item in predictions(events).values()] == [True] * 4
 
 
@@ -279,7 +279,7 @@ NOWHERE = ("brk", (0x1000,), 0x1000)
         ("[libc.so.6] __mmap <- heap_trim <- mtrim <- __malloc_trim <- [a.out] main", TRIMMED, "malloc_trim"),
         (MUNMAP + "__libc_free <- [a.out] main", a_reading(), "which chunk"),
         ("[libc.so.6] __mremap <- mremap_chunk <- __libc_realloc <- [a.out] main", a_reading(), "which chunk"),
-        (asks(0x290), a_reading(BASE, 0x20D70), "__curbrk"),
+        (asks(0x290), a_reading(), "__curbrk"),
         (asks(0x290), a_reading(BASE, None, curbrk=BASE), "top chunk"),
         (asks(0x290), a_reading(curbrk=BASE, with_arena=False), "which arena"),
         (asks(0x290), a_reading(FIRST + 0x8D0, 0x730, number=1), "heap_info"),
@@ -319,6 +319,13 @@ def test_an_unpredictable_end_keeps_the_call_that_was_predicted() -> None:
     assert found.exact
     assert found.outcome is None
     assert "release" in (found.reason or "")
+
+
+@pytest.mark.xfail(reason="the rest of an operation is judged as if it began there, and called not exact", strict=True)
+def test_what_follows_an_unpredictable_answer_is_not_called_wrong() -> None:
+    reading = a_reading(curbrk=BASE, mp={"sbrk_base": 0}, version=None)
+    calls: list[Real] = [("brk", (0x55555557A000,), BASE), ("mmap", (0, 0x100000, 3, 0x22, -1, 0), 0x7FFFF7CD2000)]
+    assert predictions(operation(asks(0x290), reading, calls))[2].exact is None
 
 
 def test_no_event_no_prediction() -> None:

@@ -53,13 +53,6 @@ def test_ranges_that_overlap_are_refused() -> None:
         Snapshot([(0x1000, b"abc"), (0x1002, b"d")])
 
 
-def test_a_snapshot_is_a_copy() -> None:
-    data = bytearray(b"abc")
-    snapshot = Snapshot([(0, data)])
-    data[0] = 0
-    assert snapshot.read(0, 3) == b"abc"
-
-
 @pytest.mark.parametrize("address", [0, 0xFFF, 0x3000, 0x10000])
 def test_what_is_not_in_a_snapshot(address: int) -> None:
     with pytest.raises(MemoryFault):

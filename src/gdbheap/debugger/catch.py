@@ -56,7 +56,8 @@ class Recorder:
         """Whether the catchpoint is set; the user may have deleted it by hand."""
         if self.number is None:
             return False
-        return "catchpoint" in gdb.execute(f"info breakpoints {self.number}", to_string=True)
+        listed = gdb.execute(f"info breakpoints {self.number}", to_string=True)
+        return any(line.startswith(f"{self.number} ") for line in listed.splitlines())
 
     @property
     def history(self) -> History:

@@ -98,8 +98,12 @@ class HeapCommand(gdb.Command):
         except MemoryFault as error:
             raise gdb.GdbError(f"GDB {error}.") from None
 
-    def complete(self, text: str, word: str) -> Sequence[str]:
-        """Return the completions of the last word."""
+    def complete(self, text: str, word: str | None) -> Sequence[str]:
+        """Return the completions of the last word; none where GDB only asks how to break words (``word`` is None)."""
+        return [] if word is None else self.completions(text, word)
+
+    def completions(self, text: str, word: str) -> list[str]:
+        """Return what can follow: options, or their values."""
         return complete(text, word, self.options)
 
 

@@ -56,12 +56,12 @@ class HeapCatch(HeapCommand):
         what = "only those that malloc makes" if parsed.given("malloc") else "whoever makes them"
         gdb.write(f"Catchpoint {RECORDER.number} records {', '.join(calls)}: {what}.\n")
 
-    def complete(self, text: str, word: str) -> list[str]:
+    def completions(self, text: str, word: str) -> list[str]:
         """Return options, or the names of system calls."""
         from gdbheap.debugger.catch import SYSCALLS
 
         if text[: len(text) - len(word)].endswith("-"):
-            return list(super().complete(text, word))
+            return super().completions(text, word)
         return [call for call in SYSCALLS if call.startswith(word)]
 
 
