@@ -172,12 +172,10 @@ def test_completion(text: str, word: str, offered: list[str]) -> None:
     assert complete(text, word, OPTIONS) == offered
 
 
-@pytest.mark.xfail(reason="GDB breaks words at every dash: behind the second one any option is offered", strict=True)
 @pytest.mark.parametrize(("text", "word", "offered"), [("-min-", "", ["size"]), ("-max-si", "si", ["size"])])
 def test_completion_behind_a_dash_inside_a_name(text: str, word: str, offered: list[str]) -> None:
     assert complete(text, word, OPTIONS) == offered
 
 
-@pytest.mark.xfail(reason="a minus in an expression is taken for the beginning of an option", strict=True)
 def test_no_option_is_offered_inside_an_expression() -> None:
     assert complete("-arena p-", "", OPTIONS) == []

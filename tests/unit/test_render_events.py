@@ -99,7 +99,6 @@ def test_lines_are_not_mixed_up() -> None:
     assert caller_line(mapped(MALLOC.replace("main", "other"))) != caller_line(first)
 
 
-@pytest.mark.xfail(reason="lines are kept by pc alone: after a rebuild the old line number is shown", strict=True)
 def test_a_rebuilt_program_has_its_own_lines() -> None:
     assert "a.c:3" in caller_line(mapped())
     assert "a.c:4" in caller_line(mapped(MALLOC.replace("a.c:3", "a.c:4")))
@@ -191,6 +190,11 @@ def test_a_trim_is_told_from_a_growth() -> None:
     assert "main_arena" in owner_text(trim)
     assert "trim" in owner_text(trim)
     assert "trim" not in owner_text(grown)
+    unmapped = an_event(
+        "munmap", (WHERE, 0x4000000), 0, stack.replace("systrim", "heap_trim"), reading=a_reading(number=2)
+    )
+    assert "arena 2" in owner_text(unmapped)
+    assert "trims its top" not in owner_text(unmapped)
 
 
 def test_malloc_without_symbols_is_still_mallocs() -> None:

@@ -108,6 +108,8 @@ def test_whole_units_are_exact(count: int, unit: str) -> None:
         (1023, "1,023 bytes"),
         (0x400, "1 KiB"),
         (0x408, "1,032 bytes"),
+        (9728, "9,728 bytes"),
+        (10752, "10.5 KiB"),
         (0x21000, "132 KiB"),
         (0x20D70, "131.4 KiB"),
         (0x180000, "1.5 MiB"),

@@ -93,18 +93,24 @@ def parse(arguments: Sequence[str], options: Sequence[Option]) -> Parsed:
 
 
 def _is_number(word: str) -> bool:
-    return word.lstrip("-").isdigit()
+    try:
+        int(word.lstrip("-"), 0)
+    except ValueError:
+        return False
+    return True
 
 
 def complete(text: str, word: str, options: Sequence[Option]) -> list[str]:
-    """Return the completions of a command line that ends in ``word``: options without their dash, or their values.
+    """Return the completions of a command line that ends in ``word``: options, or an option's values.
 
-    GDB breaks words at "-", so an option is completed without it.
+    GDB breaks words at "-", so ``word`` is what stands behind the last dash, and so is what is returned.
     """
-    before = text[: len(text) - len(word)]
-    if before.endswith("-"):
-        return [option.name for option in options if option.name.startswith(word)]
-    typed = before.split()
+    typed = text.split()
+    last = typed.pop() if typed and not text[-1].isspace() else ""
+    if last.startswith("-"):
+        begun = last.lstrip("-")
+        kept = len(begun) - len(word)
+        return [option.name[kept:] for option in options if option.name.startswith(begun)]
     if typed and typed[-1].startswith("-"):
         try:
             option = _find(typed[-1].lstrip("-"), options)

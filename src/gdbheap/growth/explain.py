@@ -109,8 +109,13 @@ def newest_growth(history: History) -> Event | None:
 
 
 def _gave_memory(event: Event) -> bool:
-    if event.result is None:
-        return event.syscall == "brk" and event.args[0] != 0  # stopped inside the call: this is the one meant
+    if event.failed:
+        return False
     if event.syscall == "mprotect":  # how an arena other than main_arena grows: memory that was only reserved
-        return not event.failed and any(frame.name in _HEAP_GROWTH for frame in event.frames)
-    return (event.delta or 0) > 0
+        return any(frame.name in _HEAP_GROWTH for frame in event.frames)
+    if event.result is not None:
+        return (event.delta or 0) > 0
+    # The program is stopped inside the call, which is then the one that is meant.
+    if event.syscall == "brk":
+        return event.break_before is not None and event.args[0] > event.break_before
+    return event.syscall == "mmap" or (event.syscall == "mremap" and event.args[2] > event.args[1])

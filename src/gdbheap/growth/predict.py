@@ -12,6 +12,8 @@ from gdbheap.simulate.mmapped import free_mmapped, mremap_chunk, munmap_chunk
 from gdbheap.simulate.sysmalloc import sysmalloc
 from gdbheap.simulate.trim import systrim
 
+#: The functions that make several calls in one operation.
+_OPERATIONS = frozenset({"sysmalloc", "_int_new_arena", "systrim", "heap_trim"})
 _FREE = frozenset({"__libc_free", "free", "cfree", "_int_free_chunk"})
 
 
@@ -32,8 +34,9 @@ class Prediction:
 class _Running:
     """An operation that is under way: the call that it makes next, or its outcome."""
 
-    def __init__(self, steps: Steps) -> None:
+    def __init__(self, steps: Steps, caller: tuple[int, ...]) -> None:
         self._steps = steps
+        self.caller = caller
         self.call: Call | None = None
         self.outcome: Outcome | None = None
         self.reason: str | None = None
@@ -66,9 +69,13 @@ def predictions(events: Iterable[Event]) -> dict[int, Prediction]:
             continue
         thread = (event.process, event.tid)
         current = running.pop(thread, None)
+        if current is not None and current.reason is not None and current.caller == _caller(event):
+            # The operation went on where the prediction could not.
+            found[event.id] = Prediction(None, None, current.reason)
+            continue
         if current is None or current.call is None or current.call.args != event.args:
             try:
-                current = _Running(_steps(event))
+                current = _Running(_steps(event), _caller(event))
             except Unpredictable as error:
                 found[event.id] = Prediction(None, None, error.reason)
                 continue
@@ -83,6 +90,13 @@ def predictions(events: Iterable[Event]) -> dict[int, Prediction]:
         exact = call.syscall == event.syscall and call.args == event.args
         found[event.id] = Prediction(call, exact, current.reason, current.outcome)
     return found
+
+
+def _caller(event: Event) -> tuple[int, ...]:
+    """Return what calls of one operation have in common: the callers from malloc's own function outwards."""
+    places = [frame.name for frame in event.frames]
+    first = next((place for place, name in enumerate(places) if name in _OPERATIONS), 0)
+    return tuple(frame.pc for frame in event.frames[first + 1 :])
 
 
 def _variable(frames: Sequence[Frame], function: str, variable: str) -> int | None:

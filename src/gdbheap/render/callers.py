@@ -87,7 +87,7 @@ def caller_line(event: Event) -> str:
     # The same callers come again and again while a recording runs, so their line is kept.
     calls = event.requested.calls if event.requested is not None else ()
     key = (
-        tuple([(frame.pc, frame.function, frame.objfile) for frame in event.frames]),
+        tuple([(frame.pc, frame.function, frame.objfile, frame.line) for frame in event.frames]),
         tuple([call.request for call in calls]),
     )
     line = _lines.get(key)

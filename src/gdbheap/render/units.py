@@ -4,14 +4,18 @@ from __future__ import annotations
 
 
 def human_size(size: int) -> str:
-    """Return a number of bytes in the largest binary unit that fits: ``132 KiB``, ``1.5 MiB``, ``1,032 bytes``.
+    """Return a number of bytes as people read it: ``132 KiB``, ``1.5 MiB``, ``1,032 bytes``.
 
-    What is not a whole number of units is rounded to a tenth, from ten units on; below that it is given in bytes.
+    It is in the largest unit that it fills, rounded to a tenth; less than 10 KiB that are no whole number of KiB are
+    given in bytes.
     """
-    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if abs(size) >= unit and (size % unit == 0 or unit > 1 << 10 or abs(size) >= 10 * unit):
-            return f"{size / unit:.1f}".removesuffix(".0") + f" {name}"
-    return f"{size:,} bytes" if abs(size) != 1 else f"{size} byte"
+    if abs(size) < 10 << 10 and size % (1 << 10):
+        return f"{size:,} bytes" if abs(size) != 1 else f"{size} byte"
+    for unit, name in ((1 << 10, "KiB"), (1 << 20, "MiB"), (1 << 30, "GiB")):
+        rounded = round(size / unit, 1)
+        if abs(rounded) < 1024 or name == "GiB":
+            break
+    return f"{rounded:.1f}".removesuffix(".0") + f" {name}" if size else "0 bytes"
 
 
 def signed_hex(value: int) -> str:

@@ -62,6 +62,8 @@ def headline(event: Event) -> str:
             return f"brk(0) asked where the break is: {result:#x}"
         if delta is None:
             return f"brk moved the break to {result:#x}; where it was before is not known"
+        if delta == 0:
+            return f"brk left the break where it was: {result:#x}"
         moved = f"{event.break_before:#x} -> {result:#x}"
         verb = "grew the heap by" if delta >= 0 else "gave back"
         return f"brk {verb} {abs(delta):#x} ({human_size(abs(delta))}): {moved}"
@@ -82,7 +84,7 @@ def _who(explained: Explanation, style: Plain) -> Iterator[str]:
         library = printable(os.path.basename(explained.constructors_of))
         yield f"before main: the loader runs the constructors of {library}"
     if explained.user is not None:
-        source = f"     {style.code(printable(explained.source))}" if explained.source is not None else ""
+        source = f"     {style.code(printable(explained.source.expandtabs()))}" if explained.source is not None else ""
         yield place_text(explained.user) + source
     chain = inner_chain(event)
     requested = explained.requested
@@ -101,8 +103,8 @@ def _who(explained: Explanation, style: Plain) -> Iterator[str]:
         before, inside = chain, []
     if before and not (inside and len(before) == 1):
         yield " -> ".join(shortened(before)) + _comment(_purpose(event, before))
-    if inside and requested.request is not None:
-        inner = [*shortened(inside), f"{requested.request:,} bytes"]
+    if inside:
+        inner = shortened(inside) + ([f"{requested.request:,} bytes"] if requested.request is not None else [])
         yield f"{before[-1]} -> " + " -> ".join(inner) + _comment(_purpose(event, inside))
 
 
