@@ -48,7 +48,7 @@ VARYING: Sequence[tuple[re.Pattern[str], str]] = (
     (re.compile(r"\b0x7f[0-9a-f]{10}\b|\b140[67]\d{11}\b"), "ADDRESS#"),
     # Code of a program without symbols, and the sizes of libraries: they differ from one build to the next.
     (re.compile(r"\b0x5{6}[0-9a-f]{6}(?= in \w)"), "CODE#"),
-    (re.compile(r"(\+|replaces )0x[0-9a-f]+(?: \([^)]*\))?(?=\)?\s+(?:loader|locale|other): )"), "SIZE"),
+    (re.compile(r"([+-]|replaces )0x[0-9a-f]+(?: \([^)]*\))?(?=\)?\s+(?:loader|locale|other): )"), "SIZE"),
 )
 
 _MARK = re.compile(r"^<!-- output of: (.*?)\s*-->\n```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
