@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gdbheap.growth.decision import user_frame
 from gdbheap.growth.event import Event, FreeLists, Served
 from gdbheap.growth.event import Frame as Frame
 from gdbheap.growth.history import Final, History
 from gdbheap.growth.reading import ProcessFacts, Reading
-from gdbheap.growth.requester import malloc_call, requester, user_frame
+from gdbheap.growth.request import malloc_call
+from gdbheap.growth.requester import requester
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.simulate.state import Release

@@ -15,8 +15,11 @@ from typing import Any
 
 import pytest
 
+from gdbheap.growth.decision import user_frame
 from gdbheap.growth.event import ChunkHeader, Event, Frame, Requested, Requester
-from gdbheap.growth.requester import malloc_call, meaning, requester, stream_of, user_frame
+from gdbheap.growth.names import meaning
+from gdbheap.growth.request import malloc_call, stream_of
+from gdbheap.growth.requester import requester
 
 
 @dataclass(frozen=True)
@@ -888,7 +891,7 @@ def test_another_malloc_by_its_library(library: str) -> None:
     frames = f"[libc.so.6] mmap64 <- [{library}] os_pages_map <- ? <- [a.out] main at a.c:1"
     stack = Stack("mmap", (0, 0x200000, 3, 0x22, -1, 0), 0x7F0000000000, "other", f"another malloc: {library}", frames)
     assert requester(stack.event) == Requester(stack.kind, stack.purpose)
-    assert user_frame(stack.event) == stack.event.frames[-1]
+    assert user_frame(stack.event.frames) == stack.event.frames[-1]
 
 
 def test_another_malloc_in_the_program() -> None:
@@ -933,7 +936,7 @@ def test_the_request_behind_the_first_growth() -> None:
     event = STACKS["stdout's buffer"].event
     assert stream_of(event.frames) == 0x7FFFF7FA9760
     assert meaning("_IO_file_doallocate") == "a stdio stream's buffer"
-    user = user_frame(event)
+    user = user_frame(event.frames)
     assert user is not None
     assert (user.name, user.line) == ("main", 7)
     assert stream_of(STACKS["DTV"].event.frames) is None
@@ -986,7 +989,7 @@ def test_what_was_asked_of_malloc(
 )
 def test_the_users_own_frame(name: str, function: str, line: int | None) -> None:
     event = STACKS[name].event
-    found = user_frame(event)
+    found = user_frame(event.frames)
     assert found is not None
     assert (found.name, found.line) == (function, line)
     assert user_frame(event.frames) == found
@@ -994,4 +997,4 @@ def test_the_users_own_frame(name: str, function: str, line: int | None) -> None
 
 def test_no_frame_of_the_users() -> None:
     for name in ("loader break", "thread's end", "static malloc", "static TLS"):
-        assert user_frame(STACKS[name].event) is None
+        assert user_frame(STACKS[name].event.frames) is None

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from gdbheap.debugger.stacks import Shape
 from gdbheap.debugger.syscalls import SyscallEntry
+from gdbheap.growth.decision import user_frame
 from gdbheap.growth.event import ChunkHeader, Event, Frame, FreeLists, Requested, Requester
 from gdbheap.growth.reading import Reading
-from gdbheap.growth.requester import malloc_call, malloc_sources, user_frame
+from gdbheap.growth.request import malloc_call, malloc_sources
 
 
 class Numbers(NamedTuple):

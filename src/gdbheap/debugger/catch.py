@@ -18,9 +18,11 @@ from gdbheap.debugger.stacks import Shape, StackCache
 from gdbheap.debugger.syscalls import SyscallEntry, SyscallReader, registers_for
 from gdbheap.debugger.target import GdbMemory, architecture_name, is_core, program_file
 from gdbheap.debugger.watch import MallocWatch
+from gdbheap.growth.decision import user_frame
 from gdbheap.growth.event import Event, Frame
 from gdbheap.growth.history import Final, History
-from gdbheap.growth.requester import POINTERS, malloc_call, requester, stream_of, user_frame
+from gdbheap.growth.request import POINTERS, malloc_call, stream_of
+from gdbheap.growth.requester import requester
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.arena import read_arena
 from gdbheap.simulate.kernel import MAP_FIXED, MREMAP_FIXED

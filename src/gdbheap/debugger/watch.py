@@ -9,9 +9,9 @@ import gdb
 from gdbheap.debugger.frames import FrameReader
 from gdbheap.debugger.syscalls import register
 from gdbheap.debugger.target import Target
+from gdbheap.growth.decision import user_frame
 from gdbheap.growth.event import Event, Served
 from gdbheap.growth.history import History
-from gdbheap.growth.requester import user_frame
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.arena import Arena, read_arena
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from gdbheap.growth.event import Event, Frame, Requested
-from gdbheap.growth.requester import INTERNAL, WRAPPERS
+from gdbheap.growth.names import INTERNAL, WRAPPERS
 from gdbheap.render.escape import printable
 
 #: What lies between malloc's decision and the kernel: true of every event, so a chain leaves it out.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from gdbheap.growth.event import Event, FreeLists, Served
 from gdbheap.growth.explain import Explanation
 from gdbheap.growth.initial import Initial
-from gdbheap.growth.requester import meaning
+from gdbheap.growth.names import meaning
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.render.callers import frame_text, inner_chain, place_text, shortened
 from gdbheap.render.calls import call_text
