@@ -93,21 +93,36 @@ class PageCache:
         return self._memory.read(address, size)
 
 
-#: Ranges that all lie in so many bytes are read at once.
-_NEAR = 0x10000
+#: Bytes between two ranges that are cheaper to read along than to ask a second time for.
+_GAP = 0x1000
 
 
-def read_all(memory: Memory, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Return the bytes of several ranges, each (address, size); with one read where they are close together.
+class ReadPlan:
+    """Several ranges of memory, each (address, size), that are read again and again: with one read for neighbours."""
 
-    Raises MemoryFault where any of them is unreadable.
-    """
-    start = min(address for address, _ in ranges)
-    end = max(address + size for address, size in ranges)
-    if end - start <= _NEAR:
-        try:
-            data = memory.read(start, end - start)
-            return [data[address - start : address - start + size] for address, size in ranges]
-        except MemoryFault:
-            pass  # something unreadable lies between
-    return [memory.read(address, size) for address, size in ranges]
+    def __init__(self, ranges: Sequence[tuple[int, int]]) -> None:
+        self._count = len(ranges)
+        self._groups: list[tuple[int, int, list[tuple[int, int, int]]]] = []  # start, end, (place, address, size)
+        for place, (address, size) in sorted(enumerate(ranges), key=lambda item: item[1]):
+            if not self._groups or address - self._groups[-1][1] > _GAP:
+                self._groups.append((address, address + size, []))
+            start, end, parts = self._groups[-1]
+            self._groups[-1] = (start, max(end, address + size), parts)
+            parts.append((place, address, size))
+
+    def read(self, memory: Memory) -> list[bytes]:
+        """Return the bytes of each range, in the order in which they were given.
+
+        Raises MemoryFault where any of them is unreadable.
+        """
+        found = [b""] * self._count
+        for start, end, parts in self._groups:
+            try:
+                data = memory.read(start, end - start)
+            except MemoryFault:  # perhaps only what lies between is unreadable
+                for place, address, size in parts:
+                    found[place] = memory.read(address, size)
+                continue
+            for place, address, size in parts:
+                found[place] = data[address - start : address - start + size]
+        return found

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdbheap.memory import MemoryFault, PageCache, Snapshot, read_all
+from gdbheap.memory import MemoryFault, PageCache, ReadPlan, Snapshot
 
 #: Two pages, a hole, and a page that is mapped up to its middle.
 CONTENT = {0x1000: bytes(range(256)) * 32, 0x4000: b"\xa5" * 0x800}
@@ -103,14 +103,14 @@ def test_several_ranges_read_as_one_by_one(ranges: list[tuple[int, int]]) -> Non
     pieces = [expected(address, size) for address, size in ranges]
     if None in pieces:
         with pytest.raises(MemoryFault):
-            read_all(Snapshot(CONTENT.items()), ranges)
+            ReadPlan(ranges).read(Snapshot(CONTENT.items()))
     else:
-        assert read_all(Snapshot(CONTENT.items()), ranges) == pieces
+        assert ReadPlan(ranges).read(Snapshot(CONTENT.items())) == pieces
 
 
 def test_close_ranges_take_one_read_and_distant_ones_several() -> None:
     memory = Counting()
-    read_all(memory, [(0x1100, 8), (0x1000, 16), (0x1104, 4)])
+    ReadPlan([(0x1100, 8), (0x1000, 16), (0x1104, 4)]).read(memory)
     assert memory.reads == [(0x1000, 0x108)]
     far = Snapshot([(0x1000, b"near"), (0x90000000, b"far!")])
-    assert read_all(far, [(0x90000000, 4), (0x1000, 4)]) == [b"far!", b"near"]
+    assert ReadPlan([(0x90000000, 4), (0x1000, 4)]).read(far) == [b"far!", b"near"]

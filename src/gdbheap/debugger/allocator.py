@@ -12,7 +12,7 @@ from gdbheap.debugger.syscalls import SyscallEntry
 from gdbheap.debugger.target import Target
 from gdbheap.growth.event import ChunkHeader, FreeLists
 from gdbheap.growth.reading import Reading
-from gdbheap.memory import MemoryFault, PageCache, read_all
+from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, PREV_INUSE
 from gdbheap.ptmalloc.arena import Arena, decode_arena, read_top_size
 from gdbheap.ptmalloc.bins import free_summary, has_free_chunks
@@ -31,22 +31,16 @@ def read_allocator(target: Target, arena: int | None) -> Reading:
 
     Raises MemoryFault where any of it is unreadable.
     """
-    memory, abi, layout = target.memory, target.abi, target.layout
-    facts = target.process_facts
-    wanted = [(target.mp, layout.par.size)]
-    if target.curbrk is not None:
-        wanted.append((target.curbrk, abi.word_size))
+    memory, facts = target.memory, target.process_facts
+    params, curbrk_bytes, data = target.variables_of(arena).read(memory)
+    curbrk = int.from_bytes(curbrk_bytes, target.abi.byte_order) if curbrk_bytes else None
     if not arena:
-        params, *rest = read_all(memory, wanted)
-        curbrk = int.from_bytes(rest[0], abi.byte_order) if rest else None
         return Reading(facts, params, curbrk, others={"aligned_heap_area": target.word("aligned_heap_area")})
-    data, params, *rest = read_all(memory, [(arena, layout.state.size), *wanted])
-    curbrk = int.from_bytes(rest[0], abi.byte_order) if rest else None
-    top_size = read_top_size(memory, abi, layout, arena, data)
+    top_size = read_top_size(memory, target.abi, target.layout, arena, data)
     number = session.arena_number(target, arena)
     if not number:
         return Reading(facts, params, curbrk, arena, number, data, top_size)
-    others = _heap_facts(target, decode_arena(abi, layout, arena, number, data, top_size))
+    others = _heap_facts(target, decode_arena(target.abi, target.layout, arena, number, data, top_size))
     return Reading(facts, params, curbrk, arena, number, data, top_size, others)
 
 

@@ -16,10 +16,12 @@ from gdbheap.growth.request import malloc_call, malloc_sources
 class Numbers(NamedTuple):
     """What a stack of known code tells of a call of malloc's: its requester, and which of its variables are what.
 
-    The places are those of Shape.variables; None where there is no such variable.
+    The places are those of Shape.variables; None where there is no such variable. ``user`` is the place of the user's
+    own frame.
     """
 
     requester: Requester
+    user: int | None
     arena: int | None
     nb: int | None
     request: int | None
@@ -73,7 +75,7 @@ class Captured:
             more_frames=self.shape.more,
             requester=self.numbers.requester,
             requested=with_nb(malloc_call(frames), self.reading),
-            user=user_frame(frames),
+            user=None if self.numbers.user is None else frames[self.numbers.user],
             reading=self.reading,
             free=self.free,
             chunk=self.chunk,
@@ -97,7 +99,8 @@ def note(shape: Shape, entry: SyscallEntry, who: Requester, frames: Sequence[Fra
         if source is not None and place is None:
             return  # a constant of the code, say
         places.append(place)
-    shape.notes[kind_of(entry)] = Numbers(who, *places)
+    user = user_frame(frames)
+    shape.notes[kind_of(entry)] = Numbers(who, None if user is None else frames.index(user), *places)
 
 
 def with_nb(call: Requested, reading: Reading | None) -> Requested:

@@ -123,6 +123,7 @@ class SyscallReader:
             if descriptor is not None:
                 os.close(descriptor)
             return None
+        # "running", or -1 for a thread that is in no system call, are shorter.
         return [int(words[0]), *[int(word, 16) for word in words[1:]]] if len(words) == 9 else None
 
     def _from_gdb(self) -> list[int]:

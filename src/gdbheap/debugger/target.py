@@ -12,7 +12,7 @@ import gdb
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.processes import shrinks_heaps_with_mmap
 from gdbheap.growth.reading import ProcessFacts
-from gdbheap.memory import MemoryFault
+from gdbheap.memory import MemoryFault, ReadPlan
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.layout import Layout, LayoutUnknown
 from gdbheap.ptmalloc.tcache import detect_safe_linking
@@ -139,6 +139,7 @@ class Target:
         self.curbrk = self.symbols.address("__curbrk")
         self.release = Release(_release(self))
         self.abi = _abi(self.layout)
+        self._variables: dict[int | None, ReadPlan] = {}  # by arena
         self._tcache_variables: dict[int, int] = {}  # by GDB's global number of the thread, which is not used again
 
     @cached_property
@@ -156,6 +157,15 @@ class Target:
         if address is None:
             raise TargetError(_no_debug_symbols(self.libc))
         return address
+
+    def variables_of(self, arena: int | None) -> ReadPlan:
+        """Return how to read mp_, ``__curbrk`` and the malloc_state at ``arena``: empty what there is none of."""
+        plan = self._variables.get(arena)
+        if plan is None:
+            curbrk = (self.curbrk, self.abi.word_size) if self.curbrk is not None else (self.mp, 0)
+            state = (arena, self.layout.state.size) if arena else (self.mp, 0)
+            plan = self._variables[arena] = ReadPlan([(self.mp, self.layout.par.size), curbrk, state])
+        return plan
 
     def word(self, name: str) -> int | None:
         """Return the word that glibc's variable ``name`` holds, None where it is not known or not readable."""
