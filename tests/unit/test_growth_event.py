@@ -85,7 +85,7 @@ def test_an_event_without_a_reading_has_no_state() -> None:
     event = mmap(PAGE)
     assert event.state is None
     reading = a_reading()
-    assert event._replace(reading=reading).state is reading.state
+    assert event._replace(reading=reading).state == reading.state
 
 
 @pytest.mark.parametrize("layout", [("2.31", 32), ("2.36", 64), ("2.43", 64)])
@@ -102,7 +102,7 @@ def test_a_reading_is_decoded(layout: tuple[str, int], little: bool) -> None:
         may_shrink_heap=True,
     )
     state = reading.state
-    assert state is reading.state
+    assert state == reading.state
     assert (state.curbrk, state.may_shrink_heap, state.aligned_heap_area) == (0x5657A000, True, None)
     assert (state.params.address, state.params.get("top_pad"), state.params.get("n_mmaps")) == (MP, 0xFFFF0000, -1)
     arena = state.arena

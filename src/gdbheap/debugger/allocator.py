@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import gdb
@@ -13,7 +14,7 @@ from gdbheap.debugger.target import Target
 from gdbheap.growth.event import ChunkHeader, FreeLists
 from gdbheap.growth.reading import Reading
 from gdbheap.memory import MemoryFault, PageCache
-from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, PREV_INUSE
+from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, PREV_INUSE, Abi, round_up
 from gdbheap.ptmalloc.arena import Arena, decode_arena, read_top_size
 from gdbheap.ptmalloc.bins import free_summary, has_free_chunks
 from gdbheap.ptmalloc.heaps import read_heaps
@@ -24,6 +25,8 @@ from gdbheap.simulate.state import OlderHeap
 
 #: Free chunks that are visited at most while the program waits.
 _FREE_LIMIT = 512
+#: Pages of a mapping that are looked at for its chunk, where nothing tells its place.
+_PLACES = 4096
 
 
 def read_allocator(target: Target, arena: int | None) -> Reading:
@@ -79,15 +82,37 @@ def read_chunk_header(target: Target, start: int, length: int, pointer: int | No
     The chunk is at the start of the mapping, or behind it where memalign moved it; there the ``pointer`` that free or
     realloc was called with tells.
     """
-    address = pointer - target.abi.header if pointer else start
-    try:
-        prev_size, size_word = target.abi.words(target.memory.read(address, target.abi.header))
-    except MemoryFault:
-        return None
-    # Up to 2.42 size and prev_size make up the mapping; from 2.43 on without the header, and bit 0 is a flag.
-    covered = (prev_size & ~PREV_INUSE) + (size_word & ~FLAG_BITS)
-    sound = size_word & IS_MMAPPED and covered in (length, length - target.abi.header)
-    return ChunkHeader(address, prev_size, size_word) if sound else None
+    memory = PageCache(target.memory, target.abi.page_size)
+    for address in [pointer - target.abi.header] if pointer else _chunk_places(target.abi, start, length):
+        try:
+            prev_size, size_word = target.abi.words(memory.read(address, target.abi.header))
+        except MemoryFault:
+            continue
+        # Up to 2.42 size and prev_size make up the mapping; from 2.43 on without the header, and bit 0 is a flag.
+        offset = prev_size & ~PREV_INUSE
+        covered = offset + (size_word & ~FLAG_BITS)
+        if offset == address - start and size_word & IS_MMAPPED and covered in (length, length - target.abi.header):
+            return ChunkHeader(address, prev_size, size_word)
+    return None
+
+
+def _chunk_places(abi: Abi, start: int, length: int) -> Iterator[int]:
+    """Yield where the chunk of a mapping can be, the likeliest places first.
+
+    memalign moves it to where its memory is aligned, and leaves the old header at the start. After a resize that
+    header no longer fits, and after a move the mapping is not aligned as it was, except to pages.
+    """
+    alignment = 2 * abi.alignment
+    while alignment < length:
+        place = round_up(start + abi.header, alignment) - abi.header
+        if start < place < start + abi.min_size:
+            place += alignment
+        if place > start:
+            yield place
+        alignment *= 2
+    yield abi.first_chunk(start)
+    page = abi.page_size
+    yield from range(start + page - abi.header, start + min(length, _PLACES * page), page)
 
 
 def stream_name(target: Target, address: int) -> str:

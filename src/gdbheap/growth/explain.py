@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gdbheap.growth.event import Event, Frame, Requested, Requester, Served
 from gdbheap.growth.history import Final, History
-from gdbheap.growth.predict import Prediction, predictions
+from gdbheap.growth.predict import Prediction, prediction_of, predictions
 
 #: Reads one line of a source file, None where it cannot be had.
 SourceReader = Callable[[str, int], "str | None"]
@@ -43,6 +43,8 @@ def explain(history: History, event: Event, read_source: SourceReader) -> Explan
 
 def explain_all(history: History, events: list[Event], read_source: SourceReader) -> list[Explanation]:
     """Return the explanations of these events of the history, in their order."""
+    if len(events) == 1:
+        return [_explain(history, events[0], prediction_of(events[0], history.events), read_source)]
     predicted = predictions(history.events)
     return [_explain(history, event, predicted.get(event.id), read_source) for event in events]
 

@@ -9,9 +9,11 @@ from gdbheap.growth.event import Event, Frame
 from gdbheap.simulate.arenas import heap_trim, new_arena
 from gdbheap.simulate.calls import Call, Outcome, Steps, Unpredictable, advance
 from gdbheap.simulate.mmapped import free_mmapped, mremap_chunk, munmap_chunk
-from gdbheap.simulate.sysmalloc import sysmalloc
+from gdbheap.simulate.sysmalloc import map_without_arena, sysmalloc
 from gdbheap.simulate.trim import systrim
 
+#: More calls than any operation makes: where nothing is known of what came before, it has ended by then.
+_MOST_CALLS = 16
 #: The functions that make several calls in one operation.
 _OPERATIONS = frozenset({"sysmalloc", "_int_new_arena", "systrim", "heap_trim"})
 _FREE = frozenset({"__libc_free", "free", "cfree", "_int_free_chunk"})
@@ -65,7 +67,7 @@ def predictions(events: Iterable[Event]) -> dict[int, Prediction]:
     found: dict[int, Prediction] = {}
     running: dict[tuple[int, int], _Running] = {}
     for event in events:
-        if event.state is None:
+        if event.reading is None:
             continue
         thread = (event.process, event.tid)
         current = running.pop(thread, None)
@@ -90,6 +92,20 @@ def predictions(events: Iterable[Event]) -> dict[int, Prediction]:
         exact = call.syscall == event.syscall and call.args == event.args
         found[event.id] = Prediction(call, exact, current.reason, current.outcome)
     return found
+
+
+def prediction_of(event: Event, events: Sequence[Event]) -> Prediction | None:
+    """Return the prediction for one of ``events``, which are in the order of their numbers.
+
+    Only the events shortly before it in its thread are gone through: no operation makes more than a few calls.
+    """
+    before: list[Event] = []
+    for earlier in reversed(events[: event.id - 1]):
+        if len(before) == _MOST_CALLS:
+            break
+        if (earlier.process, earlier.tid) == (event.process, event.tid):
+            before.append(earlier)
+    return predictions([*reversed(before), event]).get(event.id)
 
 
 def _caller(event: Event) -> tuple[int, ...]:
@@ -129,6 +145,8 @@ def _steps(event: Event) -> Steps:
     assert state is not None
     for frame in frames:
         name = frame.name
+        if name == "sysmalloc" and frame.variables.get("av") == 0:
+            return map_without_arena(state, _known(frame.variables.get("nb"), "nb in sysmalloc"))
         if name == "sysmalloc":
             return sysmalloc(state, _known(frame.variables.get("nb"), "nb in sysmalloc"))
         if name == "_int_new_arena":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from gdbheap.ptmalloc.abi import Abi
@@ -43,7 +42,7 @@ class Reading:
     top_size: int | None = None
     others: Mapping[str, Any] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def state(self) -> GrowthState:
         """The state that sysmalloc and its like look at."""
         facts, arena = self.facts, None

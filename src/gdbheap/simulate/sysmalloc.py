@@ -45,13 +45,7 @@ def sysmalloc(state: GrowthState, nb: int) -> Steps:
     mapped, reason = _wants_mapping(state, nb)
     why: tuple[str, ...] = (reason,)
     if mapped:
-        hp_pagesize = state.params.get("hp_pagesize")
-        if hp_pagesize and nb >= hp_pagesize:
-            huge = (f"Huge pages of {hp_pagesize:#x} bytes are to be used (glibc.malloc.hugetlb), and nb fills one.",)
-            state, chunk = yield from map_chunk(state, nb, why + huge, huge=True)
-            if chunk is not None:
-                return outcome(before, state, chunk)
-        state, chunk = yield from map_chunk(state, nb, why)
+        state, chunk = yield from _map_either_way(state, nb, why)
         if chunk is not None:
             return outcome(before, state, chunk)
         why += ("But the kernel refused the mapping.",)
@@ -64,6 +58,27 @@ def sysmalloc(state: GrowthState, nb: int) -> Steps:
     if arena.is_main:
         return (yield from _grow_main(state, arena, nb, why))
     return (yield from _grow_heap(state, arena, nb, why, tried_mapping=mapped))
+
+
+def map_without_arena(state: GrowthState, nb: int) -> Steps:
+    """Predict sysmalloc for a thread that could get no arena (its ``av`` is NULL): a mapping, whatever the size."""
+    why = (
+        "No arena could be made for this request or lent to it, so it gets a mapping of its own, whatever its size.",
+    )
+    after, chunk = yield from _map_either_way(state, nb, why)
+    error = None if chunk is not None else "sysmalloc fails with ENOMEM: there is no arena, and no mapping."
+    return outcome(state, after, chunk, error=error)
+
+
+def _map_either_way(state: GrowthState, nb: int, why: tuple[str, ...]) -> Calling[tuple[GrowthState, int | None]]:
+    """Map a chunk, of huge pages if those are to be used and the kernel has them; return it, None where that fails."""
+    hp_pagesize = state.params.get("hp_pagesize")
+    if hp_pagesize and nb >= hp_pagesize:
+        huge = (f"Huge pages of {hp_pagesize:#x} bytes are to be used (glibc.malloc.hugetlb), and nb fills one.",)
+        state, chunk = yield from map_chunk(state, nb, why + huge, huge=True)
+        if chunk is not None:
+            return state, chunk
+    return (yield from map_chunk(state, nb, why))
 
 
 def _wants_mapping(state: GrowthState, nb: int) -> tuple[bool, str]:

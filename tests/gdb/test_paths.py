@@ -1,0 +1,302 @@
+"""Promise: each branch of malloc's dealings with the kernel is recognised, and its arguments predicted to the byte.
+
+The modes of c_fixtures/paths.c go through the branches; what each does stands there. A branch that is taken in no mode
+is `thp-advice`: madvise maps no memory, so it is not recorded, and neither is `heap-trim` where it is an madvise.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gdbheap.simulate.paths import PATHS
+from tests.gdb.test_events_strace import one_for_one
+from tests.support.debugger import Answers, Gdb, malloc_events
+from tests.support.environment import glibc_version, plain_environment
+from tests.support.programs import Programs
+from tests.support.strace import trace
+
+pytestmark = pytest.mark.skipif(
+    not (2, 35) <= glibc_version() <= (2, 41), reason="the modes lead to these branches in glibc 2.35 to 2.41"
+)
+
+MIB = 1 << 20
+HEAP_MAX = 64 * MIB
+PROT_NONE, MAP_HUGETLB, ENOMEM = 0, 0x40000, -12
+
+#: The branches that every program's first malloc takes.
+FIRST = "brk-query brk-first"
+NEW_ARENA = "heap-reserve heap-align heap-commit"
+
+#: The branches that each mode takes.
+MODES: Mapping[str, str] = {
+    "data-limit": f"{FIRST} brk-extend mmap-fallback brk-moved",
+    "no-data": f"{FIRST} brk-extend mmap-fallback mmap-chunk",
+    "no-data-threads": f"{FIRST} brk-extend mmap-fallback mmap-chunk {NEW_ARENA} heap-unmap",
+    "blocked": f"{FIRST} brk-extend mmap-fallback brk-moved trim",
+    "blocked-first": "brk-first mmap-fallback",
+    "blocked-large": f"{FIRST} brk-extend mmap-fallback brk-moved",
+    "top-pad": f"{FIRST} brk-extend trim",
+    "threshold": f"{FIRST} brk-extend mmap-chunk munmap-chunk",
+    "fixed-threshold": f"{FIRST} brk-extend mmap-chunk munmap-chunk",
+    "mmap-max": f"{FIRST} brk-extend trim mmap-chunk munmap-chunk",
+    "aligned": f"{FIRST} mmap-chunk munmap-chunk mremap-chunk",
+    "callers": f"{FIRST} brk-extend trim mmap-chunk munmap-chunk mremap-chunk",
+    "resize": f"{FIRST} brk-extend mmap-fallback mmap-chunk munmap-chunk mremap-chunk",
+    "arenas": f"{FIRST} {NEW_ARENA} heap-grow",
+    "arena-max": f"{FIRST} brk-extend trim {NEW_ARENA} heap-grow",
+    "one-arena": f"{FIRST} brk-extend trim",
+    "arena-test": f"{FIRST} {NEW_ARENA} heap-grow",
+    "arena-again": f"{FIRST} {NEW_ARENA} heap-grow",
+    "heaps": f"{FIRST} {NEW_ARENA} heap-grow heap-unmap",
+    "heaps-of-two": f"{FIRST} {NEW_ARENA} heap-grow heap-unmap",
+    "larger-than-heaps": f"{FIRST} {NEW_ARENA} mmap-chunk munmap-chunk",
+    "larger-than-heaps-mapped": f"{FIRST} {NEW_ARENA} mmap-chunk munmap-chunk",
+    "no-arena": f"{FIRST} {NEW_ARENA} heap-grow mmap-chunk munmap-chunk",
+    "one-heap": f"{FIRST} {NEW_ARENA} mmap-chunk munmap-chunk",
+    "second-heap-refused": f"{FIRST} {NEW_ARENA} heap-grow mmap-chunk munmap-chunk",
+    "trims": f"{FIRST} brk-extend trim",
+    "trim-grows": f"{FIRST} trim",
+    "foreign-before": "brk-first brk-align brk-extend",
+    "foreign-between": f"{FIRST} brk-moved brk-align brk-extend",
+    "foreign-trimmed": f"{FIRST} brk-moved brk-align brk-extend trim",
+    "foreign-down": f"{FIRST} brk-moved",
+    "foreign-raw": f"{FIRST} brk-extend",
+    "impossible": f"{FIRST} brk-extend mmap-fallback mmap-chunk",
+    "impossible-threads": f"{FIRST} brk-extend mmap-fallback mmap-chunk {NEW_ARENA}",
+    "cross-free": f"{FIRST} brk-extend heap-grow {NEW_ARENA}",
+    "small": f"{FIRST} brk-extend trim",
+}
+
+PLAIN_TUNABLES = {
+    "top-pad-0": "glibc.malloc.top_pad=0",
+    "top-pad-large": "glibc.malloc.top_pad=1234567",
+    "threshold-small": "glibc.malloc.mmap_threshold=4000",
+    "threshold-large": "glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=70000",
+    "arena-max": "glibc.malloc.arena_max=2",
+    "arena-test": "glibc.malloc.arena_test=1:glibc.malloc.mmap_max=1",
+    "no-tcache": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
+    "thp": "glibc.malloc.hugetlb=1",
+    "huge": "glibc.malloc.hugetlb=2",
+}
+
+#: Modes that go through most branches under any setting; the other modes are run with all of them in the slow test.
+WITH_TUNABLES = ("callers", "heaps")
+
+
+def recorded(gdb: Gdb, answers: Answers, program: Path, mode: str, tunables: str | None = None) -> list[dict[str, Any]]:
+    """Return the events of a mode's whole run."""
+    gdb(
+        "heap catch",
+        "handle SIGABRT nostop noprint pass",  # foreign-down catches it
+        "run",
+        f"heap events {answers.into('events')}",
+        before=[] if tunables is None else [f"set environment GLIBC_TUNABLES {tunables}"],
+        program=program,
+        args=[mode],
+    ).succeeded()
+    return answers.events("events")
+
+
+def paths_of(events: list[dict[str, Any]]) -> list[str]:
+    return [event["path"] for event in malloc_events(events)]
+
+
+def all_exact(events: list[dict[str, Any]]) -> None:
+    """Fail at the first call of malloc's that was not predicted to the byte, and where another's was predicted."""
+    for event in events:
+        if event["kind"] == "malloc":
+            assert event["exact"] is True, (event["id"], event["syscall"], event["args"], event["unpredicted_because"])
+            assert event["predicted"] == event["args"]
+            assert event["path"] in PATHS
+            assert event["terms"] or event["path"] == "brk-query"
+        else:
+            assert event["predicted"] is None
+
+
+def agrees_with_strace(
+    events: list[dict[str, Any]], output: Path, program: Path, mode: str, tunables: str | None = None
+) -> None:
+    environment = plain_environment()
+    if tunables is not None:
+        environment["GLIBC_TUNABLES"] = tunables
+    one_for_one(events, trace(output, program, [mode], environment).calls)
+
+
+@pytest.mark.parametrize("mode", list(MODES))
+def test_every_call_of_a_mode_is_predicted(
+    gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path, mode: str
+) -> None:
+    """The branches are the expected ones, each argument is predicted, and strace saw the same calls."""
+    events = recorded(gdb, answers, programs["paths"], mode)
+    agrees_with_strace(events, tmp_path / "strace", programs["paths"], mode)
+    all_exact(events)
+    assert set(paths_of(events)) == set(MODES[mode].split())
+
+
+@pytest.mark.parametrize("tunables", list(PLAIN_TUNABLES))
+@pytest.mark.parametrize("mode", WITH_TUNABLES)
+def test_predictions_under_tunables(
+    gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path, mode: str, tunables: str
+) -> None:
+    """GLIBC_TUNABLES changes the sums and the branches, not that they are right."""
+    setting = PLAIN_TUNABLES[tunables]
+    events = recorded(gdb, answers, programs["paths"], mode, setting)
+    agrees_with_strace(events, tmp_path / "strace", programs["paths"], mode, setting)
+    all_exact(events)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tunables", list(PLAIN_TUNABLES))
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in WITH_TUNABLES])
+def test_predictions_of_all_modes_under_tunables(
+    gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path, mode: str, tunables: str
+) -> None:
+    """The same with the remaining modes."""
+    test_predictions_under_tunables(gdb, answers, programs, tmp_path, mode, tunables)
+
+
+def test_every_branch_is_taken_somewhere() -> None:
+    """No path is without a fixture; those named here have tests of their own below, or cannot be seen."""
+    taken = {path for paths in MODES.values() for path in paths.split()}
+    assert set(PATHS) - taken == {"heap-trim", "mmap-chunk-huge", "thp-advice"}
+
+
+def test_first_growth_under_top_pad(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """The tunable's value is a term of the sum."""
+    events = recorded(gdb, answers, programs["paths"], "trims", PLAIN_TUNABLES["top-pad-large"])
+    first = next(event for event in events if event["path"] == "brk-first")
+    assert {"name": "top_pad", "value": 1234567} in first["terms"]
+    assert first["delta"] == -(-sum(term["value"] for term in first["terms"]) // 4096) * 4096
+
+
+@pytest.mark.parametrize(
+    ("mode", "tried"), [("callers", {"mmap-fallback", "mmap-chunk-huge"}), ("heaps", {"mmap-fallback", "heap-reserve"})]
+)
+def test_huge_pages_are_tried_first(gdb: Gdb, answers: Answers, programs: Programs, mode: str, tried: set[str]) -> None:
+    """With hugetlb=2 the break is not moved, and mappings are asked for in huge pages before they are in plain ones."""
+    events = recorded(gdb, answers, programs["paths"], mode, PLAIN_TUNABLES["huge"])
+    all_exact(events)
+    mine = list(malloc_events(events))
+    assert not [event for event in mine if event["syscall"] == "brk"]
+    huge = [event for event in mine if event["syscall"] == "mmap" and event["args"][3] & MAP_HUGETLB]
+    assert {event["path"] for event in huge} == tried
+    for event in huge:
+        assert event["args"][1] % (2 * MIB) == 0
+        if event["result"] == ENOMEM:  # no huge pages are set aside
+            assert mine[mine.index(event) + 1]["syscall"] == "mmap"
+
+
+def test_the_break_in_huge_pages(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """With hugetlb=1 the break moves by huge pages, where the kernel leaves it to programs to ask for them."""
+    enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not enabled.exists() or "[madvise]" not in enabled.read_text():
+        pytest.skip("transparent huge pages are not on [madvise] here")
+    events = recorded(gdb, answers, programs["paths"], "top-pad", PLAIN_TUNABLES["thp"])
+    moved = [event for event in malloc_events(events) if event["delta"]]
+    first, *later = [event for event in moved if event["delta"] > 0]
+    assert first["delta"] == 2 * MIB
+    assert later
+    assert all(event["result"] % (2 * MIB) == 0 for event in later), "from then on it ends on a huge page"
+    assert all(event["delta"] % (2 * MIB) == 0 for event in moved if event["delta"] < 0)
+
+
+def test_a_refused_break_is_followed_by_a_mapping(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """The refusal is an event of its own, and so is what took its place; the heap was not contiguous after that."""
+    mine = list(malloc_events(recorded(gdb, answers, programs["paths"], "blocked")))
+    for event, following in zip(mine, mine[1:]):
+        if event["syscall"] == "brk" and event["args"][0] and event["result"] != event["args"][0]:
+            assert following["path"] == "mmap-fallback"
+            assert event["delta"] == 0
+    fallbacks = [event["delta"] for event in mine if event["path"] == "mmap-fallback"]
+    assert fallbacks[0] % MIB == 0
+    if glibc_version() < (2, 38):  # the later ones are only as large as they have to be
+        assert all(delta < MIB for delta in fallbacks[1:])
+
+
+def test_remapping_in_place_moved_and_refused(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    events = recorded(gdb, answers, programs["paths"], "resize")
+    resized = [event for event in events if event["path"] == "mremap-chunk"]
+    where = ["refused" if e["result"] < 0 else "in place" if e["result"] == e["args"][0] else "moved" for e in resized]
+    assert where == ["moved", "in place", "in place", "in place", "refused"]
+    refused = events[events.index(resized[-1]) + 1 :][:3]
+    assert [event["path"] for event in refused] == ["mmap-chunk", "brk-extend", "mmap-fallback"], "realloc tries malloc"
+    assert all(event["delta"] == 0 for event in refused)
+
+
+def test_a_raised_threshold_and_a_fixed_one(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """After free has raised it the same size comes from the heap, but not above 32 MiB, and not where it was set."""
+    events = recorded(gdb, answers, programs["paths"], "threshold")
+    mapped = [event["request"] for event in events if event["path"] == "mmap-chunk"]
+    assert mapped == [200 << 10, MIB, 33 * MIB, 33 * MIB, 31 * MIB]
+    events = recorded(gdb, answers, programs["paths"], "fixed-threshold")
+    mapped = [event["request"] for event in events if event["path"] == "mmap-chunk"]
+    assert mapped == [200 << 10] * 3 + [(64 << 10) - 9, 4 * MIB]
+
+
+def test_the_sum_of_an_aligned_mapping(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """valloc's mapping goes back: the chunk is not at its start, and its size and its distance are the length."""
+    events = recorded(gdb, answers, programs["paths"], "aligned")
+    (mapped,) = [
+        event for event in events if event["path"] == "mmap-chunk" and 300 << 10 < event["request"] < 310 << 10
+    ][:1]
+    freed = next(event for event in events if event["syscall"] == "munmap" and event["args"][0] == mapped["result"])
+    names = {term["name"]: term["value"] for term in freed["terms"]}
+    assert names == {"size": mapped["args"][1] - 0xFF0, "offset": 0xFF0}
+
+
+@pytest.mark.parametrize(("mode", "count"), [("arenas", 7), ("arena-max", 3), ("one-arena", 1), ("arena-again", 2)])
+def test_how_many_arenas(gdb: Gdb, answers: Answers, programs: Programs, mode: str, count: int) -> None:
+    """Each thread's own, or as many as are allowed, or that of a thread that has ended."""
+    events = recorded(gdb, answers, programs["paths"], mode)
+    made = [event for event in events if event["path"] == "heap-commit"]
+    assert 1 + len(made) == count
+    used = {event["arena"]["address"] for event in malloc_events(events) if event["arena"] is not None}
+    assert len(used) == count
+
+
+def test_heaps_go_whole(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """Twelve chunks of 19 MiB need four heaps, the next four one more; all but the first go again."""
+    events = recorded(gdb, answers, programs["paths"], "heaps")
+    assert [event["delta"] for event in events if event["path"] == "heap-unmap"] == [-HEAP_MAX] * 4
+    assert len([event for event in events if event["path"] == "heap-commit"]) == 5
+
+
+def test_a_new_top_is_trimmed_before_it_serves(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """The break goes up twice and then down, within one malloc."""
+    mine = [event["path"] for event in malloc_events(recorded(gdb, answers, programs["paths"], "foreign-trimmed"))]
+    assert mine[mine.index("brk-moved") :][:3] == ["brk-moved", "brk-align", "trim"]
+
+
+def test_heaps_of_a_setuid_program(gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path) -> None:
+    """There a heap's end is given back by mapping over it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can debug a setuid program as such")
+    program = tmp_path / "paths"
+    shutil.copy(programs["paths"], program)
+    os.chown(program, 65534, 65534)
+    program.chmod(0o4755)
+    if os.statvfs(program).f_flag & os.ST_NOSUID:
+        pytest.skip("programs here cannot be setuid")
+    events = recorded(gdb, answers, program, "heaps")
+    all_exact(events)
+    trimmed = [event for event in events if event["path"] == "heap-trim"]
+    assert trimmed, "the kernel ran it as another user"
+    assert all(event["syscall"] == "mmap" and event["args"][2] == PROT_NONE for event in trimmed)
+
+
+def test_each_name_of_malloc(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """calloc, strdup and the functions that are given memory by malloc: the program's own call is in the chain."""
+    events = recorded(gdb, answers, programs["paths"], "callers")
+    functions = {frame["function"] for event in malloc_events(events) for frame in event["frames"]}
+    for name in ("calloc", "strdup", "strndup", "vasprintf", "mem_finish"):
+        assert any(name in (function or "") for function in functions), name
+    events = recorded(gdb, answers, programs["paths"], "aligned")
+    functions = {frame["function"] for event in malloc_events(events) for frame in event["frames"]}
+    for name in ("memalign", "posix_memalign"):
+        assert any(name in (function or "") for function in functions), name
