@@ -69,6 +69,9 @@ missing_packages() {
     have g++ || echo g++
     have strace || echo strace
     have sqlite3 || echo sqlite3
+    have perl || echo perl
+    have xz || echo xz-utils
+    have awk || echo mawk
     have gdbserver || echo gdbserver
     have musl-gcc || echo musl-tools
 }
@@ -130,7 +133,8 @@ if [ -n "$packages" ]; then
     for package in $packages; do
         case $purpose:$package in
             *:libc6-dbg | *:binutils) say "going on without $package: explanations will be less exact" ;;
-            test:gdbserver | test:musl-tools | test:sqlite3) say "going on without $package: its tests will be skipped" ;;
+            test:gdbserver | test:musl-tools | test:sqlite3 | test:perl | test:xz-utils | test:mawk)
+                say "going on without $package: its tests will be skipped" ;;
             *) exit 1 ;;
         esac
     done
