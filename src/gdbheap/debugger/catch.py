@@ -277,8 +277,9 @@ class Recorder:
             self._watch.not_served()
 
     def _place_watch(self) -> None:
-        if self._watch is not None:
+        if self._watch is not None and self._watch.process == gdb.selected_inferior().pid:
             return
+        self._remove_watch()  # one that is left of a process that GDB was detached from
         try:
             target = session.target()
         except TargetError:

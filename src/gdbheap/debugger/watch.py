@@ -28,6 +28,7 @@ class MallocWatch(gdb.Breakpoint):
     def __init__(self, address: int, target: Target, history: Callable[[], History], frames: FrameReader) -> None:
         super().__init__(f"*{address}", internal=True)
         self.enabled = False
+        self.process = gdb.selected_inferior().pid
         self._target = target
         self._history = history
         self._frames = frames
