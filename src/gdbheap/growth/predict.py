@@ -171,6 +171,9 @@ def _steps(event: Event) -> Steps:
             # Its own variable for the size is rounded up to pages by the time of the call.
             nb = _known(requested.nb if requested is not None else None, "the bytes that realloc was asked for")
             return mremap_chunk(state, chunk.address, chunk.prev_size, chunk.size_word, nb)
+    if event.syscall == "munmap" and event.chunk is not None:
+        # Up to 2.33 free ends in jumps to munmap_chunk and from there to munmap, and leaves no frame.
+        return free_mmapped(state, event.chunk.address, event.chunk.prev_size, event.chunk.size_word)
     raise Unpredictable(
         "No function of glibc's that decides on memory is among the callers (are its debug symbols installed?)."
     )
