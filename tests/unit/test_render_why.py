@@ -102,6 +102,8 @@ def test_the_story_says_why_nothing_else_served() -> None:
     line = line_with(the_story(history), "1 free chunk", "0x200")
     assert "at least" in line
     assert "fragmentation" not in line
+    history.events[1] = growth._replace(free=FreeLists(0, 512, 0x5000, 0x200, False))
+    assert "fragmentation" not in the_story(history), "a chunk that was not counted may be larger"
     history.events[1] = growth._replace(free=None)
     assert "fastbins" not in the_story(history)
 

@@ -39,25 +39,32 @@ class Captured:
         "thread", "tid", "unread", "values",
     )  # fmt: skip
 
-    def __init__(self, number: int, process: int, thread: int, tid: int, entry: SyscallEntry) -> None:
+    def __init__(
+        self,
+        number: int,
+        process: int,
+        thread: int,
+        tid: int,
+        entry: SyscallEntry,
+        shape: Shape,
+        values: Sequence[int],
+        numbers: Numbers,
+    ) -> None:
         self.id = number
         self.process = process
         self.thread = thread
         self.tid = tid
         self.name = entry.name
         self.args = entry.args
+        self.shape = shape
+        self.values = values
+        self.numbers = numbers
         self.result: int | None = None
         self.break_before: int | None = None
         self.reading: Reading | None = None
         self.free: FreeLists | None = None
         self.chunk: ChunkHeader | None = None
         self.unread: str | None = None
-
-    def of(self, shape: Shape, values: Sequence[int], numbers: Numbers) -> None:
-        """Say whose stack it is."""
-        self.shape = shape
-        self.values = values
-        self.numbers = numbers
 
     def event(self) -> Event:
         """Return the whole event."""

@@ -19,7 +19,7 @@ from gdbheap.debugger.syscalls import SyscallEntry, SyscallReader, registers_for
 from gdbheap.debugger.target import GdbMemory, architecture_name, is_core, program_file
 from gdbheap.debugger.watch import MallocWatch
 from gdbheap.growth.decision import user_frame
-from gdbheap.growth.event import Event, Frame
+from gdbheap.growth.event import Event, Frame, whole_pages
 from gdbheap.growth.history import Final, History
 from gdbheap.growth.request import POINTERS, malloc_call, stream_of
 from gdbheap.growth.requester import requester
@@ -160,8 +160,8 @@ class Recorder:
     ) -> None:
         """Keep what must be read now of a call that malloc made from a stack that is known."""
         self._needs_the_kernel()
-        captured = Captured(len(self._history.events) + len(self._put_off) + 1, process, thread, tid, entry)
-        captured.of(shape, values, numbers)
+        number = len(self._history.events) + len(self._put_off) + 1
+        captured = Captured(number, process, thread, tid, entry, shape, values, numbers)
         found = read_at_call(
             entry,
             None if numbers.arena is None else values[numbers.arena],
@@ -321,14 +321,10 @@ def _mapped_before(entry: SyscallEntry, kind: str) -> int | None:
     """Return how many bytes are mapped where the call maps over them or unmaps, None where the call itself tells."""
     args = entry.args
     if (entry.name == "mmap" and args[3] & MAP_FIXED) or (entry.name == "munmap" and kind != "malloc"):
-        return mapped_bytes(args[0], args[0] + _pages(args[1]))
+        return mapped_bytes(args[0], args[0] + whole_pages(args[1]))
     if entry.name == "mremap" and args[3] & MREMAP_FIXED:
-        return mapped_bytes(args[4], args[4] + _pages(args[2]))
+        return mapped_bytes(args[4], args[4] + whole_pages(args[2]))
     return None
-
-
-def _pages(size: int) -> int:
-    return -(-size // 0x1000) * 0x1000
 
 
 class HeapEvent(gdb.Function):

@@ -213,13 +213,14 @@ class Event(NamedTuple):
             return None if self.break_before is None else self.result - self.break_before
         before = self.mapped_before
         if self.syscall == "mremap":
-            return _pages(self.args[2]) - _pages(self.args[1]) - (before or 0)
+            return whole_pages(self.args[2]) - whole_pages(self.args[1]) - (before or 0)
         if self.syscall == "munmap":
-            return -_pages(self.args[1]) if before is None else -before
-        return _pages(self.args[1]) - (before or 0)
+            return -whole_pages(self.args[1]) if before is None else -before
+        return whole_pages(self.args[1]) - (before or 0)
 
 
-def _pages(size: int) -> int:
+def whole_pages(size: int) -> int:
+    """Return a number of bytes rounded up to pages of 4 KiB, those of the machines whose system calls are recorded."""
     return -(-size // 0x1000) * 0x1000
 
 

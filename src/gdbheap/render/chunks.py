@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gdbheap.ptmalloc.chunk import Chunk, flag_names
 from gdbheap.render.escape import preview
-from gdbheap.render.units import count_of, human_size
+from gdbheap.render.units import count_of, hex_size
 
 HEADER = f"{'address':<18} {'pointer':<18} {'size':>10} {'request':>10} flags {'state':<9} content"
 _FLAG_LETTERS = {"PREV_INUSE": "P", "IS_MMAPPED": "M", "NON_MAIN_ARENA": "A"}
@@ -59,7 +59,7 @@ def totals_line(shown: ShownTotals) -> str:
     """Return the sum of the rows that were shown."""
     sizes = shown.sizes or {}
     parts = [f"{state} {size:#x}" for state, size in sizes.items()]
-    total = sum(sizes.values())
-    return f"{count_of(shown.chunks, 'chunk')} shown, {total:#x} bytes ({human_size(total)})" + (
-        f": {', '.join(parts)}" if parts else ""
-    )
+    shown_chunks = f"{count_of(shown.chunks, 'chunk')} shown"
+    if not parts:
+        return shown_chunks
+    return f"{shown_chunks}, {hex_size(sum(sizes.values()))}: {', '.join(parts)}"

@@ -162,11 +162,12 @@ def _free_text(free: FreeLists, nb: int | None) -> str:
     if not free.chunks:
         return f"Nothing free could serve it: {tcache}no chunk is free in the arena's fastbins and bins."
     bound = "" if free.complete else "at least "
+    largest = "the largest" if free.complete else "the largest of those counted"
     text = (
-        f"Nothing free could serve it: {tcache}{bound}{count_of(free.chunks, 'free chunk')}, {free.total:#x} bytes "
-        f"in all, the largest of {free.largest:#x}."
+        f"Nothing free could serve it: {tcache}{bound}{count_of(free.chunks, 'free chunk')}, "
+        f"{bound}{free.total:#x} bytes in all; {largest} has {free.largest:#x}."
     )
-    if nb is not None and free.total >= nb and free.largest < nb:
+    if free.complete and nb is not None and free.total >= nb and free.largest < nb:
         return f"{text} Together they would do for {nb:#x}: this is fragmentation."
     return text
 
