@@ -36,7 +36,7 @@ class Captured:
 
     __slots__ = (
         "args", "break_before", "chunk", "free", "id", "name", "numbers", "process", "reading", "result", "shape",
-        "thread", "tid", "unread", "values",
+        "thread", "tid", "time", "unread", "values",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +49,7 @@ class Captured:
         shape: Shape,
         values: Sequence[int],
         numbers: Numbers,
+        time: float,
     ) -> None:
         self.id = number
         self.process = process
@@ -59,6 +60,7 @@ class Captured:
         self.shape = shape
         self.values = values
         self.numbers = numbers
+        self.time = time
         self.result: int | None = None
         self.break_before: int | None = None
         self.reading: Reading | None = None
@@ -87,6 +89,7 @@ class Captured:
             free=self.free,
             chunk=self.chunk,
             unread=self.unread,
+            time=self.time,
         )
 
 

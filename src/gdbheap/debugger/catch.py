@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,8 +31,8 @@ from gdbheap.simulate.kernel import MAP_FIXED, MREMAP_FIXED
 SYSCALLS = ("brk", "mmap", "munmap", "mremap", "mprotect")
 #: How many events are put off at most, where nobody watches them come.
 _PUT_OFF = 64
-#: In place of an event's index: a brk that is not wanted, but after which the break is elsewhere.
-_NOT_RECORDED = -1
+#: In place of an event's number: a brk that is not wanted, but after which the break is elsewhere.
+_NOT_RECORDED = 0
 
 
 class Recorder:
@@ -44,7 +45,7 @@ class Recorder:
         self._readers: dict[int, SyscallReader] = {}  # by process
         self._frames = FrameReader()
         self._stacks = StackCache(self._frames, GdbMemory())
-        self._pending: dict[int, Captured | int] = {}  # by tid: what has not returned (an event: its index)
+        self._pending: dict[int, Captured | int] = {}  # by tid: what has not returned (an event: its number)
         self._breaks: dict[int, int] = {}  # by process: what brk last answered
         self._malloc_only = False
         self._stop_there = False
@@ -52,6 +53,7 @@ class Recorder:
         self._show: Callable[[Sequence[Event]], None] = lambda events: None
         self._watch: MallocWatch | None = None
         self._connected = False
+        self._began: float | None = None
 
     @property
     def active(self) -> bool:
@@ -160,8 +162,8 @@ class Recorder:
     ) -> None:
         """Keep what must be read now of a call that malloc made from a stack that is known."""
         self._needs_the_kernel()
-        number = len(self._history.events) + len(self._put_off) + 1
-        captured = Captured(number, process, thread, tid, entry, shape, values, numbers)
+        number = self._history.recorded + len(self._put_off) + 1
+        captured = Captured(number, process, thread, tid, entry, shape, values, numbers, self._now())
         found = read_at_call(
             entry,
             None if numbers.arena is None else values[numbers.arena],
@@ -192,7 +194,18 @@ class Recorder:
         events = self._history.events
         name, args = entry.name, entry.args
         file = open_file(args[4]) if name == "mmap" else None
-        event = Event(len(events) + 1, process, thread, tid, name, args, frames, file=file, more_frames=more)
+        event = Event(
+            self._history.recorded + 1,
+            process,
+            thread,
+            tid,
+            name,
+            args,
+            frames,
+            file=file,
+            more_frames=more,
+            time=self._now(),
+        )
         who = requester(event, events)
         if self._malloc_only and who.kind != "malloc":
             if name == "brk":
@@ -210,7 +223,7 @@ class Recorder:
                 changes["break_before"] = changes["reading"].curbrk or None
             if shape is not None and changes.get("stream") is None:
                 note(shape, entry, who, frames)
-        self._pending[tid] = len(events)
+        self._pending[tid] = event.id
         events.append(event._replace(**changes))
 
     def _of_malloc(self, entry: SyscallEntry, frames: Sequence[Frame]) -> dict[str, Any]:
@@ -230,7 +243,11 @@ class Recorder:
             self._breaks[process] = result
             return False
         if isinstance(left, int):
-            event = self._history.events[left] = self._history.events[left]._replace(result=result)
+            known = self._history.find(left)
+            if known is None:
+                return False
+            event = known._replace(result=result)
+            self._history.replace(event)
             if event.syscall == "brk":
                 self._breaks[process] = result
             self._show([event])
@@ -255,7 +272,7 @@ class Recorder:
         for captured in put_off:
             event = captured.event()
             if captured.result is None:
-                self._pending[under_way[id(captured)]] = len(events)
+                self._pending[under_way[id(captured)]] = event.id
             else:
                 done.append(event)
             events.append(event)
@@ -271,6 +288,13 @@ class Recorder:
         except (TargetError, MemoryFault):
             return
         self._history.finals[process] = Final(arena, len(self._history.events))
+
+    def _now(self) -> float:
+        """Return the seconds since the first event."""
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now
+        return now - self._began
 
     def _needs_the_kernel(self) -> None:
         if self._watch is not None:

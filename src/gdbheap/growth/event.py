@@ -151,15 +151,16 @@ UNKNOWN = Requester("other", "not known")
 class Event(NamedTuple):
     """One system call, from entry to return.
 
-    ``id`` counts from 1. ``thread`` is GDB's number and ``tid`` the kernel's. ``args`` are as many as the call has; a
-    file descriptor is signed. ``result`` is signed (a failure is the negative errno), None while the call has not
-    returned. ``break_before`` is the process's break before a brk call, None where it is unknown. ``mapped_before``
-    counts the bytes that were mapped where the call maps or unmaps, None where that was not looked up. ``file`` is the
-    file behind a descriptor. ``frames`` are newest first; ``more_frames`` says that older ones were left out.
-    ``requester`` says whose memory it is, ``requested`` what was asked of malloc where it is malloc's, and ``user`` is
-    the newest caller of the user's own code. ``reading`` and ``free`` are the allocator at entry, for calls that malloc
-    made, and ``chunk`` the header of the mmapped chunk that is freed or resized. ``unread`` is a sentence that says why
-    the allocator was not read. ``stream`` names the stdio stream whose buffer was asked for.
+    ``id`` counts from 1. ``time`` is when the call began, in seconds since the recording's first event. ``thread`` is
+    GDB's number and ``tid`` the kernel's. ``args`` are as many as the call has; a file descriptor is signed. ``result``
+    is signed (a failure is the negative errno), None while the call has not returned. ``break_before`` is the process's
+    break before a brk call, None where it is unknown. ``mapped_before`` counts the bytes that were mapped where the
+    call maps or unmaps, None where that was not looked up. ``file`` is the file behind a descriptor. ``frames`` are
+    newest first; ``more_frames`` says that older ones were left out. ``requester`` says whose memory it is,
+    ``requested`` what was asked of malloc where it is malloc's, and ``user`` is the newest caller of the user's own
+    code. ``reading`` and ``free`` are the allocator at entry, for calls that malloc made, and ``chunk`` the header of
+    the mmapped chunk that is freed or resized. ``unread`` is a sentence that says why the allocator was not read.
+    ``stream`` names the stdio stream whose buffer was asked for.
     """
 
     id: int
@@ -182,6 +183,7 @@ class Event(NamedTuple):
     chunk: ChunkHeader | None = None
     unread: str | None = None
     stream: str | None = None
+    time: float = 0.0
 
     @property
     def state(self) -> GrowthState | None:

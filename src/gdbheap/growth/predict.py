@@ -94,17 +94,17 @@ def predictions(events: Iterable[Event]) -> dict[int, Prediction]:
     return found
 
 
-def prediction_of(event: Event, events: Sequence[Event]) -> Prediction | None:
-    """Return the prediction for one of ``events``, which are in the order of their numbers.
+def prediction_of(event: Event, earlier: Sequence[Event]) -> Prediction | None:
+    """Return the prediction for an event; ``earlier`` are those from before it, oldest first.
 
     Only the events shortly before it in its thread are gone through: no operation makes more than a few calls.
     """
     before: list[Event] = []
-    for earlier in reversed(events[: event.id - 1]):
+    for other in reversed(earlier):
         if len(before) == _MOST_CALLS:
             break
-        if (earlier.process, earlier.tid) == (event.process, event.tid):
-            before.append(earlier)
+        if (other.process, other.tid) == (event.process, event.tid):
+            before.append(other)
     return predictions([*reversed(before), event]).get(event.id)
 
 
