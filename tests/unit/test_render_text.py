@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 import unicodedata
 
 import pytest
@@ -80,9 +81,9 @@ def test_a_size_is_right_to_a_tenth_of_its_unit(size: int) -> None:
     text = human_size(size)
     found = re.fullmatch(r"(-?[\d,]+(?:\.\d)?) (bytes?|[KMG]iB)", text)
     assert found is not None, text
-    number = float(found[1].replace(",", ""))
+    number = Fraction(found[1].replace(",", ""))
     unit = UNITS.get(found[2], 1)
-    assert abs(number * unit - size) <= unit / 20
+    assert abs(number * unit - size) <= Fraction(unit, 20)
     assert not found[1].endswith(".0")
     if unit == 1:
         assert number == size
