@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 import unicodedata
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
