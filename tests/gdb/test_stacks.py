@@ -9,12 +9,11 @@ from tests.support.programs import Programs
 
 #: Compares each stack that is recognised with what GDB's own unwinding gives at that very stop.
 COMPARE = """
-from gdbheap.debugger import catch
+from gdbheap.debugger.stacks import StackCache
 seen = {'recognised': 0, 'unwound': 0, 'different': []}
-stacks = catch.RECORDER._stacks
-recognise = stacks.recognise
-def compared(pc, sp):
-    found = recognise(pc, sp)
+recognise = StackCache.recognise
+def compared(stacks, pc, sp):
+    found = recognise(stacks, pc, sp)
     if found is None:
         seen['unwound'] += 1
         return found
@@ -26,7 +25,7 @@ def compared(pc, sp):
     if (said, shape.more) != (true, plain.more):
         seen['different'].append([repr(said), repr(true)])
     return found
-stacks.recognise = compared
+StackCache.recognise = compared
 """
 
 
@@ -52,7 +51,7 @@ def test_recognised_stacks_are_unwound_stacks(
 
 def test_events_are_the_same_with_and_without_recognising(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     """What is recorded from recognised stacks is what is recorded from unwound ones, field by field."""
-    never = "python from gdbheap.debugger import catch; catch.RECORDER._stacks.recognise = lambda pc, sp: None"
+    never = "python from gdbheap.debugger.stacks import StackCache; StackCache.recognise = lambda stacks, pc, sp: None"
     recorded = []
     for name, setup in (("usual", "echo"), ("slow", never)):
         gdb("heap catch", setup, "run", f"heap events {answers.into(name)}", program=programs["callers"]).succeeded()

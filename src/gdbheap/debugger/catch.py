@@ -1,4 +1,4 @@
-"""Catchpoints on the system calls that move memory, and the record of what they saw."""
+"""The record of the system calls that move memory, made while a catchpoint on them is set."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import gdb
 from gdbheap.debugger import session
 from gdbheap.debugger.allocator import read_at_call, stream_name
 from gdbheap.debugger.captured import Captured, Numbers, kind_of, note, with_nb
+from gdbheap.debugger.catchpoints import Catchpoints
 from gdbheap.debugger.errors import TargetError
-from gdbheap.debugger.frames import FrameReader
-from gdbheap.debugger.processes import local_pid, mapped_bytes, open_file
-from gdbheap.debugger.stacks import Shape, StackCache
-from gdbheap.debugger.syscalls import SyscallEntry, SyscallReader, registers_for
-from gdbheap.debugger.target import GdbMemory, architecture_name, is_core, program_file
-from gdbheap.debugger.watch import MallocWatch
+from gdbheap.debugger.processes import mapped_bytes, open_file
+from gdbheap.debugger.recorded import RecordedProcess
+from gdbheap.debugger.stacks import Shape
+from gdbheap.debugger.syscalls import FORKS, LIFE, SyscallEntry, makes_process, registers_for
+from gdbheap.debugger.target import architecture_name, is_core, program_file
 from gdbheap.growth.decision import user_frame
 from gdbheap.growth.event import Event, Frame, whole_pages
-from gdbheap.growth.history import Final, History
+from gdbheap.growth.history import Final, History, ProcessRecord
 from gdbheap.growth.request import POINTERS, malloc_call, stream_of
 from gdbheap.growth.requester import requester
 from gdbheap.memory import MemoryFault
@@ -33,49 +33,62 @@ SYSCALLS = ("brk", "mmap", "munmap", "mremap", "mprotect")
 _PUT_OFF = 64
 #: In place of an event's number: a brk that is not wanted, but after which the break is elsewhere.
 _NOT_RECORDED = 0
+#: In place of an event's number: a fork under way.
+_FORK = -1
 
 
 class Recorder:
     """Records the system calls of the processes under GDB from ``start`` to ``stop``; keeps them after that."""
 
     def __init__(self) -> None:
-        self.number: int | None = None
+        self._catchpoints = Catchpoints()
         self._history = History()
         self._put_off: list[Captured] = []
-        self._readers: dict[int, SyscallReader] = {}  # by process
-        self._frames = FrameReader()
-        self._stacks = StackCache(self._frames, GdbMemory())
-        self._pending: dict[int, Captured | int] = {}  # by tid: what has not returned (an event: its number)
-        self._breaks: dict[int, int] = {}  # by process: what brk last answered
+        self._processes: dict[int, RecordedProcess] = {}
         self._malloc_only = False
         self._stop_there = False
         self._watched = True
+        self._kept = 1
         self._show: Callable[[Sequence[Event]], None] = lambda events: None
-        self._watch: MallocWatch | None = None
         self._connected = False
         self._began: float | None = None
 
     @property
+    def number(self) -> int | None:
+        """The number of the catchpoint that the user sees, None where there is none."""
+        return self._catchpoints.number
+
+    @property
     def active(self) -> bool:
         """Whether the catchpoint is set; the user may have deleted it by hand."""
-        if self.number is None:
-            return False
-        listed = gdb.execute(f"info breakpoints {self.number}", to_string=True)
-        return any(line.startswith(f"{self.number} ") for line in listed.splitlines())
+        return self._catchpoints.listed
 
     @property
     def history(self) -> History:
         """Everything that was recorded."""
-        self._settle()
-        return self._history
+        self._note_problem()
+        return self._settled()
+
+    @property
+    def several_processes(self) -> bool:
+        """Whether more than one process was recorded."""
+        return sum(record.recorded for record in self._history.processes.values()) > 1
 
     def start(
-        self, syscalls: Sequence[str], *, malloc_only: bool, stop_there: bool, show: Callable[[Sequence[Event]], None]
+        self,
+        syscalls: Sequence[str],
+        *,
+        malloc_only: bool,
+        stop_there: bool,
+        follow: str | None,
+        kept: int,
+        show: Callable[[Sequence[Event]], None],
     ) -> None:
         """Set the catchpoint. ``show`` is called with events to print, once the kernel has answered them.
 
         On a terminal it is called at once. Elsewhere, as into a file, it is called for some events together, but in
-        their order and before GDB stops or does anything else: as programs write to files.
+        their order and before GDB stops or does anything else: as programs write to files. ``follow`` is a word of
+        FOLLOW, or None; ``kept`` is how many events are kept.
 
         Raises TargetError where there is no program, gdb.error where GDB cannot catch system calls here, and
         UnknownArchitecture where we cannot read them.
@@ -88,13 +101,16 @@ class Recorder:
             )
         registers = registers_for(architecture_name())
         self.stop()
-        gdb.execute(f"catch syscall {' '.join(syscalls)} exit_group", to_string=True)
-        number = int(gdb.convenience_variable("bpnum") or 0)
-        gdb.execute(f"condition {number} $_heap_event(${registers.result})", to_string=True)
-        self.number = number
+        wanted = (*syscalls, *LIFE)
+        self._catchpoints.set(
+            [number for number, name in registers.calls.items() if name in wanted],
+            f"$_heap_event(${registers.result}, ${registers.number})",
+        )
+        self._catchpoints.follow(follow)
         self._malloc_only = malloc_only
         self._stop_there = stop_there
         self._watched = stop_there or os.isatty(1)
+        self._kept = kept
         self._show = show
         if not self._connected:
             gdb.events.stop.connect(self._on_stop)
@@ -103,41 +119,35 @@ class Recorder:
             gdb.events.clear_objfiles.connect(self._on_clear_objfiles)
             self._connected = True
         if gdb.selected_inferior().pid:
-            self._place_watch()
+            self._process(gdb.selected_inferior().pid).place_watch(self._settled)
 
     def stop(self) -> bool:
         """Delete the catchpoint; return whether there was one. What was recorded stays."""
         self._settle()
-        active = self.active
-        number, self.number = self.number, None
-        self._remove_watch()
-        self._pending.clear()
-        if active:
-            gdb.execute(f"delete {number}", to_string=True)
-        return active
+        self._note_problem()
+        for process in self._processes.values():
+            process.end()
+        self._processes.clear()
+        return self._catchpoints.delete()
 
-    def observe(self, value: int) -> bool:
+    def observe(self, value: int, number: int) -> bool:
         """Record the system call that the selected thread is stopped at; return whether GDB should stop here.
 
-        ``value`` is that of the register that holds a call's result.
+        ``value`` is that of the register that holds a call's result, ``number`` the call's.
         """
         thread = gdb.selected_thread()
-        process, tid, _ = thread.ptid
-        reader = self._readers.get(process)
-        if reader is None:
-            reader = self._readers[process] = SyscallReader(registers_for(architecture_name()), local_pid())
-        result = reader.result(value)
+        pid, tid, _ = thread.ptid
+        process = self._processes.get(pid) or self._process(pid)
+        result = process.reader.result(value)
         if result is not None:
-            # Calls of one thread do not nest, so this is the return of the one that it entered last.
-            left = self._pending.pop(tid, None)
-            return left is not None and self._leave(process, left, result)
-        entry = reader.entry(tid)
+            return self._returned(process, tid, process.reader.name(number), result)
+        entry = process.reader.entry(tid)
         if entry is None:
             return False
-        if entry.name == "exit_group":
-            self._at_exit(process)
+        if entry.name in LIFE:
+            self._life(process, tid, entry)
             return False
-        known = self._stacks.recognise(entry.pc, entry.sp)
+        known = process.stacks.recognise(entry.pc, entry.sp)
         if known is not None:
             shape, values = known
             numbers = shape.notes.get(kind_of(entry))
@@ -146,13 +156,67 @@ class Recorder:
                 return False
             self._enter(process, thread.num, tid, entry, shape.frames_with(values), shape.more, shape)
         else:
-            stack = self._stacks.read(entry.pc, entry.sp)
+            stack = process.stacks.read(entry.pc, entry.sp)
             self._enter(process, thread.num, tid, entry, tuple(stack.frames), stack.more, None)
         return False
 
+    def interrupted(self) -> None:
+        """Note that a call was not recorded, since reading it was interrupted."""
+        self._history.missed("Reading a call was interrupted: it is missing, or what is shown of it is not complete.")
+
+    def _process(self, pid: int) -> RecordedProcess:
+        """Return what is kept of the selected process while it runs; begin with it where it is new."""
+        process = self._processes.get(pid)
+        if process is not None:
+            return process
+        process = self._processes[pid] = RecordedProcess(pid)
+        record = self._history.processes.get(pid)
+        if record is None or record.end is not None:
+            record = self._history.processes[pid] = ProcessRecord(pid, None, self._now())
+        record.recorded = True
+        self._executed(process)
+        return process
+
+    def _executed(self, process: RecordedProcess) -> None:
+        """Note which program the selected process runs now."""
+        process.executed()
+        programs = self._history.processes[process.pid].programs
+        program = program_file() or ""
+        if not programs or programs[-1][1] != program or programs[-1][0] != self._history.recorded:
+            programs.append((self._history.recorded, program))
+
+    def _life(self, process: RecordedProcess, tid: int, entry: SyscallEntry) -> None:
+        """Note that a process is about to end or, where it is not a thread that is made, to fork."""
+        if entry.name == "exit_group":
+            self._at_exit(process)
+        elif entry.name == "execve":
+            process.end_watch()
+        elif makes_process(entry):
+            process.end_watch()
+            process.pending[tid] = _FORK
+
+    def _returned(self, process: RecordedProcess, tid: int, name: str | None, result: int) -> bool:
+        # Calls of one thread do not nest, so this is the return of the one that it entered last.
+        left = process.pending.pop(tid, None)
+        if name == "execve" and result == 0:
+            self._executed(process)
+            return False
+        if left == _FORK:
+            if name in FORKS and result > 0:
+                self._forked(process.pid, result)
+            return False
+        return left is not None and self._leave(process, left, name, result)
+
+    def _forked(self, parent: int, child: int) -> None:
+        record = self._history.processes.get(child)
+        if record is None or record.end is not None:
+            self._history.processes[child] = ProcessRecord(child, parent, self._now(), recorded=False)
+        else:
+            record.parent = parent
+
     def _capture(
         self,
-        process: int,
+        process: RecordedProcess,
         thread: int,
         tid: int,
         entry: SyscallEntry,
@@ -161,9 +225,9 @@ class Recorder:
         numbers: Numbers,
     ) -> None:
         """Keep what must be read now of a call that malloc made from a stack that is known."""
-        self._needs_the_kernel()
+        process.needs_the_kernel()
         number = self._history.recorded + len(self._put_off) + 1
-        captured = Captured(number, process, thread, tid, entry, shape, values, numbers, self._now())
+        captured = Captured(number, process.pid, thread, tid, entry, shape, values, numbers, self._now())
         found = read_at_call(
             entry,
             None if numbers.arena is None else values[numbers.arena],
@@ -173,15 +237,15 @@ class Recorder:
         )
         captured.reading, captured.free, captured.chunk, captured.unread = found
         if entry.name == "brk":
-            captured.break_before = self._breaks.get(process)
+            captured.break_before = process.program_break
             if captured.break_before is None and captured.reading is not None:
                 captured.break_before = captured.reading.curbrk or None
-        self._pending[tid] = captured
+        process.pending[tid] = captured
         self._put_off.append(captured)
 
     def _enter(
         self,
-        process: int,
+        process: RecordedProcess,
         thread: int,
         tid: int,
         entry: SyscallEntry,
@@ -191,40 +255,38 @@ class Recorder:
     ) -> None:
         """Record a call whole; note what its code tells where its stack was recognised (``shape``)."""
         self._settle()
-        events = self._history.events
         name, args = entry.name, entry.args
-        file = open_file(args[4]) if name == "mmap" else None
         event = Event(
             self._history.recorded + 1,
-            process,
+            process.pid,
             thread,
             tid,
             name,
             args,
             frames,
-            file=file,
+            file=open_file(args[4]) if name == "mmap" else None,
             more_frames=more,
             time=self._now(),
         )
-        who = requester(event, events)
+        who = requester(event, self._history.events)
         if self._malloc_only and who.kind != "malloc":
             if name == "brk":
-                self._pending[tid] = _NOT_RECORDED
+                process.pending[tid] = _NOT_RECORDED
             return
         changes: dict[str, Any] = {"requester": who, "user": user_frame(frames)}
         if name == "brk":
-            changes["break_before"] = self._breaks.get(process)
+            changes["break_before"] = process.program_break
         else:
             changes["mapped_before"] = _mapped_before(entry, who.kind)
         if who.kind == "malloc":
-            self._needs_the_kernel()
+            process.needs_the_kernel()
             changes.update(self._of_malloc(entry, frames))
             if name == "brk" and changes["break_before"] is None and changes["reading"] is not None:
                 changes["break_before"] = changes["reading"].curbrk or None
             if shape is not None and changes.get("stream") is None:
                 note(shape, entry, who, frames)
-        self._pending[tid] = event.id
-        events.append(event._replace(**changes))
+        process.pending[tid] = event.id
+        self._history.events.append(event._replace(**changes))
 
     def _of_malloc(self, entry: SyscallEntry, frames: Sequence[Frame]) -> dict[str, Any]:
         """Return what an event of malloc's has besides: what was asked of it, and the allocator's state."""
@@ -238,28 +300,30 @@ class Recorder:
             "stream": None if stream is None else stream_name(session.target(), stream),
         }
 
-    def _leave(self, process: int, left: Captured | int, result: int) -> bool:
+    def _leave(self, process: RecordedProcess, left: Captured | int, name: str | None, result: int) -> bool:
         if left == _NOT_RECORDED:
-            self._breaks[process] = result
+            process.program_break = result
             return False
-        if isinstance(left, int):
-            known = self._history.find(left)
-            if known is None:
-                return False
-            event = known._replace(result=result)
+        event = None if isinstance(left, Captured) else self._history.find(left)
+        entered = left.name if isinstance(left, Captured) else event.syscall if event is not None else None
+        if entered != name:  # of a thread that ended inside its call, and whose number another one has now
+            return False
+        if name == "brk":
+            process.program_break = result
+        if isinstance(left, Captured):
+            left.result = result
+            if self._watched or len(self._put_off) >= _PUT_OFF:
+                self._settle()
+        elif event is not None:
+            event = event._replace(result=result)
             self._history.replace(event)
-            if event.syscall == "brk":
-                self._breaks[process] = result
             self._show([event])
-            if self._watch is not None and self._watch.wanted(event):
-                self._watch.follow(event)
-            return self._stop_there
-        left.result = result
-        if left.name == "brk":
-            self._breaks[process] = result
-        if self._watched or len(self._put_off) >= _PUT_OFF:
-            self._settle()
+            process.follow_growth(event)
         return self._stop_there
+
+    def _settled(self) -> History:
+        self._settle()
+        return self._history
 
     def _settle(self) -> None:
         """Make events of what was put off, and show those that have returned."""
@@ -267,78 +331,82 @@ class Recorder:
         if not put_off:
             return
         events = self._history.events
-        under_way = {id(left): tid for tid, left in self._pending.items()}
         done = []
         for captured in put_off:
             event = captured.event()
-            if captured.result is None:
-                self._pending[under_way[id(captured)]] = event.id
-            else:
+            if captured.result is not None:
                 done.append(event)
+            else:
+                process = self._processes.get(captured.process)
+                if process is not None and process.pending.get(captured.tid) is captured:
+                    process.pending[captured.tid] = event.id
             events.append(event)
+        if len(events) > self._kept + self._kept // 8:
+            self._history.drop(len(events) - self._kept)
         self._show(done)
 
-    def _at_exit(self, process: int) -> None:
+    def _at_exit(self, process: RecordedProcess) -> None:
         self._settle()
-        if self._watch is not None:
-            self._watch.look()
+        process.look()
         try:
             target = session.target()
             arena = read_arena(target.memory, target.abi, target.layout, target.main_arena, 0)
         except (TargetError, MemoryFault):
             return
-        self._history.finals[process] = Final(arena, len(self._history.events))
+        self._history.finals[process.pid] = Final(arena, self._history.recorded)
 
     def _now(self) -> float:
-        """Return the seconds since the first event."""
+        """Return the seconds since the first event of this run."""
         now = time.monotonic()
         if self._began is None:
             self._began = now
         return now - self._began
 
-    def _needs_the_kernel(self) -> None:
-        if self._watch is not None:
-            self._watch.not_served()
-
-    def _place_watch(self) -> None:
-        if self._watch is not None and self._watch.process == gdb.selected_inferior().pid:
-            return
-        self._remove_watch()  # one that is left of a process that GDB was detached from
-        try:
-            target = session.target()
-        except TargetError:
-            return
-        address = target.symbols.address("__libc_malloc")
-        if address is not None:
-            self._watch = MallocWatch(address, target, lambda: self.history, self._frames)
-
-    def _remove_watch(self) -> None:
-        watch, self._watch = self._watch, None
-        if watch is not None and watch.is_valid():
-            watch.delete()
-
-    def _forget_process(self) -> None:
-        self._settle()
-        self._stacks.forget()
-        while self._readers:
-            self._readers.popitem()[1].close()
+    def _note_problem(self) -> None:
+        problem = self._catchpoints.problem()
+        if problem is not None:
+            self._history.missed(problem)
 
     def _on_stop(self, event: Any) -> None:
         self._settle()
+        self._note_problem()
 
     def _on_new_objfile(self, event: Any) -> None:
-        self._forget_process()
-        if self.active:
-            self._place_watch()
+        self._settle()
+        pid = gdb.selected_inferior().pid
+        if pid in self._processes:
+            self._processes[pid].forget()
+        if pid and self.active:
+            self._catchpoints.cover()
+            process = self._process(pid)
+            if self._history.processes[pid].programs[-1][1] != (program_file() or ""):
+                self._executed(process)
+            process.place_watch(self._settled)
 
     def _on_clear_objfiles(self, event: Any) -> None:
-        self._forget_process()
+        self._settle()
+        for process in self._processes.values():
+            process.forget()
 
     def _on_exited(self, event: Any) -> None:
-        self._forget_process()
-        self._pending.clear()
-        self._breaks.clear()
-        self._remove_watch()
+        self._settle()
+        self._note_problem()
+        ended = [process for process in self._processes.values() if process.inferior == event.inferior.num]
+        for process in ended:
+            del self._processes[process.pid]
+            process.end()
+            self._history.processes[process.pid].end = _end_text(event)
+        self._catchpoints.uncover(event.inferior.num)
+        if not self._processes:
+            self._began = None
+
+
+def _end_text(event: Any) -> str:
+    """Return in a few words how the process of an ``exited`` event ended."""
+    if hasattr(event, "exit_code"):
+        return f"exited with {event.exit_code}"
+    signal = gdb.convenience_variable("_exitsignal")
+    return "no longer under GDB" if signal is None else f"killed by signal {int(signal)}"
 
 
 def _mapped_before(entry: SyscallEntry, kind: str) -> int | None:
@@ -360,7 +428,11 @@ class HeapEvent(gdb.Function):
 
     def invoke(self, *arguments: gdb.Value) -> int:
         """Return 1 where GDB is to stop, else 0."""
-        return 1 if self._recorder.observe(int(arguments[0])) else 0
+        try:
+            return 1 if self._recorder.observe(int(arguments[0]), int(arguments[1])) else 0
+        except BaseException:
+            self._recorder.interrupted()
+            raise
 
 
 RECORDER = Recorder()
@@ -379,7 +451,13 @@ def require_events() -> None:
 def require_event(number: int) -> Event:
     """Return the event of that number; raise TargetError where there is none."""
     require_events()
-    event = RECORDER.history.find(number)
-    if event is None:
-        raise TargetError(f"There is no event {number}: {len(RECORDER.history.events)} were recorded, from 1 on.")
-    return event
+    history = RECORDER.history
+    event = history.find(number)
+    if event is not None:
+        return event
+    if 0 < number <= history.dropped:
+        raise TargetError(
+            f"Event {number} is no longer kept: the newest {len(history.events)} are, from {history.dropped + 1} on "
+            "('heap catch -keep N' keeps more)."
+        )
+    raise TargetError(f"There is no event {number}: {history.recorded} were recorded, from 1 on.")

@@ -13,7 +13,12 @@ from gdbheap.debugger.errors import TargetError
 from gdbheap.simulate.kernel import MREMAP_FIXED
 
 _NOT_IMPLEMENTED = -38  # the kernel puts -ENOSYS into the result register until the call has run
-_ARGUMENTS = {"brk": 1, "munmap": 2, "mprotect": 3, "mmap": 6, "mremap": 4, "exit_group": 1}
+_ARGUMENTS = {"brk": 1, "munmap": 2, "mprotect": 3, "mmap": 6, "mremap": 4}
+#: Calls that make threads or processes.
+FORKS = frozenset({"fork", "vfork", "clone", "clone3"})
+#: Calls that move no memory, but begin and end processes and what they run.
+LIFE = frozenset({*FORKS, "execve", "exit_group"})
+_CLONE_THREAD = 0x10000
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,19 @@ _BY_ARCHITECTURE = {
         "rsp",
         "fs_base",
         64,
-        {12: "brk", 9: "mmap", 11: "munmap", 25: "mremap", 10: "mprotect", 231: "exit_group"},
+        {
+            9: "mmap",
+            10: "mprotect",
+            11: "munmap",
+            12: "brk",
+            25: "mremap",
+            56: "clone",
+            57: "fork",
+            58: "vfork",
+            59: "execve",
+            231: "exit_group",
+            435: "clone3",
+        },
     ),
 }
 
@@ -93,6 +110,10 @@ class SyscallReader:
         result = ((value & (2 * sign - 1)) ^ sign) - sign
         return None if result == _NOT_IMPLEMENTED else result
 
+    def name(self, number: int) -> str | None:
+        """Return the name of the call of this number, None where it is none that we watch."""
+        return self._registers.calls.get(number)
+
     def entry(self, tid: int) -> SyscallEntry | None:
         """Return the call that the selected thread enters, None where it is none that we watch."""
         registers = self._registers
@@ -100,7 +121,7 @@ class SyscallReader:
         name = registers.calls.get(values[0])
         if name is None:
             return None
-        args = values[1 : 1 + _ARGUMENTS[name]]
+        args = values[1 : 1 + _ARGUMENTS.get(name, 1)]
         if name == "mmap":
             args[4] = ((args[4] & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000  # the descriptor is a C int
         elif name == "mremap" and args[3] & MREMAP_FIXED:
@@ -131,6 +152,19 @@ class SyscallReader:
         names = (registers.number, *registers.arguments, registers.stack, registers.counter)
         mask = (1 << registers.word_bits) - 1
         return [register(name) & mask for name in names]
+
+
+def makes_process(entry: SyscallEntry) -> bool:
+    """Return whether a call of FORKS makes a process, and not a thread of this one."""
+    if entry.name in ("fork", "vfork"):
+        return True
+    flags = entry.args[0]
+    if entry.name == "clone3":  # the flags are the first field of struct clone_args
+        try:
+            flags = int.from_bytes(gdb.selected_inferior().read_memory(flags, 8).tobytes(), "little")
+        except gdb.MemoryError:
+            return False
+    return not flags & _CLONE_THREAD
 
 
 def register(name: str) -> int:

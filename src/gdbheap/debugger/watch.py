@@ -73,6 +73,8 @@ class MallocWatch(gdb.Breakpoint):
 
     def stop(self) -> bool:
         """Record one call of malloc; never stop GDB."""
+        if gdb.selected_inferior().pid != self.process:
+            return False  # a child has the breakpoint's instruction, too, if it was forked meanwhile
         self.look()
         event, arena = self._event, self._arena()
         grew = event is not None and self._history().grown_since(event)

@@ -1,4 +1,4 @@
-"""Everything that was recorded: the events in order, what later calls of malloc showed, and how processes ended."""
+"""Everything that was recorded: the events in order, what later calls of malloc showed, and the processes' lives."""
 
 from __future__ import annotations
 
@@ -18,19 +18,48 @@ class Final:
 
 
 @dataclass
+class ProcessRecord:
+    """What is known of the life of one process.
+
+    ``parent`` is the process that forked it, None where GDB started it or attached to it. ``time`` is when that was
+    seen first, in seconds as Event.time. ``recorded`` is False for a child that GDB did not follow. ``programs`` are
+    the files that it ran, each with the number of events that there were before. ``end`` says in a few words how it
+    ended, None where that was not seen.
+    """
+
+    process: int
+    parent: int | None
+    time: float
+    recorded: bool = True
+    programs: list[tuple[int, str]] = field(default_factory=list)
+    end: str | None = None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Calls may be missing behind event number ``after`` (0: from the beginning); ``reason`` is a full sentence."""
+
+    after: int
+    reason: str
+
+
+@dataclass
 class History:
     """The record.
 
-    ``events`` are those that are kept, the newest ones, and ``dropped`` counts the others. ``finals`` are by process.
+    ``events`` are those that are kept, the newest ones, and ``dropped`` counts the others. ``finals`` and
+    ``processes`` are by process.
     """
 
     events: list[Event] = field(default_factory=list)
     served: list[Served] = field(default_factory=list)
     finals: dict[int, Final] = field(default_factory=dict)
     dropped: int = 0
+    processes: dict[int, ProcessRecord] = field(default_factory=dict)
+    gaps: list[Gap] = field(default_factory=list)
 
     def find(self, number: int) -> Event | None:
-        """Return the event of that number, None where there is none."""
+        """Return the event of that number, None where there is none, or none any more."""
         place = number - 1 - self.dropped
         return self.events[place] if 0 <= place < len(self.events) else None
 
@@ -47,10 +76,22 @@ class History:
         """Put ``event`` in the place of the one that has its number."""
         self.events[event.id - 1 - self.dropped] = event
 
+    def drop(self, count: int) -> None:
+        """Forget the oldest ``count`` events."""
+        del self.events[:count]
+        self.dropped += count
+        self.served = [item for item in self.served if item.event > self.dropped]
+
+    def missed(self, reason: str) -> None:
+        """Note that calls may be missing from here on, unless that was noted here already."""
+        gap = Gap(self.recorded, reason)
+        if gap not in self.gaps:
+            self.gaps.append(gap)
+
     def of_process(self, process: int) -> Iterator[Event]:
         """Yield the events of one process, oldest first."""
         return (event for event in self.events if event.process == process)
 
     def grown_since(self, event: Event) -> bool:
         """Return whether any event of the same process came after ``event``."""
-        return any(later.process == event.process for later in self.events[event.id - self.dropped :])
+        return any(later.process == event.process for later in self.events[max(0, event.id - self.dropped) :])

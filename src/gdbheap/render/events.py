@@ -69,11 +69,14 @@ def _place_text(event: Event) -> str:
     return f"malloc, {purpose}:" if event.requested is not None else f"malloc, {purpose}"
 
 
-def event_line(event: Event, style: Plain) -> str:
+def event_line(event: Event, style: Plain, several_processes: bool = False) -> str:
     """Return the one line that is printed when an event happens."""
     number = style.paint("heading", f"#{event.id}")
     amount = style.paint("good" if (event.delta or 0) > 0 else "name", amount_text(event))
-    return f"{number} thread {event.thread} {event.syscall} {amount}  {owner_text(event)}  {caller_line(event)}"
+    process = f"process {event.process} " if several_processes else ""
+    return (
+        f"{number} {process}thread {event.thread} {event.syscall} {amount}  {owner_text(event)}  {caller_line(event)}"
+    )
 
 
 def event_rows(events: Sequence[Event]) -> Iterator[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gdb
 
-from gdbheap.debugger.commands.base import HeapCommand
+from gdbheap.debugger.commands.base import HeapCommand, number
 from gdbheap.debugger.options import Option, Parsed, UsageError
+
+_KEPT = 50_000
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
 if TYPE_CHECKING:
@@ -27,11 +29,19 @@ class HeapCatch(HeapCommand):
     )
     options = (
         Option("malloc", "", "Only the calls that malloc and its family make, not the loader's or the program's own."),
+        Option(
+            "follow",
+            "parent|child|both",
+            "Where the program forks, follow this side (default: as GDB's settings say). With both, GDB stops when one "
+            "of the processes ends: 'inferior N' and 'continue' go on with another.",
+            choices=("parent", "child", "both"),
+        ),
+        Option("keep", "N", f"Keep the newest N events (default {_KEPT:,}); older ones are dropped."),
         Option("stop", "", "Stop the program at each of them, once the kernel has answered."),
         Option("off", "", "End the recording; what was recorded stays."),
     )
     operands = "[SYSCALL...]"
-    examples = ("heap catch", "heap catch -malloc -stop", "heap catch brk")
+    examples = ("heap catch", "heap catch -malloc -stop", "heap catch brk", "heap catch -follow both")
     command_class = gdb.COMMAND_BREAKPOINTS
 
     def run(self, parsed: Parsed) -> None:
@@ -51,6 +61,8 @@ class HeapCatch(HeapCommand):
             calls,
             malloc_only=parsed.given("malloc"),
             stop_there=parsed.given("stop"),
+            follow=parsed.text("follow"),
+            kept=max(1, number(parsed, "keep", _KEPT)),
             show=_line_printer(),
         )
         what = "only those that malloc makes" if parsed.given("malloc") else "whoever makes them"
@@ -66,12 +78,14 @@ class HeapCatch(HeapCommand):
 
 
 def _line_printer() -> Callable[[Sequence[Event]], None]:
+    from gdbheap.debugger.catch import RECORDER
     from gdbheap.debugger.output import style, write_lines
     from gdbheap.render.events import event_line
 
     chosen = style()  # asking GDB for its settings at each event would cost more than the line
 
     def show(events: Sequence[Event]) -> None:
-        write_lines([event_line(event, chosen) for event in events])
+        several = RECORDER.several_processes
+        write_lines([event_line(event, chosen, several) for event in events])
 
     return show

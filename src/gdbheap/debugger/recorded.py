@@ -1,0 +1,100 @@
+"""What a recording keeps of one process while that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gdb
+
+from gdbheap.debugger import session
+from gdbheap.debugger.captured import Captured
+from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.frames import FrameReader
+from gdbheap.debugger.processes import local_pid
+from gdbheap.debugger.stacks import StackCache
+from gdbheap.debugger.syscalls import SyscallReader, registers_for
+from gdbheap.debugger.target import GdbMemory, architecture_name
+from gdbheap.debugger.watch import MallocWatch
+from gdbheap.growth.event import Event
+from gdbheap.growth.history import History
+
+
+class RecordedProcess:
+    """One process under recording: how its calls and stacks are read, and which of its calls have not returned.
+
+    ``pending`` are those, by thread: a call that was captured, or an event's number. ``program_break`` is what brk
+    last answered. Made while the process is the selected one.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.inferior = gdb.selected_inferior().num
+        self.reader = SyscallReader(registers_for(architecture_name()), local_pid())
+        self._frames = FrameReader()
+        self.stacks = StackCache(self._frames, GdbMemory())
+        self.pending: dict[int, Captured | int] = {}
+        self.program_break: int | None = None
+        self._watch: MallocWatch | None = None
+        self._old_watch: MallocWatch | None = None  # one that is off, and can only be deleted later
+
+    def forget(self) -> None:
+        """Drop what was learnt of the code: object files came or went."""
+        self.stacks.forget()
+        self.reader.close()
+
+    def end_watch(self) -> None:
+        """Watch no longer: a child would have the breakpoint too, and another program has other code there."""
+        if self._watch is not None and self._watch.is_valid():
+            self._watch.enabled = False
+            self._old_watch, self._watch = self._watch, None
+
+    def executed(self) -> None:
+        """Begin anew: the process runs another program now, and its other threads are gone."""
+        self.pending.clear()
+        self.program_break = None
+
+    def end(self) -> None:
+        """Let go of everything: the process has ended, or is no longer recorded."""
+        self.forget()
+        self._remove_watch()
+
+    def place_watch(self, history: Callable[[], History]) -> None:
+        """Watch malloc as soon as it can be found; the process is the selected one.
+
+        Not where GDB has several processes: it puts a breakpoint at an address into all of them.
+        """
+        if self._old_watch is not None and self._old_watch.is_valid():
+            self._old_watch.delete()
+        self._old_watch = None
+        if self._watch is not None and self._watch.is_valid():
+            return
+        if sum(inferior.pid != 0 for inferior in gdb.inferiors()) > 1:
+            return
+        try:
+            target = session.target()
+        except TargetError:
+            return
+        address = target.symbols.address("__libc_malloc")
+        if address is not None:
+            self._watch = MallocWatch(address, target, history, self._frames)
+
+    def _remove_watch(self) -> None:
+        for watch in (self._watch, self._old_watch):
+            if watch is not None and watch.is_valid():
+                watch.delete()
+        self._watch = self._old_watch = None
+
+    def follow_growth(self, event: Event) -> None:
+        """Watch the calls of malloc that follow this event, if they are of interest."""
+        if self._watch is not None and self._watch.is_valid() and self._watch.wanted(event):
+            self._watch.follow(event)
+
+    def needs_the_kernel(self) -> None:
+        """Note that a call of malloc that was seen, if one is under way, needs a system call after all."""
+        if self._watch is not None:
+            self._watch.not_served()
+
+    def look(self) -> None:
+        """See what came of the last call of malloc that was seen."""
+        if self._watch is not None:
+            self._watch.look()
