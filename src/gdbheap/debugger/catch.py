@@ -15,12 +15,12 @@ from gdbheap.debugger.captured import Captured, Numbers, kind_of, note, with_nb
 from gdbheap.debugger.catchpoints import Catchpoints
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.processes import mapped_bytes, open_file
-from gdbheap.debugger.recorded import RecordedProcess
+from gdbheap.debugger.recorded import FORKING, RecordedProcess
 from gdbheap.debugger.stacks import Shape
 from gdbheap.debugger.syscalls import FORKS, LIFE, SyscallEntry, makes_process, registers_for
-from gdbheap.debugger.target import architecture_name, is_core, program_file
+from gdbheap.debugger.target import architecture_name, each_thread_of, is_core, program_file
 from gdbheap.growth.decision import user_frame
-from gdbheap.growth.event import Event, Frame, whole_pages
+from gdbheap.growth.event import UNKNOWN_BYTES, Event, Frame, whole_pages
 from gdbheap.growth.history import Final, History, ProcessRecord
 from gdbheap.growth.request import POINTERS, malloc_call, stream_of
 from gdbheap.growth.requester import requester
@@ -33,8 +33,6 @@ SYSCALLS = ("brk", "mmap", "munmap", "mremap", "mprotect")
 _PUT_OFF = 64
 #: In place of an event's number: a brk that is not wanted, but after which the break is elsewhere.
 _NOT_RECORDED = 0
-#: In place of an event's number: a fork under way.
-_FORK = -1
 
 
 class Recorder:
@@ -49,6 +47,7 @@ class Recorder:
         self._stop_there = False
         self._watched = True
         self._kept = 1
+        self._catching: Sequence[str] = ()
         self._show: Callable[[Sequence[Event]], None] = lambda events: None
         self._connected = False
         self._began: float | None = None
@@ -107,6 +106,7 @@ class Recorder:
             f"$_heap_event(${registers.result}, ${registers.number})",
         )
         self._catchpoints.follow(follow)
+        self._catching = syscalls
         self._malloc_only = malloc_only
         self._stop_there = stop_there
         self._watched = stop_there or os.isatty(1)
@@ -115,6 +115,7 @@ class Recorder:
         if not self._connected:
             gdb.events.stop.connect(self._on_stop)
             gdb.events.exited.connect(self._on_exited)
+            gdb.events.before_prompt.connect(lambda *nothing: self.catch_up())
             gdb.events.new_objfile.connect(self._on_new_objfile)
             gdb.events.clear_objfiles.connect(self._on_clear_objfiles)
             self._connected = True
@@ -160,6 +161,43 @@ class Recorder:
             self._enter(process, thread.num, tid, entry, tuple(stack.frames), stack.more, None)
         return False
 
+    def catch_up(self) -> None:
+        """Record the calls that GDB kept to itself; called each time that GDB has stopped for the user.
+
+        To stop all threads, GDB lets a call that a thread is just making run to its end and reports neither its entry
+        nor its return. But the thread is still where it was, in the kernel's eyes, and so are its registers.
+        """
+        self._catchpoints.tidy()
+        if self.number is None or not self._catching or sum(len(inf.threads()) for inf in gdb.inferiors()) < 2:
+            return
+        selected = gdb.selected_thread()
+        for process in list(self._processes.values()):
+            for thread in each_thread_of(process.inferior):
+                try:
+                    self._catch_up(process, thread)
+                except gdb.error:  # a thread that is about to end has no registers any more
+                    continue
+        if selected is not None and selected.is_valid():
+            selected.switch()
+
+    def _catch_up(self, process: RecordedProcess, thread: gdb.InferiorThread) -> None:
+        tid = thread.ptid[1]
+        name, result = process.reader.state()
+        if name not in self._catching or result is None:
+            return
+        if tid in process.pending:
+            self._returned(process, tid, name, result)
+            return
+        entry = process.reader.entry(None)
+        self._settle()
+        last = self._history.find(process.returned.get(tid, 0))
+        # The same call again, or one that was seen: to count one twice would be worse than to miss it.
+        if entry is None or (last is not None and (last.syscall, last.args, last.result) == (name, entry.args, result)):
+            return
+        stack = process.stacks.read(entry.pc, entry.sp)
+        self._enter(process, thread.num, tid, entry, tuple(stack.frames), stack.more, None, late=True)
+        self._returned(process, tid, name, result)
+
     def interrupted(self) -> None:
         """Note that a call was not recorded, since reading it was interrupted."""
         self._history.missed("Reading a call was interrupted: it is missing, or what is shown of it is not complete.")
@@ -180,6 +218,7 @@ class Recorder:
     def _executed(self, process: RecordedProcess) -> None:
         """Note which program the selected process runs now."""
         process.executed()
+        self._note_others(process.pid)
         programs = self._history.processes[process.pid].programs
         program = program_file() or ""
         if not programs or programs[-1][1] != program or programs[-1][0] != self._history.recorded:
@@ -193,7 +232,7 @@ class Recorder:
             process.end_watch()
         elif makes_process(entry):
             process.end_watch()
-            process.pending[tid] = _FORK
+            process.pending[tid] = FORKING
 
     def _returned(self, process: RecordedProcess, tid: int, name: str | None, result: int) -> bool:
         # Calls of one thread do not nest, so this is the return of the one that it entered last.
@@ -201,11 +240,19 @@ class Recorder:
         if name == "execve" and result == 0:
             self._executed(process)
             return False
-        if left == _FORK:
+        if left == FORKING:
             if name in FORKS and result > 0:
                 self._forked(process.pid, result)
             return False
         return left is not None and self._leave(process, left, name, result)
+
+    def _note_others(self, pid: int) -> None:
+        """Note that other processes run while GDB is busy with a fork, an execve or the end of the process ``pid``."""
+        if any(process.pid != pid and process.is_running() for process in self._processes.values()):
+            self._history.missed(
+                "Processes ran at the same time: GDB stops all of them when one forks, executes or ends, and can then "
+                "miss a call that another was just making."
+            )
 
     def _forked(self, parent: int, child: int) -> None:
         record = self._history.processes.get(child)
@@ -252,8 +299,13 @@ class Recorder:
         frames: tuple[Frame, ...],
         more: bool,
         shape: Shape | None,
+        *,
+        late: bool = False,
     ) -> None:
-        """Record a call whole; note what its code tells where its stack was recognised (``shape``)."""
+        """Record a call whole; note what its code tells where its stack was recognised (``shape``).
+
+        ``late`` says that the call has run already: then the maps no longer tell what was there before.
+        """
         self._settle()
         name, args = entry.name, entry.args
         event = Event(
@@ -277,7 +329,7 @@ class Recorder:
         if name == "brk":
             changes["break_before"] = process.program_break
         else:
-            changes["mapped_before"] = _mapped_before(entry, who.kind)
+            changes["mapped_before"] = _mapped_before(entry, who.kind, late)
         if who.kind == "malloc":
             process.needs_the_kernel()
             changes.update(self._of_malloc(entry, frames))
@@ -312,11 +364,13 @@ class Recorder:
             process.program_break = result
         if isinstance(left, Captured):
             left.result = result
+            process.returned[left.tid] = left.id
             if self._watched or len(self._put_off) >= _PUT_OFF:
                 self._settle()
         elif event is not None:
             event = event._replace(result=result)
             self._history.replace(event)
+            process.returned[event.tid] = event.id
             self._show([event])
             process.follow_growth(event)
         return self._stop_there
@@ -368,6 +422,7 @@ class Recorder:
             self._history.missed(problem)
 
     def _on_stop(self, event: Any) -> None:
+        self.catch_up()
         self._settle()
         self._note_problem()
 
@@ -395,6 +450,7 @@ class Recorder:
         for process in ended:
             del self._processes[process.pid]
             process.end()
+            self._note_others(process.pid)
             self._history.processes[process.pid].end = _end_text(event)
         self._catchpoints.uncover(event.inferior.num)
         if not self._processes:
@@ -409,9 +465,12 @@ def _end_text(event: Any) -> str:
     return "no longer under GDB" if signal is None else f"killed by signal {int(signal)}"
 
 
-def _mapped_before(entry: SyscallEntry, kind: str) -> int | None:
+def _mapped_before(entry: SyscallEntry, kind: str, late: bool) -> int | None:
     """Return how many bytes are mapped where the call maps over them or unmaps, None where the call itself tells."""
     args = entry.args
+    fixed = (entry.name == "mmap" and args[3] & MAP_FIXED) or (entry.name == "mremap" and args[3] & MREMAP_FIXED)
+    if late:
+        return UNKNOWN_BYTES if fixed or (entry.name == "munmap" and kind != "malloc") else None
     if (entry.name == "mmap" and args[3] & MAP_FIXED) or (entry.name == "munmap" and kind != "malloc"):
         return mapped_bytes(args[0], args[0] + whole_pages(args[1]))
     if entry.name == "mremap" and args[3] & MREMAP_FIXED:

@@ -24,6 +24,7 @@ class Catchpoints:
         self._calls = ""
         self._condition = ""
         self._covered: list[tuple[int, gdb.Progspace | None, int]] = []  # inferior, its program space, catchpoint
+        self._spare: list[int] = []
         self._settings: tuple[str, ...] | None = None  # the user's own, while ours are in force
 
     def set(self, calls: Iterable[int], condition: str) -> None:
@@ -42,8 +43,8 @@ class Catchpoints:
     def cover(self) -> None:
         """See to it that calls of the selected inferior are caught, if GDB follows it from now on.
 
-        After vfork a child shares its parent's program space, and GDB cannot tell whose count a catchpoint there
-        belongs to: it is covered once it runs a program of its own.
+        After vfork a child shares its parent's program space, and GDB would mix up the two counts (GDB 13 then hangs
+        where several such children are about): it is covered once it runs a program of its own.
         """
         if self.number is None:
             return
@@ -54,10 +55,18 @@ class Catchpoints:
             self._catch("0")
 
     def uncover(self, inferior: int) -> None:
-        """Delete what was made for an inferior whose process has ended."""
+        """Note that what was made for an inferior, whose process has ended, can go."""
         for entry in [entry for entry in self._covered if entry[0] == inferior and entry[2] != self.number]:
             self._covered.remove(entry)
-            _delete(entry[2])
+            self._spare.append(entry[2])
+
+    def tidy(self) -> None:
+        """Delete what is no longer needed; only while GDB has stopped for the user, and has no breakpoint inserted.
+
+        At another time GDB would take them out of the count of whichever inferior is selected.
+        """
+        while self._spare:
+            _delete(self._spare.pop())
 
     def follow(self, which: str | None) -> None:
         """Let GDB follow forks into the ``parent``, the ``child`` or ``both``; None leaves that to GDB's settings."""
@@ -71,6 +80,7 @@ class Catchpoints:
         if self._settings is not None:
             _set(self._settings)
             self._settings = None
+        self.tidy()
         covered, self._covered = self._covered, []
         number, self.number = self.number, None
         deleted = {entry[2]: _delete(entry[2]) for entry in covered}

@@ -51,6 +51,18 @@ def mapped_file(address: int) -> str | None:
     return None
 
 
+def thread_states(pid: int) -> list[str]:
+    """Return the kernel's letter for what each thread of a process of this machine does; empty where it is gone."""
+    states = []
+    try:
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{tid}/stat", encoding="ascii", errors="replace") as file:
+                states.append(file.read().rpartition(")")[2].split()[0])
+    except (OSError, IndexError):
+        pass
+    return states
+
+
 def open_file(descriptor: int) -> str | None:
     """Return the path behind a file descriptor of the process, None where that cannot be looked up."""
     pid = local_pid()

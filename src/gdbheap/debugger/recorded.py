@@ -10,7 +10,7 @@ from gdbheap.debugger import session
 from gdbheap.debugger.captured import Captured
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.frames import FrameReader
-from gdbheap.debugger.processes import local_pid
+from gdbheap.debugger.processes import local_pid, thread_states
 from gdbheap.debugger.stacks import StackCache
 from gdbheap.debugger.syscalls import SyscallReader, registers_for
 from gdbheap.debugger.target import GdbMemory, architecture_name
@@ -18,12 +18,16 @@ from gdbheap.debugger.watch import MallocWatch
 from gdbheap.growth.event import Event
 from gdbheap.growth.history import History
 
+#: In place of a call that has not returned: a fork.
+FORKING = -1
+
 
 class RecordedProcess:
     """One process under recording: how its calls and stacks are read, and which of its calls have not returned.
 
-    ``pending`` are those, by thread: a call that was captured, or an event's number. ``program_break`` is what brk
-    last answered. Made while the process is the selected one.
+    ``pending`` are those, by thread: a call that was captured, or an event's number. ``returned`` is the number of the
+    last event of each thread that has. ``program_break`` is what brk last answered. Made while the process is the
+    selected one.
     """
 
     def __init__(self, pid: int) -> None:
@@ -33,6 +37,7 @@ class RecordedProcess:
         self._frames = FrameReader()
         self.stacks = StackCache(self._frames, GdbMemory())
         self.pending: dict[int, Captured | int] = {}
+        self.returned: dict[int, int] = {}
         self.program_break: int | None = None
         self._watch: MallocWatch | None = None
         self._old_watch: MallocWatch | None = None  # one that is off, and can only be deleted later
@@ -41,6 +46,10 @@ class RecordedProcess:
         """Drop what was learnt of the code: object files came or went."""
         self.stacks.forget()
         self.reader.close()
+
+    def is_running(self) -> bool:
+        """Return whether a thread of the process runs just now, as far as the kernel tells."""
+        return "R" in thread_states(self.pid)
 
     def end_watch(self) -> None:
         """Watch no longer: a child would have the breakpoint too, and another program has other code there."""
@@ -51,6 +60,7 @@ class RecordedProcess:
     def executed(self) -> None:
         """Begin anew: the process runs another program now, and its other threads are gone."""
         self.pending.clear()
+        self.returned.clear()
         self.program_break = None
 
     def end(self) -> None:

@@ -114,10 +114,19 @@ class SyscallReader:
         """Return the name of the call of this number, None where it is none that we watch."""
         return self._registers.calls.get(number)
 
-    def entry(self, tid: int) -> SyscallEntry | None:
-        """Return the call that the selected thread enters, None where it is none that we watch."""
+    def state(self) -> tuple[str | None, int | None]:
+        """Return the call that the selected thread is in, and its result: None where it is in none, or at its entry."""
         registers = self._registers
-        values = self._from_kernel(tid) or self._from_gdb()
+        number = register(registers.number) & ((1 << registers.word_bits) - 1)
+        return self.name(number), self.result(register(registers.result))
+
+    def entry(self, tid: int | None) -> SyscallEntry | None:
+        """Return the call that the selected thread enters, None where it is none that we watch.
+
+        Without ``tid``, for a call that has run already, GDB is asked and not the kernel.
+        """
+        registers = self._registers
+        values = (None if tid is None else self._from_kernel(tid)) or self._from_gdb()
         name = registers.calls.get(values[0])
         if name is None:
             return None

@@ -225,6 +225,16 @@ def each_thread() -> Iterator[gdb.InferiorThread]:
             frame.select()
 
 
+def each_thread_of(inferior: int) -> Iterator[gdb.InferiorThread]:
+    """Select the stopped threads of an inferior one after another; the last one stays selected."""
+    for other in gdb.inferiors():
+        if other.num == inferior and other.pid:
+            for thread in other.threads():
+                if thread.is_valid() and thread.is_stopped():
+                    thread.switch()
+                    yield thread
+
+
 def objfile_name(objfile: gdb.Objfile) -> str:
     """Return the base name of an object file."""
     return os.path.basename(objfile.filename or "")

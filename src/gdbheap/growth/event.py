@@ -144,6 +144,8 @@ class Requested(NamedTuple):
     inner: tuple[str, ...]
 
 
+#: In place of a number of bytes that can no longer be looked up.
+UNKNOWN_BYTES = -1
 #: An event that nobody has judged yet.
 UNKNOWN = Requester("other", "not known")
 
@@ -214,6 +216,8 @@ class Event(NamedTuple):
                 return 0
             return None if self.break_before is None else self.result - self.break_before
         before = self.mapped_before
+        if before == UNKNOWN_BYTES:
+            return None
         if self.syscall == "mremap":
             return whole_pages(self.args[2]) - whole_pages(self.args[1]) - (before or 0)
         if self.syscall == "munmap":

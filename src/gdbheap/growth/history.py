@@ -37,7 +37,7 @@ class ProcessRecord:
 
 @dataclass(frozen=True)
 class Gap:
-    """Calls may be missing behind event number ``after`` (0: from the beginning); ``reason`` is a full sentence."""
+    """Calls may be missing from behind event ``after`` (0: from the beginning) on; ``reason`` is a full sentence."""
 
     after: int
     reason: str
@@ -83,10 +83,9 @@ class History:
         self.served = [item for item in self.served if item.event > self.dropped]
 
     def missed(self, reason: str) -> None:
-        """Note that calls may be missing from here on, unless that was noted here already."""
-        gap = Gap(self.recorded, reason)
-        if gap not in self.gaps:
-            self.gaps.append(gap)
+        """Note that calls may be missing from here on, unless that was the last thing noted."""
+        if not self.gaps or self.gaps[-1].reason != reason:
+            self.gaps.append(Gap(self.recorded, reason))
 
     def of_process(self, process: int) -> Iterator[Event]:
         """Yield the events of one process, oldest first."""
