@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from gdbheap import __version__
+from gdbheap import __version__, launch_trace
 from gdbheap.loading import NEEDS
 
 HELP = """\
 Usage: gdbheap [GDB OPTIONS] [PROGRAM [ARGUMENTS...]]
+       gdbheap trace [-o FILE] [-json FILE] [--] PROGRAM [ARGUMENTS...]
 
 Start GDB with the heap commands loaded, on PROGRAM with its ARGUMENTS. In GDB, `help heap` lists the commands.
+With `trace` run PROGRAM to its end instead and print who its memory was for: see `gdbheap trace --help`. (A program
+that is called trace is ./trace, or stands behind --args.)
 
 GDB OPTIONS stand before PROGRAM and go to GDB as they are, such as -p PID, --core FILE, -ex COMMAND or -batch.
 The GDB that is started is the one that the environment variable GDB names, or else `gdb`.
@@ -92,14 +95,29 @@ def sites() -> list[str]:
 def gdb_command(gdb: str, source: Path, words: Sequence[str]) -> list[str]:
     """Return the command line that starts ``gdb`` with ``source`` sourced, for the launcher's arguments ``words``."""
     options, program = split(words)
+    return [*loading(gdb, source), *options, *(["--args", *program] if program else [])]
+
+
+def loading(gdb: str, source: Path) -> list[str]:
+    """Return the beginning of a command line that starts ``gdb`` with ``source`` sourced."""
     recorded = sites()
     record = ["-iex", f"python gdb.gdbheap_sites = {recorded!a}"] if recorded else []
-    return [gdb, *record, "-ix", str(source), *options, *(["--args", *program] if program else [])]
+    return [gdb, *record, "-ix", str(source)]
 
 
 def main() -> int:
     """Run the command; return an exit status only where GDB could not be started."""
     words = sys.argv[1:]
+    traced = None
+    if words[:1] == ["trace"]:
+        try:
+            traced = launch_trace.prepare(words[1:])
+        except launch_trace.TraceError as error:
+            print(f"gdbheap: {error}", file=sys.stderr)
+            return error.status
+        if traced is None:
+            print(launch_trace.HELP, end="")
+            return 0
     options, _ = split(words)
     if options and options[0] in ("-h", "-help", "--help"):
         print(HELP, end="")
@@ -118,7 +136,8 @@ def main() -> int:
         return 1
     sys.stdout.flush()
     try:
-        os.execv(gdb, gdb_command(gdb, source, words))
+        command = gdb_command(gdb, source, words) if traced is None else [*loading(gdb, source), *traced]
+        os.execv(gdb, command)
     except OSError as error:
         print(f"gdbheap: {gdb} cannot be started: {error.strerror}.", file=sys.stderr)
     return 126

@@ -14,7 +14,7 @@ from gdbheap.debugger.allocator import read_at_call, stream_name
 from gdbheap.debugger.captured import Captured, Numbers, kind_of, note, with_nb
 from gdbheap.debugger.catchpoints import Catchpoints
 from gdbheap.debugger.errors import TargetError
-from gdbheap.debugger.processes import mapped_bytes, open_file
+from gdbheap.debugger.processes import local_pid, mapped_bytes, open_file, parent_of
 from gdbheap.debugger.recorded import FORKING, RecordedProcess
 from gdbheap.debugger.stacks import Shape
 from gdbheap.debugger.syscalls import FORKS, LIFE, SyscallEntry, makes_process, registers_for
@@ -51,6 +51,7 @@ class Recorder:
         self._show: Callable[[Sequence[Event]], None] = lambda events: None
         self._connected = False
         self._began: float | None = None
+        self.was_interrupted = False
 
     @property
     def number(self) -> int | None:
@@ -106,6 +107,7 @@ class Recorder:
             f"$_heap_event(${registers.result}, ${registers.number})",
         )
         self._catchpoints.follow(follow)
+        self.was_interrupted = False
         self._catching = syscalls
         self._malloc_only = malloc_only
         self._stop_there = stop_there
@@ -198,8 +200,9 @@ class Recorder:
         self._enter(process, thread.num, tid, entry, tuple(stack.frames), stack.more, None, late=True)
         self._returned(process, tid, name, result)
 
-    def interrupted(self) -> None:
+    def interrupted(self, by_user: bool) -> None:
         """Note that a call was not recorded, since reading it was interrupted."""
+        self.was_interrupted = self.was_interrupted or by_user
         self._history.missed("Reading a call was interrupted: it is missing, or what is shown of it is not complete.")
 
     def _process(self, pid: int) -> RecordedProcess:
@@ -210,7 +213,10 @@ class Recorder:
         process = self._processes[pid] = RecordedProcess(pid)
         record = self._history.processes.get(pid)
         if record is None or record.end is not None:
-            record = self._history.processes[pid] = ProcessRecord(pid, None, self._now())
+            # GDB may show a child before its parent has returned from the fork.
+            parent = parent_of(pid) if local_pid() is not None else None
+            known = parent if parent in self._history.processes else None
+            record = self._history.processes[pid] = ProcessRecord(pid, known, self._now())
         record.recorded = True
         self._executed(process)
         return process
@@ -489,8 +495,8 @@ class HeapEvent(gdb.Function):
         """Return 1 where GDB is to stop, else 0."""
         try:
             return 1 if self._recorder.observe(int(arguments[0]), int(arguments[1])) else 0
-        except BaseException:
-            self._recorder.interrupted()
+        except BaseException as error:
+            self._recorder.interrupted(by_user=isinstance(error, KeyboardInterrupt))
             raise
 
 

@@ -14,15 +14,15 @@ SCHEMA = "gdbheap/1"
 _BATCH = 1000
 
 
-def style() -> Plain:
-    """Return the style for GDB's output as the user's settings and the terminal want it."""
+def style(descriptor: int = 1) -> Plain:
+    """Return the style for GDB's output, or its error stream (2), as the user's settings and the terminal want it."""
     # sys.stdout is GDB's own stream, whose isatty() is always false: the descriptor tells.
-    wanted = gdb.parameter("style enabled") and "NO_COLOR" not in os.environ and os.isatty(1)
+    wanted = gdb.parameter("style enabled") and "NO_COLOR" not in os.environ and os.isatty(descriptor)
     return Colour() if wanted else Plain()
 
 
-def write_lines(lines: Iterable[str]) -> None:
-    """Write the lines to GDB's stream, some at a time, so that its pager can stop a long answer.
+def write_lines(lines: Iterable[str], stream: int = gdb.STDOUT) -> None:
+    """Write the lines to a stream of GDB's, some at a time, so that its pager can stop a long answer.
 
     Where making the lines fails, those that were made are written first.
     """
@@ -32,10 +32,10 @@ def write_lines(lines: Iterable[str]) -> None:
             batch.append(line)
             if len(batch) >= _BATCH:
                 written, batch = batch, []
-                gdb.write("\n".join(written) + "\n")
+                gdb.write("\n".join(written) + "\n", stream)
     finally:
         if batch:
-            gdb.write("\n".join(batch) + "\n")
+            gdb.write("\n".join(batch) + "\n", stream)
 
 
 def write_json(command: str, body: Mapping[str, object], path: str) -> None:
@@ -47,14 +47,17 @@ def write_json(command: str, body: Mapping[str, object], path: str) -> None:
 
     text = json.dumps({"schema": SCHEMA, "command": command, **body}, indent=1)
     if path:
-        _replace_file(os.path.expanduser(path), text + "\n")
+        write_file(path, [text])
     else:
         write_lines([style().json(text)])
 
 
-def _replace_file(path: str, text: str) -> None:
+def write_file(path: str, lines: Iterable[str]) -> None:
+    """Write the lines to the file ``path``, whole or not at all; raise gdb.GdbError where it cannot be."""
     import tempfile
 
+    path = os.path.expanduser(path)
+    text = "".join(f"{line}\n" for line in lines)
     try:
         if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
             raise gdb.GdbError(f"Nothing was written: {path} exists and is not a regular file; name another file.")

@@ -63,6 +63,15 @@ def thread_states(pid: int) -> list[str]:
     return states
 
 
+def parent_of(pid: int) -> int | None:
+    """Return the process that a process of this machine has for its parent now, None where it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
 def open_file(descriptor: int) -> str | None:
     """Return the path behind a file descriptor of the process, None where that cannot be looked up."""
     pid = local_pid()

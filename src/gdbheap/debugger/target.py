@@ -246,6 +246,11 @@ def program_file() -> str | None:
     return None if space is None else space.filename
 
 
+def command_line() -> str:
+    """Return the program that GDB has loaded with the arguments that it will be given, as a shell would have them."""
+    return f"{program_file() or ''} {gdb.parameter('args') or ''}".strip()
+
+
 def is_core() -> bool:
     """Return whether the selected inferior is a core file."""
     connection = getattr(gdb.selected_inferior(), "connection", None)  # GDB 11
@@ -297,6 +302,14 @@ def require_process() -> None:
             "or use 'attach PID' or 'core-file FILE'."
         )
     raise TargetError("The program is not running, so it has no heap: use 'start' or 'run' first.")
+
+
+def require_no_process() -> None:
+    """Raise TargetError unless there is a program that does not run yet."""
+    if gdb.selected_inferior().pid != 0:
+        raise TargetError("The program is running already: 'kill' ends it, or use 'heap catch' and 'continue'.")
+    if program_file() is None:
+        raise TargetError("There is no program to run: start GDB with one (gdb --args PROGRAM ARGS).")
 
 
 def _no_libc(names: list[str]) -> str:

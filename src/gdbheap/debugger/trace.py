@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import gdb
+
+from gdbheap.debugger.catch import Recorder
+from gdbheap.growth.history import Ending
 
 #: How often in a row GDB may fail to go on with each process before the run is given up.
 _FAILURES = 3
 _SI_KERNEL = 0x80
-
-
-class Ending(NamedTuple):
-    """How a run ended.
-
-    ``status`` is the program's exit status as a shell has it: 128 and the signal's number where one killed it.
-    ``interrupted`` says that the user ended it; ``problem`` is a sentence where GDB could not go on.
-    """
-
-    status: int
-    interrupted: bool = False
-    problem: str | None = None
+#: The exit status of what a SIGINT ended, as shells have it.
+_INTERRUPTED = 130
 
 
 class _Run:
@@ -31,42 +24,51 @@ class _Run:
 
     def __init__(self) -> None:
         self.inferior = gdb.selected_inferior().num
-        self.status: int | None = None
+        self.exit: tuple[int, int | None] | None = None  # the status as shells have it, and the signal that killed it
         self.signal: str | None = None  # the one that GDB stopped for last
 
     def on_exited(self, event: Any) -> None:
         if event.inferior.num != self.inferior:
             return
-        signal = gdb.convenience_variable("_exitsignal")
-        self.status = event.exit_code if hasattr(event, "exit_code") else 128 + int(signal or 0)
+        if hasattr(event, "exit_code"):
+            self.exit = event.exit_code, None
+        else:
+            killed_by = int(gdb.convenience_variable("_exitsignal") or 0)
+            self.exit = 128 + killed_by, killed_by
+
+    def unseen(self) -> str | None:
+        """Return a sentence where the program's end was not seen."""
+        return None if self.exit else "GDB lost the program before its end: its exit status is unknown."
 
     def on_stop(self, event: Any) -> None:
         self.signal = event.stop_signal if isinstance(event, gdb.SignalEvent) else None
 
 
-def run_to_end(tidy: Callable[[], None]) -> Ending:
+def run_to_end(recorder: Recorder) -> Ending:
     """Run the program of the selected inferior until it and every process that it made have ended.
 
     Signals go to the program as if GDB were not there. Ctrl-C ends the run instead: the program then gets the SIGINT
-    and is let go. ``tidy`` is called each time that GDB has stopped.
+    and is let go. Raises gdb.error where the program cannot be started.
     """
     gdb.execute("handle all nostop noprint pass", to_string=True)
     gdb.execute("handle SIGINT stop print nopass", to_string=True)
     run = _Run()
+    began = time.monotonic()
     gdb.events.exited.connect(run.on_exited)
     gdb.events.stop.connect(run.on_stop)
     try:
-        problem = _go_on(run, tidy)
-        return Ending(run.status if run.status is not None else 1, problem=problem)
+        problem = _go_on(run, recorder)
+        status, killed_by = run.exit or (1, None)
+        return Ending(status, time.monotonic() - began, killed_by, problem=problem or run.unseen())
     except KeyboardInterrupt:
         _let_go()
-        return Ending(130, interrupted=True)
+        return Ending(_INTERRUPTED, time.monotonic() - began, interrupted=True)
     finally:
         gdb.events.exited.disconnect(run.on_exited)
         gdb.events.stop.disconnect(run.on_stop)
 
 
-def _go_on(run: _Run, tidy: Callable[[], None]) -> str | None:
+def _go_on(run: _Run, recorder: Recorder) -> str | None:
     command = "run"
     failures = 0
     while True:
@@ -76,13 +78,15 @@ def _go_on(run: _Run, tidy: Callable[[], None]) -> str | None:
             failures = 0
         except gdb.error as error:
             failures += 1
-            if command == "run" or failures > _FAILURES * len(gdb.inferiors()):
+            if command == "run":
+                raise
+            if failures > _FAILURES * len(gdb.inferiors()):
                 return f"GDB could not go on with the program: {error}"
-        tidy()
+        recorder.catch_up()
         alive = [inferior for inferior in gdb.inferiors() if inferior.pid]
         if not alive:
             return None
-        if run.signal == "SIGINT" and _is_from_user():
+        if recorder.was_interrupted or (run.signal == "SIGINT" and _is_from_user()):
             raise KeyboardInterrupt
         if failures or gdb.selected_inferior() not in alive:
             _select(alive[failures % len(alive)])

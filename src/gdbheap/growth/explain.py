@@ -104,6 +104,14 @@ def growths(history: History) -> list[Event]:
     return [event for event in history.events if _gave_memory(event) and event.requester.kind == "malloc"]
 
 
+def largest_growths(history: History, first: int, count: int) -> list[Event]:
+    """Return the ``count`` events from number ``first`` on by which malloc got the most memory, the largest first."""
+    found = [event for event in growths(history) if event.id >= first]
+    # An mprotect makes memory accessible that was only reserved: its delta is 0.
+    found.sort(key=lambda event: event.delta or event.args[1], reverse=True)
+    return found[:count]
+
+
 def newest_growth(history: History) -> Event | None:
     """Return the newest event by which malloc got memory; without one, the newest by which the process got any."""
     gained = growths(history) or [event for event in history.events if _gave_memory(event)]

@@ -43,6 +43,22 @@ class Gap:
     reason: str
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a program that was run to its end came to it.
+
+    ``status`` is its exit status as a shell has it: 128 and the signal's number where one killed it. ``seconds`` is how
+    long the run took, ``killed_by`` that signal's number, ``interrupted`` says that the user ended it, and ``problem``
+    is a sentence where GDB could not go on.
+    """
+
+    status: int
+    seconds: float
+    killed_by: int | None = None
+    interrupted: bool = False
+    problem: str | None = None
+
+
 @dataclass
 class History:
     """The record.

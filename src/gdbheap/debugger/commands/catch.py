@@ -7,7 +7,8 @@ import gdb
 from gdbheap.debugger.commands.base import HeapCommand, number
 from gdbheap.debugger.options import Option, Parsed, UsageError
 
-_KEPT = 50_000
+#: How many events are kept, unless the user says otherwise.
+KEPT = 20_000
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class HeapCatch(HeapCommand):
             "of the processes ends: 'inferior N' and 'continue' go on with another.",
             choices=("parent", "child", "both"),
         ),
-        Option("keep", "N", f"Keep the newest N events (default {_KEPT:,}); older ones are dropped."),
+        Option("keep", "N", f"Keep the newest N events (default {KEPT:,}); older ones are dropped."),
         Option("stop", "", "Stop the program at each of them, once the kernel has answered."),
         Option("off", "", "End the recording; what was recorded stays."),
     )
@@ -62,7 +63,7 @@ class HeapCatch(HeapCommand):
             malloc_only=parsed.given("malloc"),
             stop_there=parsed.given("stop"),
             follow=parsed.text("follow"),
-            kept=max(1, number(parsed, "keep", _KEPT)),
+            kept=max(1, number(parsed, "keep", KEPT)),
             show=_line_printer(),
         )
         what = "only those that malloc makes" if parsed.given("malloc") else "whoever makes them"

@@ -44,7 +44,7 @@ class HeapWhyGrow(HeapCommand):
         history = RECORDER.history
         if not history.events and not parsed.words:
             return _from_state()
-        explained = explain_all(history, _chosen(parsed), _source_line)
+        explained = explain_all(history, _chosen(parsed), source_line)
 
         def lines(style: Plain) -> Iterator[str]:
             if not explained:
@@ -89,7 +89,8 @@ def _from_state() -> Answer:
     )
 
 
-def _source_line(file: str, line: int) -> str | None:
+def source_line(file: str, line: int) -> str | None:
+    """Return a line of a source file without its indentation, None where it cannot be had."""
     # A device or a pipe of that name would be read for ever.
     if not os.path.isfile(file):
         return None

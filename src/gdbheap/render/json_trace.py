@@ -1,0 +1,48 @@
+"""A program's run to its end as the plain object that the command's JSON holds; docs/json.md describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gdbheap.growth.explain import Explanation
+from gdbheap.growth.history import Ending, Gap, History, ProcessRecord
+from gdbheap.growth.predict import predictions
+from gdbheap.render.json_events import event_object
+
+
+def trace_object(
+    history: History, first: int, command: str, ending: Ending, explained: Sequence[Explanation]
+) -> dict[str, object]:
+    """Return the run of ``command``, of whose events the first had number ``first``, as JSON has it."""
+    events = [event for event in history.events if event.id >= first]
+    predicted = predictions(history.events)
+    return {
+        "program": command,
+        "status": ending.status,
+        "killed_by": ending.killed_by,
+        "seconds": ending.seconds,
+        "interrupted": ending.interrupted,
+        "problem": ending.problem,
+        "processes": [process_object(record) for record in history.processes.values()],
+        "gaps": [gap_object(gap) for gap in history.gaps],
+        "largest": [item.event.id for item in explained],
+        "events": [event_object(event, predicted.get(event.id)) for event in events],
+        "left_out": history.recorded + 1 - first - len(events),
+    }
+
+
+def process_object(record: ProcessRecord) -> dict[str, object]:
+    """Return what is known of a process as JSON has it."""
+    return {
+        "process": record.process,
+        "made_by": record.parent,
+        "time": record.time,
+        "recorded": record.recorded,
+        "programs": [{"after": events, "file": file} for events, file in record.programs],
+        "end": record.end,
+    }
+
+
+def gap_object(gap: Gap) -> dict[str, object]:
+    """Return why events may be missing, and from where on, as JSON has it."""
+    return {"after": gap.after, "reason": gap.reason}

@@ -1,0 +1,86 @@
+"""The report on a program that was run to its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from gdbheap.growth.event import Event
+from gdbheap.growth.explain import Explanation
+from gdbheap.growth.history import Ending, Gap, History, ProcessRecord
+from gdbheap.growth.predict import predictions
+from gdbheap.render.escape import printable
+from gdbheap.render.state import table
+from gdbheap.render.style import Plain
+from gdbheap.render.units import count_of
+from gdbheap.render.why import explanation_lines
+
+
+def report_lines(
+    history: History, first: int, command: str, ending: Ending, explained: Sequence[Explanation], style: Plain
+) -> Iterator[str]:
+    """Yield the report on the events from number ``first`` on; ``command`` is the command line that was run."""
+    events = [event for event in history.events if event.id >= first]
+    yield style.paint("heading", f"{printable(command)}: {ending_text(ending)}")
+    if ending.problem is not None:
+        yield style.paint("bad", printable(ending.problem))
+    yield _counts_text(history, events)
+    numbers = {event.process for event in events}
+    processes = [record for record in history.processes.values() if record.process in numbers or not record.recorded]
+    if len(processes) > 1:
+        yield ""
+        yield from process_lines(processes, events)
+    for item in explained:
+        yield ""
+        yield from explanation_lines(item, style)
+    for line in gap_lines([gap for gap in history.gaps if gap.after >= first - 1]):
+        yield ""
+        yield style.paint("bad", line)
+
+
+def ending_text(ending: Ending) -> str:
+    """Return how a run ended, and how long it took."""
+    took = f"{ending.seconds:.2f} s under GDB"
+    if ending.interrupted:
+        return f"interrupted after {took}, and let go"
+    if ending.problem is not None:
+        return f"its end was not seen, after {took}"
+    if ending.killed_by is not None:
+        return f"killed by signal {ending.killed_by}, {took}"
+    return f"exited with {ending.status}, {took}"
+
+
+def _counts_text(history: History, events: Sequence[Event]) -> str:
+    of_malloc = [event for event in events if event.requester.kind == "malloc"]
+    predicted = predictions(events)
+    exact = sum(1 for event in of_malloc if event.id in predicted and predicted[event.id].exact)
+    dropped = f" ({count_of(history.dropped, 'older one')} no longer kept)" if history.dropped else ""
+    return (
+        f"{count_of(len(events), 'call')} for memory recorded{dropped}; {len(of_malloc):,} by malloc, "
+        f"{exact:,} of these predicted exactly"
+    )
+
+
+def process_lines(processes: Sequence[ProcessRecord], events: Sequence[Event]) -> Iterator[str]:
+    """Yield the processes as a table: who made each, what it ran, how many calls it made, how it ended."""
+    rows = []
+    for record in processes:
+        names = [printable(os.path.basename(program)) for _, program in record.programs]
+        calls = sum(event.process == record.process for event in events)
+        rows.append(
+            (
+                str(record.process),
+                "-" if record.parent is None else str(record.parent),
+                " -> ".join(names) or "not followed",
+                f"{calls:,}" if record.recorded else "not recorded",
+                record.end or "-",
+            )
+        )
+    yield from table(("process", "made by", "program", "calls ", "end"), rows)
+
+
+def gap_lines(gaps: Sequence[Gap]) -> Iterator[str]:
+    """Yield a sentence for each reason why calls may be missing."""
+    for gap in gaps:
+        where = f"From event {gap.after + 1} on" if gap.after else "From the beginning on"
+        yield f"{where} calls may be missing. {gap.reason}"
