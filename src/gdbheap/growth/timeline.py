@@ -159,7 +159,7 @@ class _Counter:
         self.unfinished = self.failed = self.unknown = 0
         self.unrecorded_breaks: list[int] = []
         self._break: int | None = None
-        self._base: int | None = None
+        self._begin_break: int | None = None
         self._accessible = _Ranges()
         self._reserved = _Ranges()
 
@@ -171,8 +171,7 @@ class _Counter:
 
     def start_at(self, program_break: int | None, base: int | None, mmapped: int | None) -> None:
         """Begin with what malloc's own variables tell of the time before: the break, its base, mmapped bytes."""
-        self._break = program_break
-        self._base = base if base is not None else program_break
+        self._break = self._begin_break = program_break
         self.before["break"] = program_break - base if program_break is not None and base is not None else None
         self.before["mmapped"] = mmapped
 
@@ -206,16 +205,17 @@ class _Counter:
             was = to
         elif was is None:
             self.unknown += 1
-        if self._base is None:
-            self._base = to if was is None else was
+        if self._begin_break is None:
+            self._begin_break = to if was is None else was
             if was is None:
                 self.before["break"] = None
         elif was is not None and self._break is not None and was != self._break:
             self.unrecorded_breaks.append(event.id)
         self._break = to
         steps = self.steps["break"]
-        value = (self.before["break"] or 0) + to - self._base
-        if value != (steps[-1].value if steps else self.before["break"] or 0):
+        begin = self.before["break"] or 0
+        value = begin + to - self._begin_break
+        if value != (steps[-1].value if steps else begin):
             steps.append(Step(event, value, None if was is None else to - was))
 
     def _of_malloc(self, event: Event, result: int) -> None:

@@ -175,15 +175,7 @@ def step_text(level: Level) -> str:
     return caller_line(event) if event.requester.kind == "malloc" else owner_text(event)
 
 
-def fitted(text: str, width: int, ellipsis: str = "…") -> str:
-    """Return the text in at most ``width`` characters; where some had to go, how many is said at the end."""
-    if len(text) <= width:
-        return text
-    for kept in range(width, -1, -1):
-        cut = f"{text[:kept].rstrip()}{ellipsis} ({len(text) - kept} characters more)"
-        if len(cut) <= width:
-            return cut
-    return ""
+NOTHING = "Nothing was drawn: no recorded event changed the memory that malloc has."
 
 
 def crowded_text(columns: Sequence[Column], noun: str) -> str | None:
@@ -227,10 +219,9 @@ def _what_does_not_count(drawn: Picture) -> list[str]:
     line, found = drawn.timeline, []
     if "rest" not in drawn.names and line.series[-1].steps:
         rest = line.series[-1]
-        change = signed_size(rest.last - rest.begin)
+        events, change = count_of(len(rest.steps), "event"), signed_size(rest.last - rest.begin)
         found.append(
-            f"Not drawn: {count_of(len(rest.steps), 'event')} that are not malloc's, {change} of address space in all "
-            "(-rest draws them)."
+            f"Not drawn: what is not malloc's, {events} and {change} of address space in all (-rest draws it)."
         )
     if line.failed:
         found.append(f"{count_of(line.failed, 'call')} failed and changed nothing.")

@@ -16,7 +16,7 @@ def timeline_object(line: Timeline) -> dict[str, object]:
         "events": line.events,
         "begin_time": line.first.time,
         "end_time": line.newest.time,
-        "series": [_series_object(series) for series in line.series],
+        "series": {series.name: _series_object(series) for series in line.series},
         "peak": None if peak is None else {"event": peak.event.id, "time": peak.event.time, "total": peak.total},
         "last": levels[-1].total if levels else sum(line.begin(OF_MALLOC)),
         "programs_before": line.programs_before,
@@ -34,7 +34,6 @@ def timeline_object(line: Timeline) -> dict[str, object]:
 
 def _series_object(series: Series) -> dict[str, object]:
     return {
-        "name": series.name,
         "known": series.known,
         "begin": series.begin,
         "peak": series.peak,

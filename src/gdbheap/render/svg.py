@@ -7,11 +7,11 @@ from xml.sax.saxutils import escape
 
 from gdbheap.render.columns import (
     NAMES,
+    NOTHING,
     Column,
     Picture,
     axis_labels,
     crowded_text,
-    fitted,
     heading,
     notes,
     round_unit,
@@ -88,6 +88,17 @@ def timeline_svg(drawn: Picture, count: int) -> str:
 def _safe(text: str) -> str:
     """Return text for XML: what a terminal would act on is not allowed there either, or could mislead a reader."""
     return escape(printable(text), {'"': "&quot;"})
+
+
+def fitted(text: str, width: int) -> str:
+    """Return the text in at most ``width`` characters; where some had to go, how many is said at the end."""
+    if len(text) <= width:
+        return text
+    for kept in range(width, -1, -1):
+        cut = f"{text[:kept].rstrip()} … ({len(text) - kept} more characters)"
+        if len(cut) <= width:
+            return cut
+    return ""
 
 
 def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "") -> str:
@@ -250,6 +261,8 @@ def _covered(columns: Sequence[Column], scale: _Scale, start: float, end: float,
 
 def _below(drawn: Picture, columns: Sequence[Column], count: int) -> Iterator[tuple[str, str, int]]:
     """Yield the lines below the plot, each with the colour that it explains, if any, and how far it is indented."""
+    if not drawn.shown:
+        yield NOTHING, "", 0
     for series in drawn.shown:
         yield series_text(series), _FILLS[series.name], 20
     crowded = crowded_text(columns, "column one pixel wide")

@@ -9,11 +9,11 @@ from itertools import accumulate
 from gdbheap.growth.timeline import Level
 from gdbheap.render.callers import caller_parts
 from gdbheap.render.columns import (
+    NOTHING,
     Column,
     Picture,
     axis_labels,
     crowded_text,
-    fitted,
     heading,
     notes,
     round_unit,
@@ -48,11 +48,10 @@ class Signs:
     corner: str
     floor: str
     tick: str
-    ellipsis: str
 
 
-UNICODE = Signs(("█", "▓", "▒", "░"), "│", "▁▂▃▄▅▆▇█", "│", "┤", "└", "─", "┴", "…")
-ASCII = Signs(("#", "%", "=", "."), ":", "", "|", "+", "+", "-", "+", "...")
+UNICODE = Signs(("█", "▓", "▒", "░"), "│", "▁▂▃▄▅▆▇█", "│", "┤", "└", "─", "┴")
+ASCII = Signs(("%", "o", "=", "."), ":", "", "|", "+", "+", "-", "+")
 
 
 def timeline_lines(
@@ -66,7 +65,7 @@ def timeline_lines(
     signs = ASCII if ascii_only else UNICODE
     yield from _wrapped(heading(drawn), width)
     if not drawn.shown:
-        yield from _wrapped("Nothing was drawn: no recorded event changed the memory that malloc has.", width)
+        yield from _wrapped(NOTHING, width)
     else:
         yield from _drawing(drawn, style, signs, width, height, count)
         yield ""
@@ -74,7 +73,7 @@ def timeline_lines(
             fill = style.paint(_ROLES[series.name], signs.fills[drawn.names.index(series.name)])
             for place, line in enumerate(_wrapped(series_text(series), width - 2)):
                 yield f"{fill if not place else ' '} {line}"
-        yield from _steps(drawn, style, signs, width, count)
+        yield from _steps(drawn, style, width, count)
     for note in notes(drawn):
         yield from _wrapped(note, width)
 
@@ -198,7 +197,7 @@ def _number_text(level: Level) -> str:
     return f"#{level.event.id}"
 
 
-def _steps(drawn: Picture, style: Plain, signs: Signs, width: int, count: int) -> Iterator[str]:
+def _steps(drawn: Picture, style: Plain, width: int, count: int) -> Iterator[str]:
     for noun, sign in (("growth", 1), ("shrink", -1)):
         found = [level for level in drawn.levels if level.delta * sign > 0]
         if not found:
@@ -211,29 +210,29 @@ def _steps(drawn: Picture, style: Plain, signs: Signs, width: int, count: int) -
         sizes = max((len(signed_size(level.delta)) for level in shown), default=0)
         for level in shown:
             number = style.paint("heading", f"{_number_text(level):>{numbers}}")
-            room = width - numbers - sizes - 6
-            yield f"  {number}  {signed_size(level.delta):>{sizes}}  {_fitted_step(level, room, signs.ellipsis)}"
+            margin = numbers + sizes + 6
+            first, *more = _step_lines(level, width - margin)
+            yield f"  {number}  {signed_size(level.delta):>{sizes}}  {first}"
+            yield from (" " * margin + line for line in more)
         if rest:
             others = signed_size(sum(level.delta for level in rest))
             text = f"and {count_of(len(rest), f'smaller {noun}')}, {others} together"
             yield from (f"  {line}" for line in _wrapped(text, width - 2))
 
 
-def _fitted_step(level: Level, width: int, ellipsis: str) -> str:
-    """Return what ``step_text`` does in at most ``width`` characters: callers in the middle are left out first."""
+def _step_lines(level: Level, width: int) -> Iterator[str]:
+    """Yield what ``step_text`` returns: in one line where it is enough to leave out callers in the middle."""
     text = step_text(level)
-    if len(text) <= width or level.event.requester.kind != "malloc":
-        return fitted(text, width, ellipsis)
-    callers = caller_parts(level.event)
+    callers = caller_parts(level.event) if level.event.requester.kind == "malloc" else []
     for left_out in range(1, len(callers) - 1):
-        text = " > ".join([callers[0], f"({left_out} more)", *callers[left_out + 1 :]])
         if len(text) <= width:
-            return text
-    return fitted(text, width, ellipsis)
+            break
+        text = " > ".join([callers[0], f"({left_out} more)", *callers[left_out + 1 :]])
+    return _wrapped(text if len(text) <= width else step_text(level), width)
 
 
 def _wrapped(text: str, width: int) -> Iterator[str]:
-    """Yield a sentence in lines of at most ``width`` characters, broken at blanks."""
+    """Yield a text in lines of at most ``width`` characters, broken at blanks where there are any."""
     line = ""
     for word in text.split(" "):
         if line and len(line) + 1 + len(word) > width:
@@ -241,4 +240,7 @@ def _wrapped(text: str, width: int) -> Iterator[str]:
             line = word
         else:
             line = f"{line} {word}" if line else word
+        while len(line) > width:
+            yield line[:width]
+            line = line[width:]
     yield line
