@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -173,6 +173,32 @@ def step_text(level: Level) -> str:
     """Return who made a call, or whose memory it is about where malloc did not make it."""
     event = level.event
     return caller_line(event) if event.requester.kind == "malloc" else owner_text(event)
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest growths, or shrinks: a line on all of them, those that are listed, and a line on the others.
+
+    ``others`` is empty where there are none.
+    """
+
+    heading: str
+    listed: tuple[Level, ...]
+    others: str
+
+
+def largest_steps(drawn: Picture, count: int) -> Iterator[Largest]:
+    """Yield the growths and then the shrinks, where there are any, at most ``count`` of each listed."""
+    for noun, sign in (("growth", 1), ("shrink", -1)):
+        found = [level for level in drawn.levels if level.delta * sign > 0]
+        if not found:
+            continue
+        found.sort(key=lambda level: -abs(level.delta))
+        listed, rest = found[:count], found[count:]
+        total = signed_size(sum(level.delta for level in found))
+        heading = f"{count_of(len(found), noun)}, {total} in all{', the largest:' if rest else ':'}"
+        others = f"{signed_size(sum(level.delta for level in rest))} together"
+        yield Largest(heading, tuple(listed), f"and {count_of(len(rest), f'smaller {noun}')}, {others}" if rest else "")
 
 
 NOTHING = "Nothing was drawn: no recorded event changed the memory that malloc has."

@@ -13,6 +13,7 @@ from gdbheap.render.columns import (
     axis_labels,
     crowded_text,
     heading,
+    largest_steps,
     notes,
     round_unit,
     series_text,
@@ -42,8 +43,7 @@ _STYLE = """
 text { font-family: "DejaVu Sans", Verdana, Arial, sans-serif; font-size: 12px; fill: #222222; }
 .title { font-size: 17px; font-weight: bold; }
 .small { font-size: 11px; fill: #555555; }
-.mark { font-weight: bold; pointer-events: none; }
-.size, .number, .time { pointer-events: all; }
+.mark { font-weight: bold; }
 .grid { stroke: #dddddd; stroke-width: 1; }
 .axis, .tick { stroke: #555555; stroke-width: 1; }
 .hover { fill: #000000; fill-opacity: 0; }
@@ -90,7 +90,7 @@ def _safe(text: str) -> str:
     return escape(printable(text), {'"': "&quot;"})
 
 
-def fitted(text: str, width: int) -> str:
+def _fitted(text: str, width: int) -> str:
     """Return the text in at most ``width`` characters; where some had to go, how many is said at the end."""
     if len(text) <= width:
         return text
@@ -104,7 +104,7 @@ def fitted(text: str, width: int) -> str:
 def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "") -> str:
     kinds = f' class="{kind}"' if kind else ""
     anchors = f' text-anchor="{anchor}"' if anchor else ""
-    return f'<text x="{_number(x)}" y="{_number(y)}"{kinds}{anchors}>{_safe(fitted(text, _TEXT))}</text>'
+    return f'<text x="{_number(x)}" y="{_number(y)}"{kinds}{anchors}>{_safe(_fitted(text, _TEXT))}</text>'
 
 
 def _number(value: float) -> str:
@@ -185,7 +185,7 @@ def _tooltips(drawn: Picture, columns: Sequence[Column], scale: _Scale) -> Itera
     changed = [place for place, column in enumerate(columns) if column.levels]
     for place, behind in zip(changed, [*changed[1:], len(columns)]):
         x, end = scale.x(place), scale.x(behind)
-        tip = "\n".join(_safe(fitted(line, _TOOLTIP)) for line in _tooltip(drawn, columns[place]))
+        tip = "\n".join(_safe(_fitted(line, _TOOLTIP)) for line in _tooltip(drawn, columns[place]))
         yield (
             f'<rect class="hover" x="{_number(x)}" y="{_TOP}" width="{_number(end - x)}" height="{_PLOT_HEIGHT}">'
             f"<title>{tip}</title></rect>"
@@ -268,18 +268,11 @@ def _below(drawn: Picture, columns: Sequence[Column], count: int) -> Iterator[tu
     crowded = crowded_text(columns, "column one pixel wide")
     if crowded is not None:
         yield f"{crowded} Grey is what it moved through.", "", 0
-    for noun, sign in (("growth", 1), ("shrink", -1)):
-        found = [level for level in drawn.levels if level.delta * sign > 0]
-        if not found:
-            continue
-        found.sort(key=lambda level: -abs(level.delta))
-        shown, rest = found[:count], found[count:]
-        total = signed_size(sum(level.delta for level in found))
-        yield f"{count_of(len(found), noun)}, {total} in all{', the largest:' if rest else ':'}", "", 0
-        for level in shown:
+    for largest in largest_steps(drawn, count):
+        yield largest.heading, "", 0
+        for level in largest.listed:
             yield f"#{level.event.id}: {signed_size(level.delta)}, {step_text(level)}", "", 20
-        if rest:
-            others = signed_size(sum(level.delta for level in rest))
-            yield f"and {count_of(len(rest), f'smaller {noun}')}, {others} together", "", 20
+        if largest.others:
+            yield largest.others, "", 20
     for note in notes(drawn):
         yield note, "", 0

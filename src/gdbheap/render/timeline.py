@@ -15,6 +15,7 @@ from gdbheap.render.columns import (
     axis_labels,
     crowded_text,
     heading,
+    largest_steps,
     notes,
     round_unit,
     series_text,
@@ -23,7 +24,7 @@ from gdbheap.render.columns import (
     time_text,
 )
 from gdbheap.render.style import Plain
-from gdbheap.render.units import count_of, human_size
+from gdbheap.render.units import human_size
 
 #: How narrow and low a drawing can be, and how wide and high.
 LEAST_WIDTH, MOST_WIDTH = 40, 1000
@@ -198,26 +199,18 @@ def _number_text(level: Level) -> str:
 
 
 def _steps(drawn: Picture, style: Plain, width: int, count: int) -> Iterator[str]:
-    for noun, sign in (("growth", 1), ("shrink", -1)):
-        found = [level for level in drawn.levels if level.delta * sign > 0]
-        if not found:
-            continue
-        found.sort(key=lambda level: -abs(level.delta))
-        shown, rest = found[:count], found[count:]
-        total = signed_size(sum(level.delta for level in found))
-        yield from _wrapped(f"{count_of(len(found), noun)}, {total} in all{', the largest:' if rest else ':'}", width)
-        numbers = max((len(_number_text(level)) for level in shown), default=0)
-        sizes = max((len(signed_size(level.delta)) for level in shown), default=0)
-        for level in shown:
+    for largest in largest_steps(drawn, count):
+        yield from _wrapped(largest.heading, width)
+        numbers = max((len(_number_text(level)) for level in largest.listed), default=0)
+        sizes = max((len(signed_size(level.delta)) for level in largest.listed), default=0)
+        margin = numbers + sizes + 6
+        for level in largest.listed:
             number = style.paint("heading", f"{_number_text(level):>{numbers}}")
-            margin = numbers + sizes + 6
             first, *more = _step_lines(level, width - margin)
             yield f"  {number}  {signed_size(level.delta):>{sizes}}  {first}"
             yield from (" " * margin + line for line in more)
-        if rest:
-            others = signed_size(sum(level.delta for level in rest))
-            text = f"and {count_of(len(rest), f'smaller {noun}')}, {others} together"
-            yield from (f"  {line}" for line in _wrapped(text, width - 2))
+        if largest.others:
+            yield from (f"  {line}" for line in _wrapped(largest.others, width - 2))
 
 
 def _step_lines(level: Level, width: int) -> Iterator[str]:
