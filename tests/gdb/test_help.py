@@ -13,6 +13,7 @@ COMMANDS = (
     "heap chunks",
     "heap events",
     "heap params",
+    "heap timeline",
     "heap top",
     "heap why-grow",
 )
@@ -52,6 +53,8 @@ def test_the_prefix_lists_all_commands(gdb: Gdb) -> None:
         ("heap catch -m", {"heap catch -malloc"}),
         ("heap why-grow -a", {"heap why-grow -all"}),
         ("heap top -", {"heap top -json"}),
+        ("heap timeline -by t", {"heap timeline -by time"}),
+        ("heap timeline -s", {"heap timeline -svg"}),
     ],
 )
 def test_completion(gdb: Gdb, typed: str, offered: set[str]) -> None:

@@ -20,7 +20,7 @@ from tests.support.programs import Programs
 SCHEMA: dict[str, Any] = json.loads((ROOT / "docs" / "schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 SEEN = ("heap", "heap arenas", "heap top", "heap params", "heap chunks")
-RECORDED = ("heap events", "heap why-grow -all", "heap why-grow")
+RECORDED = ("heap events", "heap timeline", "heap why-grow -all", "heap why-grow")
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -99,7 +99,7 @@ def test_what_is_printed_is_what_is_written(gdb: Gdb, answers: Answers, programs
 def sound(gdb: Gdb, programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Return an answer of each command, by name, with two elements of each list."""
     answers = Answers(tmp_path_factory.mktemp("sound"))
-    commands = (*SEEN, "heap events", "heap why-grow")
+    commands = (*SEEN, "heap events", "heap timeline", "heap why-grow")
     run(gdb, answers, programs, "threads", "heap catch -malloc", commands=commands)
     return {command: shortened(answers[command.replace(" ", "_")]) for command in commands}
 
@@ -124,7 +124,7 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
             yield from objects(inner)
 
 
-@pytest.mark.parametrize("command", [*SEEN, "heap events", "heap why-grow"])
+@pytest.mark.parametrize("command", [*SEEN, "heap events", "heap timeline", "heap why-grow"])
 def test_every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> None:
     """The schema must reject an answer that lacks any key, has one more, or has one of another type."""
     assert not errors(sound[command])
@@ -157,6 +157,9 @@ def test_every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> No
         ("heap events", lambda answer: answer["events"][0].update(kind="mystery")),
         ("heap events", lambda answer: answer["events"][0].update(path="brk-sideways")),
         ("heap events", lambda answer: answer["events"][0].update(syscall="open")),
+        ("heap timeline", lambda answer: answer["series"].update(stack=answer["series"]["rest"])),
+        ("heap timeline", lambda answer: answer["series"]["break"]["steps"][0].update(value=-1)),
+        ("heap timeline", lambda answer: answer.update(begin_time=-1.0)),
         ("heap why-grow", lambda answer: answer["events"][0].update(exact=None)),
         ("heap why-grow", lambda answer: answer["events"][0].update(predicted=None)),
         ("heap why-grow", lambda answer: answer["events"][0].update(thread=0)),

@@ -23,7 +23,8 @@ LAYERS = (
 #: What starts gdbheap stands apart. The loader hands over to the debugger, which it may only import when it does so.
 STARTERS = {
     "gdbheap.loading": ("gdbheap", "gdbheap.debugger"),
-    "gdbheap.launcher": ("gdbheap", "gdbheap.loading"),
+    "gdbheap.launch_trace": (),
+    "gdbheap.launcher": ("gdbheap", "gdbheap.launch_trace", "gdbheap.loading"),
     "gdbheap.__main__": ("gdbheap.launcher",),
 }
 #: Packages that only some parts may import: GDB is the debugger's, and the core works from bytes and integers alone.

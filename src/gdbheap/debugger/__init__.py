@@ -38,21 +38,15 @@ def load() -> None:
     from gdbheap.debugger.commands.events import HeapEvents
     from gdbheap.debugger.commands.overview import Heap
     from gdbheap.debugger.commands.params import HeapParams
+    from gdbheap.debugger.commands.timeline import HeapTimeline
     from gdbheap.debugger.commands.top import HeapTop
     from gdbheap.debugger.commands.trace import HeapTrace
     from gdbheap.debugger.commands.why_grow import HeapWhyGrow
 
     for prefix in prefixes:
         for command in (
-            Heap,
-            HeapArenas,
-            HeapTop,
-            HeapParams,
-            HeapChunks,
-            HeapCatch,
-            HeapEvents,
-            HeapWhyGrow,
-            HeapTrace,
+            *(Heap, HeapArenas, HeapTop, HeapParams, HeapChunks),
+            *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace),
         ):
             command(prefix)
     _loaded = True

@@ -38,6 +38,22 @@ def write_lines(lines: Iterable[str], stream: int = gdb.STDOUT) -> None:
             gdb.write("\n".join(batch) + "\n", stream)
 
 
+def line_width() -> int:
+    """Return how many characters a line can have: as GDB is set, else as the terminal is wide, else 80."""
+    width = gdb.parameter("width")  # None for no limit, as in batch mode
+    if width:
+        return int(width)
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
+
+
+def encodes_unicode() -> bool:
+    """Return whether the terminal is said to understand UTF-8 (``show host-charset``)."""
+    return "UTF-8" in gdb.execute("show host-charset", to_string=True).upper()
+
+
 def write_json(command: str, body: Mapping[str, object], path: str) -> None:
     """Write the versioned object of a command as JSON: to the file ``path``, or to GDB's stream where that is empty.
 
@@ -47,17 +63,19 @@ def write_json(command: str, body: Mapping[str, object], path: str) -> None:
 
     text = json.dumps({"schema": SCHEMA, "command": command, **body}, indent=1)
     if path:
-        write_file(path, [text])
+        write_file(path, text + "\n")
     else:
         write_lines([style().json(text)])
 
 
-def write_file(path: str, lines: Iterable[str]) -> None:
-    """Write the lines to the file ``path``, whole or not at all; raise gdb.GdbError where it cannot be."""
+def write_file(path: str, text: str) -> None:
+    """Write the text to the file ``path``, where ``~`` is understood; the file is written whole or not at all.
+
+    Raises gdb.GdbError where it cannot be.
+    """
     import tempfile
 
     path = os.path.expanduser(path)
-    text = "".join(f"{line}\n" for line in lines)
     try:
         if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
             raise gdb.GdbError(f"Nothing was written: {path} exists and is not a regular file; name another file.")

@@ -27,6 +27,8 @@ from gdbheap.simulate.kernel import MAP_ANONYMOUS, MAP_FIXED, MAP_STACK, PROT_EX
 
 #: The purpose of a call that is about one mmapped chunk.
 OWN_MAPPING = "a chunk that is a mapping of its own"
+#: The purpose of a call that is about a heap of an arena other than main_arena.
+HEAP_OF_AN_ARENA = "the heap of a thread's arena"
 
 
 def requester(event: Event, earlier: Iterable[Event] = ()) -> Requester:
@@ -112,7 +114,7 @@ def _malloc_purpose(event: Event, name: str) -> str:
         return "main_arena's heap, where the break cannot be moved"
     heap = {"new_heap", "alloc_new_heap", "grow_heap", "shrink_heap", "heap_trim"}
     if name in heap or event.syscall in ("mprotect", "madvise") or (_anonymous(event) and event.args[2] == PROT_NONE):
-        return "the heap of a thread's arena"
+        return HEAP_OF_AN_ARENA
     return "a mapping"
 
 

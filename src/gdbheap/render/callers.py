@@ -98,6 +98,12 @@ def caller_line(event: Event) -> str:
     return line
 
 
+def caller_parts(event: Event) -> list[str]:
+    """Return all that ``caller_line`` may show: the user's own place, where there is one, and the chain inwards."""
+    chain = inner_chain(event)
+    return chain if event.user is None else [place_text(event.user), *chain]
+
+
 def _caller_line(event: Event) -> str:
     chain = inner_chain(event)
     if event.user is None:  # the loader at work before the program: its last steps tell enough

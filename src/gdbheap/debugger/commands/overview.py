@@ -15,7 +15,8 @@ class Heap(HeapCommand):
         "malloc's own overhead.\n"
         "\n"
         "See:      heap, heap arenas, heap chunks, heap top, heap params\n"
-        "Explain:  heap catch (record), heap events (what was recorded), heap why-grow (why the heap grew)"
+        "Explain:  heap catch (record), heap events (what was recorded), heap timeline (the same, drawn),\n"
+        "          heap why-grow (why the heap grew)"
     )
     options = (JSON,)
     examples = ("heap", "heap why-grow")

@@ -57,7 +57,8 @@ class HeapTrace(HeapCommand):
         explained = explain_all(history, largest_growths(history, first, _EXPLAINED), source_line)
         path = parsed.text("o")
         if path:
-            write_file(path, report_lines(history, first, command, ending, explained, Plain()))
+            lines = report_lines(history, first, command, ending, explained, Plain())
+            write_file(path, "".join(f"{line}\n" for line in lines))
         else:
             write_lines(report_lines(history, first, command, ending, explained, style(2)), gdb.STDERR)
         if parsed.given("json"):
