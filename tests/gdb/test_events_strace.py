@@ -17,7 +17,7 @@ from tests.support.programs import Programs
 from tests.support.strace import Call, Trace, trace
 
 PAGE = 4096
-SYSCALLS = ("brk", "mmap", "munmap", "mremap", "mprotect")
+SYSCALLS = ("brk", "mmap", "munmap", "mremap", "mprotect", "madvise")
 #: Programs of one thread, or of threads that take turns: each run makes the same calls with the same addresses.
 STEADY = ("seed", "cplus", "growth", "own", "totals", "usable", "foreign", "deep", "threads", "nolibc", "ls", "sort")
 

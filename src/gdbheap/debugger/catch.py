@@ -10,7 +10,7 @@ from typing import Any
 import gdb
 
 from gdbheap.debugger import session
-from gdbheap.debugger.allocator import read_at_call, stream_name
+from gdbheap.debugger.allocator import TrimWalks, read_at_call, stream_name
 from gdbheap.debugger.captured import Captured, Numbers, kind_of, note, with_nb
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.frames import FrameReader
@@ -20,15 +20,15 @@ from gdbheap.debugger.syscalls import SyscallEntry, SyscallReader, registers_for
 from gdbheap.debugger.target import GdbMemory, architecture_name, is_core, program_file
 from gdbheap.debugger.watch import MallocWatch
 from gdbheap.growth.decision import user_frame
-from gdbheap.growth.event import Event, Frame, whole_pages
+from gdbheap.growth.event import Event, Frame, Requester, whole_pages
 from gdbheap.growth.history import Final, History
+from gdbheap.growth.reading import Reading
 from gdbheap.growth.request import POINTERS, malloc_call, stream_of
-from gdbheap.growth.requester import requester
+from gdbheap.growth.requester import FREE_PAGES, requester
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.arena import read_arena
 from gdbheap.simulate.kernel import MAP_FIXED, MREMAP_FIXED
 
-SYSCALLS = ("brk", "mmap", "munmap", "mremap", "mprotect")
 #: How many events are put off at most, where nobody watches them come.
 _PUT_OFF = 64
 #: In place of an event's number: a brk that is not wanted, but after which the break is elsewhere.
@@ -47,6 +47,7 @@ class Recorder:
         self._stacks = StackCache(self._frames, GdbMemory())
         self._pending: dict[int, Captured | int] = {}  # by tid: what has not returned (an event: its number)
         self._breaks: dict[int, int] = {}  # by process: what brk last answered
+        self._trims = TrimWalks()
         self._malloc_only = False
         self._stop_there = False
         self._watched = True
@@ -92,6 +93,7 @@ class Recorder:
         number = int(gdb.convenience_variable("bpnum") or 0)
         gdb.execute(f"condition {number} $_heap_event(${registers.result})", to_string=True)
         self.number = number
+        self._history.choose(syscalls)
         self._malloc_only = malloc_only
         self._stop_there = stop_there
         self._watched = stop_there or os.isatty(1)
@@ -172,6 +174,7 @@ class Recorder:
             None if numbers.pointer is None else values[numbers.pointer],
         )
         captured.reading, captured.free, captured.chunk, captured.unread = found
+        self._note_trim(tid, entry, numbers.requester, captured.reading)
         if entry.name == "brk":
             captured.break_before = self._breaks.get(process)
             if captured.break_before is None and captured.reading is not None:
@@ -219,6 +222,7 @@ class Recorder:
         if who.kind == "malloc":
             self._needs_the_kernel()
             changes.update(self._of_malloc(entry, frames))
+            self._note_trim(tid, entry, who, changes["reading"])
             if name == "brk" and changes["break_before"] is None and changes["reading"] is not None:
                 changes["break_before"] = changes["reading"].curbrk or None
             if shape is not None and changes.get("stream") is None:
@@ -237,6 +241,11 @@ class Recorder:
             "requested": with_nb(call, found.reading),
             "stream": None if stream is None else stream_name(session.target(), stream),
         }
+
+    def _note_trim(self, tid: int, entry: SyscallEntry, who: Requester, reading: Reading | None) -> None:
+        """Note what malloc_trim has before it, at a call that it makes for a free chunk."""
+        if who.purpose == FREE_PAGES and reading is not None and reading.arena is not None:
+            self._trims.note(session.target(), tid, entry.args, reading)
 
     def _leave(self, process: int, left: Captured | int, result: int) -> bool:
         if left == _NOT_RECORDED:
@@ -337,6 +346,7 @@ class Recorder:
     def _on_exited(self, event: Any) -> None:
         self._forget_process()
         self._pending.clear()
+        self._trims = TrimWalks()
         self._breaks.clear()
         self._remove_watch()
 

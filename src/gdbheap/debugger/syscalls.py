@@ -13,7 +13,7 @@ from gdbheap.debugger.errors import TargetError
 from gdbheap.simulate.kernel import MREMAP_FIXED
 
 _NOT_IMPLEMENTED = -38  # the kernel puts -ENOSYS into the result register until the call has run
-_ARGUMENTS = {"brk": 1, "munmap": 2, "mprotect": 3, "mmap": 6, "mremap": 4, "exit_group": 1}
+_ARGUMENTS = {"brk": 1, "munmap": 2, "mprotect": 3, "mmap": 6, "mremap": 4, "madvise": 3, "exit_group": 1}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ _BY_ARCHITECTURE = {
         "rsp",
         "fs_base",
         64,
-        {12: "brk", 9: "mmap", 11: "munmap", 25: "mremap", 10: "mprotect", 231: "exit_group"},
+        {12: "brk", 9: "mmap", 11: "munmap", 25: "mremap", 10: "mprotect", 28: "madvise", 231: "exit_group"},
     ),
 }
 
