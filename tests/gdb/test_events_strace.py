@@ -93,8 +93,9 @@ def test_sort_with_a_helper_thread(gdb: Gdb, answers: Answers, programs: Program
     traced = trace(tmp_path / "strace", program, args)
     assert len(traced.tids) == 2, "sort starts a thread for this many lines"
     one_for_one([event for event in events if event["thread"] == 1], traced.of_thread(0))
-    helper = [event["syscall"] for event in events if event["thread"] == 2]
+    *helper, end = [event["syscall"] for event in events if event["thread"] == 2]
     assert helper in ([], ["mmap", "munmap", "mprotect"], ["mmap", "munmap", "munmap", "mprotect"])
+    assert end == "madvise", "its stack is of no use any more"
     assert {event["thread"] for event in events} <= {1, 2}
 
 

@@ -421,6 +421,7 @@ def test_what_follows_a_decision_that_was_not_caught_is_unknown_or_exact() -> No
 
 
 NOWHERE = ("brk", (0x1000,), 0x1000)
+ELSEWHERE = ("madvise", (0x1000, 0x1000, 4), 0)
 
 
 @pytest.mark.parametrize(
@@ -435,6 +436,11 @@ NOWHERE = ("brk", (0x1000,), 0x1000)
         ("[libc.so.6] __madvise <- __malloc_trim <- [a.out] main", a_reading(with_arena=False), "which arena"),
         (MUNMAP + "__libc_free <- [a.out] main", a_reading(), "which chunk"),
         ("[libc.so.6] __mremap <- mremap_chunk <- __libc_realloc <- [a.out] main", a_reading(), "which chunk"),
+        (
+            "[libc.so.6] __madvise <- ~madvise_thp <- mremap_chunk <- __libc_realloc <- [a.out] main",
+            a_reading(),
+            "mremap",
+        ),
         (asks(0x290), a_reading(), "__curbrk"),
         (asks(0x290), a_reading(BASE, None, curbrk=BASE), "top chunk"),
         (asks(0x290), a_reading(curbrk=BASE, with_arena=False), "which arena"),
@@ -443,7 +449,7 @@ NOWHERE = ("brk", (0x1000,), 0x1000)
     ],
 )
 def test_what_cannot_be_predicted_has_a_reason(stack: str, reading: Reading, reason: str) -> None:
-    found = only(operation(stack, reading, [NOWHERE])[0])
+    found = only(operation(stack, reading, [ELSEWHERE if "__madvise" in stack else NOWHERE])[0])
     assert (found.call, found.exact, found.outcome) == (None, None, None)
     assert found.reason is not None
     assert reason in found.reason

@@ -208,6 +208,10 @@ def _steps(event: Event) -> Steps:
             return (free_mmapped if freed else munmap_chunk)(state, chunk.address, chunk.prev_size, chunk.size_word)
         if name == "mremap_chunk":
             chunk = event.chunk
+            if event.syscall == "madvise":
+                raise Unpredictable(
+                    "What malloc does here depends on the kernel's answer to a call of mremap, which was not recorded."
+                )
             if chunk is None:
                 raise Unpredictable("It cannot be told which chunk of the mapping is resized.")
             # Its own variable for the size is rounded up to pages by the time of the call.

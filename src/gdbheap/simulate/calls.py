@@ -101,8 +101,8 @@ def advance(steps: Steps, result: int | None = None, caught: Container[str] = SY
         while call.syscall not in caught:
             if call.syscall not in _UNHEEDED:
                 raise Unpredictable(
-                    f"What malloc does here depends on the kernel's answer to a call of {call.syscall}, which 'heap catch' "
-                    "was told not to record."
+                    f"What malloc does here depends on the kernel's answer to a call of {call.syscall}, which 'heap "
+                    "catch' was told not to record."
                 )
             call = steps.send(0)
     except StopIteration as end:
