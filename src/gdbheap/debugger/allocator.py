@@ -29,6 +29,7 @@ from gdbheap.simulate.trim import pages_inside
 _FREE_LIMIT = 512
 #: The same for malloc_trim, which makes a call for each large one of them.
 _TRIM_LIMIT = 20_000
+_FRONT = 64
 #: Pages of a mapping that are looked at for its chunk, where nothing tells its place.
 _PLACES = 4096
 
@@ -170,11 +171,11 @@ class TrimWalks:
         """Add to ``reading`` what malloc_trim has before it at its call of madvise with these ``args``."""
         address, walk = self._next.get(tid, (0, None))
         if address != reading.address or walk is None or not _leads_to(target.abi, walk, args):
-            # Another operation, unless this chunk is one of those that were too many to read.
-            whole = _read_trim_walk(target, reading)
+            # Another operation, unless this chunk is one of those that were too many to read: of these each comes by
+            # here, so it is looked at the front of the lists alone.
             unread = walk is not None and address == reading.address and not walk.complete
-            if walk is None or not unread or _leads_to(target.abi, whole, args):
-                walk = whole
+            if walk is None or not unread or _leads_to(target.abi, _read_trim_walk(target, reading, _FRONT), args):
+                walk = _read_trim_walk(target, reading, _TRIM_LIMIT)
         reading.others = {**reading.others, "trim": walk}
         # Where the recording began in the middle of it, that is known from the second call on.
         rest = range(walk.done, len(walk.chunks))
@@ -188,9 +189,9 @@ def _leads_to(abi: Abi, walk: TrimWalk, args: Sequence[int], place: int | None =
     return place < len(walk.chunks) and pages_inside(abi, *walk.chunks[place]) == tuple(args[:2])
 
 
-def _read_trim_walk(target: Target, reading: Reading) -> TrimWalk:
+def _read_trim_walk(target: Target, reading: Reading, limit: int) -> TrimWalk:
     state = reading.state
     assert state.arena is not None
-    chunks, complete = chunks_to_trim(PageCache(target.memory), target.abi, state.arena, _TRIM_LIMIT)
+    chunks, complete = chunks_to_trim(PageCache(target.memory), target.abi, state.arena, limit)
     # Most of many are small: those with no whole page are left out, as malloc_trim leaves them out.
     return TrimWalk(tuple([chunk for chunk in chunks if pages_inside(target.abi, *chunk)[1]]), 0, complete)

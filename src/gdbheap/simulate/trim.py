@@ -116,8 +116,8 @@ def mtrim(state: GrowthState, pad: int | None) -> Steps:
             rounded=length,
             multiple=abi.page_size,
             why=(
-                f"The chunk at {chunk:#x} is free and has {size:#x} bytes; malloc_trim looks at each large one of "
-                "every arena.",
+                f"The chunk at {chunk:#x} is free and has {size:#x} bytes; malloc_trim gives back the whole "
+                "pages inside such chunks, in every arena.",
                 f"Behind its header and links, {_chunk_struct_size(abi):#x} bytes, the first whole page is at "
                 f"{start:#x}.",
                 "It is not the top chunk, at the end of the arena: only its pages can go back, not its addresses.",
