@@ -232,7 +232,7 @@ def _pages_text(event: Event, call: Call | None) -> Iterator[str]:
     if call is not None and call.path == "trim-advice":
         yield "the chunk is free as before: the break, the arena's system_mem and its lists stay as they are"
     elif call is not None and call.path == "heap-trim":
-        yield "it is no longer part of the arena, but stays accessible: to grow over it again needs no system call"
+        yield "it is no longer part of the arena, but stays accessible: to grow over it again needs no mprotect"
 
 
 def _left_text(abi: Abi, top_size: int) -> str:
