@@ -18,7 +18,7 @@ class Empty(gdb.Function):
     def invoke(self):
         return 0
 Empty()
-gdb.execute("catch syscall brk mmap munmap mremap mprotect", to_string=True)
+gdb.execute("catch syscall brk mmap munmap mremap mprotect madvise", to_string=True)
 gdb.execute("condition $bpnum $_empty()")
 """
 

@@ -399,8 +399,7 @@ static void several_heaps(void)
         free(large[i]); /* in the other order */
 }
 
-/* An arena of several heaps of 64 MiB, which go again. The end of a heap's top is given back by madvise, which is no
- * call that maps memory. */
+/* An arena of several heaps of 64 MiB, which go again. The end of a heap's top is given back by madvise. */
 static void heaps(void)
 {
     mallopt(M_MMAP_THRESHOLD, 32 * MIB);
@@ -498,12 +497,75 @@ static void trims(void)
     malloc_trim(0); /* nothing left to give back */
     for (int i = 10; i < 20; i++)
         kept[i] = take(100 * KIB);
-    free(kept[3]); /* in the middle: madvise alone */
+    free(kept[3]); /* in the middle: only its pages go */
     malloc_trim(0);
     kept[20] = sbrk(100);
     for (int i = 19; i >= 10; i--)
         free(kept[i]); /* the break is not where top ends */
     malloc_trim(0);
+}
+
+/* Leaves free chunks of many sizes behind, between chunks in use: some too small for a whole page, some merged of
+ * fastbin chunks, some in bins that a larger request has sorted them into. */
+static void leave_holes(void)
+{
+    static const size_t sizes[] = {100,       3000,     4000,     4096,         4150,          5000,
+                                   8 * KIB,   8200,     12345,    20 * KIB,     33333,         60 * KIB,
+                                   100 * KIB, 4600,     9 * KIB,  100 * KIB,    4 * KIB + 100, 70 * KIB};
+    enum { COUNT = sizeof sizes / sizeof sizes[0], SMALL = 200 };
+    void *holes[COUNT], *fast[SMALL];
+
+    for (int i = 0; i < COUNT; i++) {
+        holes[i] = take(sizes[i]);
+        take(24);
+    }
+    for (int i = 0; i < SMALL; i++)
+        fast[i] = take(40);
+    take(24);
+    for (int i = 0; i < COUNT; i++) {
+        free(holes[i]);
+        if (i == COUNT / 2)
+            take(2000); /* sorts what is free by now, and is cut from it */
+    }
+    for (int i = 0; i < SMALL; i++)
+        free(fast[i]);
+}
+
+static void holes_and_trim(void)
+{
+    leave_holes();
+    malloc_trim(0);
+}
+
+/* malloc_trim gives back the pages inside free chunks: in main_arena and in the arenas of three threads, each time again
+ * for those that have gone already. */
+static void trim_arenas(void)
+{
+    leave_holes();
+    malloc_trim(100 * KIB);
+    in_threads(3, holes_and_trim);
+    for (int i = 0; i < 3; i++) /* from the same place each time */
+        malloc_trim(0);
+    take(70 * KIB);
+    malloc_trim(0);
+}
+
+static void grow_and_shrink(void)
+{
+    for (int round = 0; round < 4; round++) {
+        for (int i = 0; i < 12; i++)
+            large[i] = take(100 * KIB + i);
+        for (int i = 11; i >= 0; i--)
+            free(large[i]); /* from trim_threshold on, the end of top goes with each */
+    }
+}
+
+/* The end of a thread's heap is given back by madvise, and stays accessible: growing again takes no call at first. */
+static void heap_trims(void)
+{
+    mallopt(M_TRIM_THRESHOLD, 300 * KIB);
+    mallopt(M_TOP_PAD, 50 * KIB);
+    in_threads(2, grow_and_shrink);
 }
 
 /* top is as small as it can be, and malloc_trim moves the break up instead of down. */
@@ -697,6 +759,8 @@ static const struct {
     {"second-heap-refused", second_heap_refused},
     {"trims", trims},
     {"trim-grows", trim_grows},
+    {"trim-arenas", trim_arenas},
+    {"heap-trims", heap_trims},
     {"foreign-before", foreign_before},
     {"foreign-between", foreign_between},
     {"foreign-trimmed", foreign_trimmed},

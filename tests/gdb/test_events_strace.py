@@ -17,7 +17,7 @@ from tests.support.programs import Programs
 from tests.support.strace import Call, Trace, trace
 
 PAGE = 4096
-SYSCALLS = ("brk", "mmap", "munmap", "mremap", "mprotect")
+SYSCALLS = ("brk", "mmap", "munmap", "mremap", "mprotect", "madvise")
 #: Programs of one thread, or of threads that take turns: each run makes the same calls with the same addresses.
 STEADY = ("seed", "cplus", "growth", "own", "totals", "usable", "foreign", "deep", "threads", "nolibc", "ls", "sort")
 
@@ -93,8 +93,9 @@ def test_sort_with_a_helper_thread(gdb: Gdb, answers: Answers, programs: Program
     traced = trace(tmp_path / "strace", program, args)
     assert len(traced.tids) == 2, "sort starts a thread for this many lines"
     one_for_one([event for event in events if event["thread"] == 1], traced.of_thread(0))
-    helper = [event["syscall"] for event in events if event["thread"] == 2]
+    *helper, end = [event["syscall"] for event in events if event["thread"] == 2]
     assert helper in ([], ["mmap", "munmap", "mprotect"], ["mmap", "munmap", "munmap", "mprotect"])
+    assert end == "madvise", "its stack is of no use any more"
     assert {event["thread"] for event in events} <= {1, 2}
 
 

@@ -1,7 +1,6 @@
 """Promise: each branch of malloc's dealings with the kernel is recognised, and its arguments predicted to the byte.
 
-The modes of c_fixtures/paths.c go through the branches; what each does stands there. A branch that is taken in no mode
-is `thp-advice`: madvise maps no memory, so it is not recorded, and neither is `heap-trim` where it is an madvise.
+The modes of c_fixtures/paths.c go through the branches; what each does stands there.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from gdbheap.simulate.paths import PATHS
-from tests.gdb.test_events_strace import one_for_one
+from tests.gdb.test_events_strace import SYSCALLS, one_for_one
 from tests.support.debugger import Answers, Gdb, malloc_events
 from tests.support.environment import glibc_version, plain_environment
 from tests.support.programs import Programs
@@ -28,6 +27,7 @@ pytestmark = pytest.mark.skipif(
 MIB = 1 << 20
 HEAP_MAX = 64 * MIB
 PROT_NONE, MAP_HUGETLB, ENOMEM = 0, 0x40000, -12
+MADV_DONTNEED, MADV_HUGEPAGE = 4, 14
 
 #: The branches that every program's first malloc takes.
 FIRST = "brk-query brk-first"
@@ -38,7 +38,7 @@ MODES: Mapping[str, str] = {
     "data-limit": f"{FIRST} brk-extend mmap-fallback brk-moved",
     "no-data": f"{FIRST} brk-extend mmap-fallback mmap-chunk",
     "no-data-threads": f"{FIRST} brk-extend mmap-fallback mmap-chunk {NEW_ARENA} heap-unmap",
-    "blocked": f"{FIRST} brk-extend mmap-fallback brk-moved trim",
+    "blocked": f"{FIRST} brk-extend mmap-fallback brk-moved trim trim-advice",
     "blocked-first": "brk-first mmap-fallback",
     "blocked-large": f"{FIRST} brk-extend mmap-fallback brk-moved",
     "top-pad": f"{FIRST} brk-extend trim",
@@ -53,15 +53,17 @@ MODES: Mapping[str, str] = {
     "one-arena": f"{FIRST} brk-extend trim",
     "arena-test": f"{FIRST} {NEW_ARENA} heap-grow",
     "arena-again": f"{FIRST} {NEW_ARENA} heap-grow",
-    "heaps": f"{FIRST} {NEW_ARENA} heap-grow heap-unmap",
-    "heaps-of-two": f"{FIRST} {NEW_ARENA} heap-grow heap-unmap",
+    "heaps": f"{FIRST} {NEW_ARENA} heap-grow heap-unmap heap-trim",
+    "heaps-of-two": f"{FIRST} {NEW_ARENA} heap-grow heap-unmap heap-trim",
     "larger-than-heaps": f"{FIRST} {NEW_ARENA} mmap-chunk munmap-chunk",
     "larger-than-heaps-mapped": f"{FIRST} {NEW_ARENA} mmap-chunk munmap-chunk",
     "no-arena": f"{FIRST} {NEW_ARENA} heap-grow mmap-chunk munmap-chunk",
     "one-heap": f"{FIRST} {NEW_ARENA} mmap-chunk munmap-chunk",
-    "second-heap-refused": f"{FIRST} {NEW_ARENA} heap-grow mmap-chunk munmap-chunk",
-    "trims": f"{FIRST} brk-extend trim",
+    "second-heap-refused": f"{FIRST} {NEW_ARENA} heap-grow heap-trim mmap-chunk munmap-chunk",
+    "trims": f"{FIRST} brk-extend trim trim-advice",
     "trim-grows": f"{FIRST} trim",
+    "trim-arenas": f"{FIRST} brk-extend trim trim-advice {NEW_ARENA} heap-grow",
+    "heap-trims": f"{FIRST} {NEW_ARENA} heap-grow heap-trim",
     "foreign-before": "brk-first brk-align brk-extend",
     "foreign-between": f"{FIRST} brk-moved brk-align brk-extend",
     "foreign-trimmed": f"{FIRST} brk-moved brk-align brk-extend trim",
@@ -69,8 +71,8 @@ MODES: Mapping[str, str] = {
     "foreign-raw": f"{FIRST} brk-extend",
     "impossible": f"{FIRST} brk-extend mmap-fallback mmap-chunk",
     "impossible-threads": f"{FIRST} brk-extend mmap-fallback mmap-chunk {NEW_ARENA}",
-    "cross-free": f"{FIRST} brk-extend heap-grow {NEW_ARENA}",
-    "small": f"{FIRST} brk-extend trim",
+    "cross-free": f"{FIRST} brk-extend heap-grow heap-trim {NEW_ARENA}",
+    "small": f"{FIRST} brk-extend trim trim-advice",
 }
 
 PLAIN_TUNABLES = {
@@ -162,9 +164,9 @@ def test_predictions_of_all_modes_under_tunables(
 
 
 def test_every_branch_is_taken_somewhere() -> None:
-    """No path is without a fixture; those named here have tests of their own below, or cannot be seen."""
+    """No path is without a fixture; those named here are taken under a setting, in tests of their own below."""
     taken = {path for paths in MODES.values() for path in paths.split()}
-    assert set(PATHS) - taken == {"heap-trim", "mmap-chunk-huge", "thp-advice"}
+    assert set(PATHS) - taken == {"mmap-chunk-huge", "thp-advice"}
 
 
 def test_first_growth_under_top_pad(gdb: Gdb, answers: Answers, programs: Programs) -> None:
@@ -194,9 +196,7 @@ def test_huge_pages_are_tried_first(gdb: Gdb, answers: Answers, programs: Progra
 
 def test_the_break_in_huge_pages(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     """With hugetlb=1 the break moves by huge pages, where the kernel leaves it to programs to ask for them."""
-    enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if not enabled.exists() or "[madvise]" not in enabled.read_text():
-        pytest.skip("transparent huge pages are not on [madvise] here")
+    asks_for_huge_pages()
     events = recorded(gdb, answers, programs["paths"], "top-pad", PLAIN_TUNABLES["thp"])
     moved = [event for event in malloc_events(events) if event["delta"]]
     first, *later = [event for event in moved if event["delta"] > 0]
@@ -288,6 +288,113 @@ def test_heaps_of_a_setuid_program(gdb: Gdb, answers: Answers, programs: Program
     trimmed = [event for event in events if event["path"] == "heap-trim"]
     assert trimmed, "the kernel ran it as another user"
     assert all(event["syscall"] == "mmap" and event["args"][2] == PROT_NONE for event in trimmed)
+
+
+def test_pages_go_back_in_every_arena(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """malloc_trim asks for whole pages of each arena's free chunks, and moves nothing but main_arena's break."""
+    events = recorded(gdb, answers, programs["paths"], "trim-arenas")
+    advised = [event for event in events if event["path"] == "trim-advice"]
+    assert {event["arena"]["name"] for event in advised} == {"main_arena", "arena 1", "arena 2", "arena 3"}
+    for event in advised:
+        start, length, advice = event["args"]
+        assert (start % 4096, length % 4096, advice) == (0, 0, MADV_DONTNEED)
+        assert length > 0
+        assert event["delta"] == 0
+        size, to_page = (term["value"] for term in event["terms"])
+        assert size + to_page - length in range(4096)
+        assert -to_page >= 48, "the header and the links of the chunk stay"
+
+
+def test_the_end_of_a_threads_heap_is_advised(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """After it the heap grows over the same bytes without a call: it is not made accessible again."""
+    events = recorded(gdb, answers, programs["paths"], "heap-trims")
+    trimmed = [event for event in events if event["path"] == "heap-trim"]
+    assert all(event["syscall"] == "madvise" and event["delta"] == 0 for event in trimmed)
+    for number in (1, 2):
+        of_arena = [e["path"] for e in malloc_events(events) if e["arena"] and e["arena"]["name"] == f"arena {number}"]
+        assert "heap-grow" not in of_arena[of_arena.index("heap-trim") :]
+
+
+def asks_for_huge_pages() -> None:
+    """Skip where the kernel gives huge pages always or never: glibc up to 2.42 then does not ask for them."""
+    enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not enabled.exists() or "[madvise]" not in enabled.read_text():
+        pytest.skip("transparent huge pages are not on [madvise] here")
+
+
+@pytest.mark.parametrize("mode", ["callers", "heaps", "resize", "data-limit", "trim-arenas"])
+def test_huge_pages_are_asked_for(gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path, mode: str) -> None:
+    """With hugetlb=1 each new memory of a huge page or more is advised: the break's, a heap's, a mapping's."""
+    asks_for_huge_pages()
+    events = recorded(gdb, answers, programs["paths"], mode, PLAIN_TUNABLES["thp"])
+    agrees_with_strace(events, tmp_path / "strace", programs["paths"], mode, PLAIN_TUNABLES["thp"])
+    all_exact(events)
+    advised = [event for event in events if event["path"] == "thp-advice"]
+    assert advised
+    assert all(event["args"][2] == MADV_HUGEPAGE and event["args"][1] >= 2 * MIB for event in advised)
+
+
+#: Recordings of some calls only: with each of these, the others may decide what the recorded ones are.
+NARROWED = ("brk mmap", "brk", "mmap", "mprotect", "madvise", "munmap mremap", "brk mprotect madvise", "mmap munmap")
+
+
+@pytest.mark.parametrize("calls", NARROWED)
+@pytest.mark.parametrize("mode", ["callers", "blocked", "trim-arenas", "heaps-of-two", "resize", "second-heap-refused"])
+def test_narrowed_recordings_are_exact_or_unknown(
+    gdb: Gdb, answers: Answers, programs: Programs, mode: str, calls: str
+) -> None:
+    """A call that is not recorded is passed over, or named where its answer decides; nothing is called wrong."""
+    gdb(
+        f"heap catch {calls}",
+        "run",
+        f"heap events {answers.into('events')}",
+        before=["set environment GLIBC_TUNABLES glibc.malloc.hugetlb=1"],
+        program=programs["paths"],
+        args=[mode],
+    ).succeeded()
+    chosen = calls.split()
+    left_out = [name for name in SYSCALLS if name not in chosen]
+    for event in malloc_events(answers["events"]["events"]):
+        assert event["syscall"] in chosen
+        assert event["exact"] is not False, (event["id"], event["args"], event["predicted"], event["path"])
+        if event["exact"] is None:
+            reason = event["unpredicted_because"]
+            assert any(f"a call of {name}, which" in reason for name in left_out), reason
+
+
+def test_what_a_narrowed_recording_still_predicts(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """`heap catch brk mmap` leaves out nothing that decides about these two in a program of one thread."""
+    gdb(
+        "heap catch brk mmap",
+        "run",
+        f"heap events {answers.into('events')}",
+        before=["set environment GLIBC_TUNABLES glibc.malloc.hugetlb=1"],
+        program=programs["paths"],
+        args=["callers"],
+    ).succeeded()
+    all_exact(answers.events("events"))
+
+
+def test_a_recording_that_begins_inside_malloc_trim(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """The first call is not known to be the right one; from the second on they are predicted."""
+    gdb(
+        "break malloc_trim",
+        "run",
+        "catch syscall madvise",
+        "continue",
+        "continue",
+        "continue",  # at the entry of the second call
+        "delete",
+        "heap catch",
+        "continue",
+        f"heap events {answers.into('events')}",
+        program=programs["paths"],
+        args=["trim-arenas"],
+    ).succeeded()
+    first, *others = list(malloc_events(answers.events("events")))
+    assert (first["syscall"], first["exact"]) == ("madvise", None)
+    assert "under way" in first["unpredicted_because"]
+    all_exact(others)
 
 
 def test_each_name_of_malloc(gdb: Gdb, answers: Answers, programs: Programs) -> None:

@@ -259,7 +259,8 @@ def test_arenas_of_threads(gdb: Gdb, answers: Answers, programs: Programs) -> No
         is_exact(event)
     assert len({event["arena"]["address"] for event in grown[1:]}) == 1, "one thread, one arena"
     stacks = [event for event in events if event["kind"] == "thread-stack"]
-    assert [event["syscall"] for event in stacks] == ["mmap", "mprotect"] * 4
+    assert [event["syscall"] for event in stacks] == ["mmap", "mprotect"] * 4 + ["madvise"] * 4
+    assert {event["purpose"] for event in stacks[-4:]} == {"stack of a thread that has ended"}
     assert {event["path"] for event in grown[1:]} == {"heap-grow", "heap-commit"}
     reserved = [event for event in mine if event["syscall"] == "mmap"]
     assert len(reserved) >= 5, "four arenas and a second heap"

@@ -14,7 +14,7 @@ import pytest
 from tests.support.environment import PATIENCE, ROOT, needs, plain_environment
 
 #: How many arguments each call has, and which of them is a file descriptor.
-ARGUMENTS = {"brk": 1, "mmap": 6, "munmap": 2, "mremap": 5, "mprotect": 3}
+ARGUMENTS = {"brk": 1, "mmap": 6, "munmap": 2, "mremap": 5, "mprotect": 3, "madvise": 3}
 DESCRIPTOR = {"mmap": 4}
 #: mremap has a new address only with this flag.
 MREMAP_FIXED = 2

@@ -55,6 +55,8 @@ def mmap(length: int, result: int | None = WHERE, flags: int = 0x22, **others: i
         (call("mprotect", (WHERE, 0x21000, 3), 0), 0, False),
         (call("mprotect", (WHERE, 0x21000, 3), ENOMEM), 0, True),
         (call("mprotect", (WHERE, 0x21000, 3), None), None, False),
+        (call("madvise", (WHERE, 0x21000, 4), 0), 0, False),
+        (call("madvise", (WHERE, 0x21000, 4), -22), 0, True),
     ],
 )
 def test_by_how_much_memory_moved(event: Event, delta: int | None, failed: bool) -> None:

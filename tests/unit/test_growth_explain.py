@@ -220,3 +220,30 @@ def test_a_reading_alone_makes_no_malloc_event() -> None:
     assert found.requested is None
     assert found.prediction is not None
     assert found.prediction.call is None
+
+
+def test_a_history_knows_what_was_recorded_when() -> None:
+    history = seeds_history()
+    assert "madvise" in history.caught(1)
+    history = History()
+    history.choose(("brk", "mmap"))
+    history.events += seeds_history().events
+    history.choose(("madvise",))
+    assert [history.caught(number) for number in (1, 2, 3)] == [{"brk", "mmap"}, {"brk", "mmap"}, {"madvise"}]
+
+
+def test_an_explanation_knows_which_calls_were_not_recorded() -> None:
+    advice = an_event(
+        "madvise",
+        (BASE, 0x200000, 14),
+        0,
+        "[libc.so.6] __madvise <- ~madvise_thp <- sysmalloc{nb=0x10a0} <- _int_malloc <- __libc_malloc <- [a.out] main",
+        reading=a_reading(curbrk=BASE + 0x200000, mp={"thp_pagesize": 0x200000, "sbrk_base": 0}),
+    )
+    history = History([advice])
+    history.choices.append((1, frozenset({"madvise"})))
+    prediction = explain(history, advice, no_source).prediction
+    assert prediction is not None
+    assert (prediction.call, prediction.exact) == (None, None)
+    assert "a call of brk," in (prediction.reason or "")
+    assert explain_all(history, [advice, advice], no_source)[0].prediction == prediction

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from gdbheap.growth.predict import Prediction, predictions
 from gdbheap.growth.reading import Reading
 from gdbheap.growth.starts import region_starts
 from gdbheap.ptmalloc.heaps import HeapInfo
-from gdbheap.simulate.state import OlderHeap
+from gdbheap.simulate.state import OlderHeap, TrimWalk
 from tests.support.records import BASE, ENOMEM, a_reading, an_event
 
 HEAP = 0x4000000
@@ -247,7 +248,7 @@ def test_every_operation_is_found_by_its_frame(
     found = only(event)
     assert found.call is not None
     assert (found.call.path, found.call.args, found.exact) == (path, event.args, True)
-    assert found.outcome is not None
+    assert (found.outcome is None) == (path == "heap-unmap")  # the end of the heap before it goes next
 
 
 def test_free_raises_the_threshold_and_realloc_does_not() -> None:
@@ -267,7 +268,160 @@ def test_the_request_stands_in_for_the_size_of_an_arena() -> None:
     assert [item.exact for item in predictions(events).values()] == [True] * 4
 
 
+MTRIM = "[libc.so.6] __GI_madvise <- ~mtrim{pad=0x0} <- __malloc_trim{s=0x0} <- [a.out] main at a.c:3"
+#: mtrim in main_arena: its free chunks (address and size), then the calls.
+WALK = TrimWalk(((0x5555555C0D20, 0x19010), (0x5555555AC490, 0x5040), (0x5555555B0500, 0xEA70)))
+ADVICE: list[Real] = [
+    ("madvise", (0x5555555C1000, 0x18000, 4), 0),
+    ("madvise", (0x5555555AD000, 0x4000, 4), 0),
+    ("madvise", (0x5555555B1000, 0xD000, 4), 0),
+]
+SYSTRIM = "[libc.so.6] __brk <- __sbrk <- systrim{pad=0x0} <- ~mtrim{pad=0x0} <- __malloc_trim{s=0x0} <- [a.out] main"
+
+
+def trim_events(number: int = 0, walk: TrimWalk = WALK) -> list[Event]:
+    """Return the events of mtrim on one arena; at each, the chunks of the calls before it are done."""
+    readings = [
+        a_reading(0x5555557291A0, 0x38E60, curbrk=0x555555762000, number=number, trim=replace(walk, done=done))
+        for done in range(len(ADVICE))
+    ]
+    return [operation(MTRIM, reading, [call], 1 + at)[0] for at, (reading, call) in enumerate(zip(readings, ADVICE))]
+
+
+def test_malloc_trim_advises_chunk_by_chunk_and_then_trims_the_top() -> None:
+    events = trim_events()
+    brk: Real = ("brk", (0x55555572A000,), 0x55555572A000)
+    events += operation(SYSTRIM, a_reading(0x5555557291A0, 0x38E60, curbrk=0x555555762000), [brk], 4)
+    found = predictions(events)
+    assert summary(found, events) == [("trim-advice", True)] * 3 + [("trim", True)]
+    assert [found[number].outcome is not None for number in (1, 2, 3, 4)] == [False, False, False, True]
+
+
+def test_malloc_trim_ends_with_the_last_chunk_of_another_arena() -> None:
+    found = predictions(trim_events(number=1))
+    assert [found[number].outcome is not None for number in (1, 2, 3)] == [False, False, True]
+
+
+def test_each_advice_is_predicted_without_those_before_it() -> None:
+    # They may have been dropped from the record, or be more than are gone through.
+    for event in trim_events():
+        assert only(event).exact
+
+
+def test_the_same_trim_again_is_another_operation() -> None:
+    events = trim_events(number=1)
+    again = [event._replace(id=event.id + 3) for event in events]
+    assert summary(predictions([*events, *again]), [*events, *again]) == [("trim-advice", True)] * 6
+
+
+def test_a_recording_that_begins_inside_malloc_trim() -> None:
+    event = trim_events()[1]
+    assert event.reading is not None
+    found = only(event._replace(reading=replace(event.reading, others={"trim": WALK})))
+    assert (found.call, found.exact) == (None, None)
+    assert "under way" in (found.reason or "")
+
+
+def test_free_chunks_in_another_order_are_not_exact() -> None:
+    first, second, _ = trim_events()
+    assert predictions([first, second._replace(args=(0x5555555B2000, 0xC000, 4))])[2].exact is False
+    assert only(first._replace(args=(0x5555555C1000, 0x19000, 4))).exact is False
+
+
+def test_more_free_chunks_than_were_read() -> None:
+    walk = replace(WALK, chunks=WALK.chunks[:1], complete=False)
+    reading = a_reading(curbrk=BASE, trim=replace(walk, done=1))
+    events = trim_events(walk=walk)[:1] + operation(MTRIM, reading, ADVICE[1:], 2)
+    found = predictions(events)
+    assert summary(found, events) == [("trim-advice", True), (None, None), (None, None)]
+    assert "Not all free chunks" in (found[3].reason or "")
+
+
+#: The first growth with transparent huge pages on glibc 2.36, and, with an address made up, a chunk that is a mapping.
+HUGE = [
+    *operation(
+        asks(0x10A0),
+        a_reading(curbrk=0, mp={"thp_pagesize": 0x200000, "sbrk_base": 0}),
+        [
+            ("brk", (0,), 0x555555559000),
+            ("brk", (0x555555759000,), 0x555555759000),
+            ("madvise", (0x555555559000, 0x200000, 14), 0),
+        ],
+    ),
+    *operation(
+        asks(0x300010),
+        a_reading(0x55555555A0A0, 0x1FEF60, curbrk=0x555555759000, mp={"thp_pagesize": 0x200000}),
+        [
+            ("mmap", (0, 0x301000, 3, 0x22, -1, 0), 0x7FFFF7A00000),
+            ("madvise", (0x7FFFF7A00000, 0x301000, 14), 0),
+        ],
+        4,
+    ),
+]
+
+
+def narrowed(events: Sequence[Event], *syscalls: str) -> dict[int, Prediction]:
+    """Return the predictions of a recording that had only these calls."""
+    return predictions([event for event in events if event.syscall in syscalls], lambda number: syscalls)
+
+
+def test_advice_about_huge_pages_is_predicted() -> None:
+    paths = ["brk-query", "brk-first", "thp-advice", "mmap-chunk", "thp-advice"]
+    assert summary(predictions(HUGE), HUGE) == [(path, True) for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("events", "syscalls", "exact"),
+    [
+        (HUGE, ("brk", "mmap"), (1, 2, 4)),
+        (HUGE, ("brk",), (1, 2)),
+        (HUGE, ("mmap",), (4,)),
+        (HUGE, ("mmap", "madvise"), (4, 5)),
+        (FOREIGN, ("brk",), (1, 2)),
+        (THREAD, ("mmap", "mprotect"), (11, 14)),
+        (THREAD, ("mmap", "munmap"), (11, 12, 13)),
+        (trim_events(), ("madvise",), (1, 2, 3)),
+    ],
+)
+def test_calls_that_are_not_caught_are_passed_over(
+    events: Sequence[Event], syscalls: tuple[str, ...], exact: tuple[int, ...]
+) -> None:
+    found = narrowed(events, *syscalls)
+    assert [number for number, item in found.items() if item.exact] == list(exact)
+    assert all(item.exact is not False for item in found.values())
+
+
+@pytest.mark.parametrize(
+    ("events", "syscalls", "missing"),
+    [
+        (HUGE, ("madvise",), {3: "brk", 5: "mmap"}),
+        (THREAD, ("mprotect",), {14: "mmap"}),
+        (THREAD, ("munmap", "mprotect"), {12: "mmap", 13: "mmap", 14: "mmap"}),
+        (REFUSED, ("brk",), {2: "mmap"}),
+    ],
+)
+def test_a_call_that_is_not_caught_but_decides_is_named(
+    events: Sequence[Event], syscalls: tuple[str, ...], missing: Mapping[int, str]
+) -> None:
+    found = narrowed(events, *syscalls)
+    assert {number for number, item in found.items() if item.exact is None} == set(missing)
+    for number, name in missing.items():
+        assert found[number].call is None
+        assert f"a call of {name}," in (found[number].reason or "")
+
+
+def test_what_follows_a_decision_that_was_not_caught_is_unknown_or_exact() -> None:
+    found = narrowed(REFUSED, "mmap")  # the break that was refused comes between the two
+    assert found[1].exact
+    assert "a call of brk," in (found[1].reason or "")
+    assert (found[3].exact, found[3].reason) == (None, found[1].reason)
+    # A new operation from the same place is predicted all the same.
+    again = [event._replace(id=event.id + 3) for event in REFUSED]
+    assert narrowed([*REFUSED, *again], "mmap")[4].exact
+
+
 NOWHERE = ("brk", (0x1000,), 0x1000)
+ELSEWHERE = ("madvise", (0x1000, 0x1000, 4), 0)
 
 
 @pytest.mark.parametrize(
@@ -278,8 +432,15 @@ NOWHERE = ("brk", (0x1000,), 0x1000)
         ("[libc.so.6] __mmap <- _int_new_arena <- arena_get2 <- [a.out] main", a_reading(), "size"),
         ("[libc.so.6] __brk <- systrim <- mtrim <- __malloc_trim <- [a.out] main", TRIMMED, "malloc_trim"),
         ("[libc.so.6] __mmap <- heap_trim <- mtrim <- __malloc_trim <- [a.out] main", TRIMMED, "malloc_trim"),
+        ("[libc.so.6] __madvise <- mtrim <- __malloc_trim <- [a.out] main", TRIMMED, "could not be read"),
+        ("[libc.so.6] __madvise <- __malloc_trim <- [a.out] main", a_reading(with_arena=False), "which arena"),
         (MUNMAP + "__libc_free <- [a.out] main", a_reading(), "which chunk"),
         ("[libc.so.6] __mremap <- mremap_chunk <- __libc_realloc <- [a.out] main", a_reading(), "which chunk"),
+        (
+            "[libc.so.6] __madvise <- ~madvise_thp <- mremap_chunk <- __libc_realloc <- [a.out] main",
+            a_reading(),
+            "mremap",
+        ),
         (asks(0x290), a_reading(), "__curbrk"),
         (asks(0x290), a_reading(BASE, None, curbrk=BASE), "top chunk"),
         (asks(0x290), a_reading(curbrk=BASE, with_arena=False), "which arena"),
@@ -288,7 +449,7 @@ NOWHERE = ("brk", (0x1000,), 0x1000)
     ],
 )
 def test_what_cannot_be_predicted_has_a_reason(stack: str, reading: Reading, reason: str) -> None:
-    found = only(operation(stack, reading, [NOWHERE])[0])
+    found = only(operation(stack, reading, [ELSEWHERE if "__madvise" in stack else NOWHERE])[0])
     assert (found.call, found.exact, found.outcome) == (None, None, None)
     assert found.reason is not None
     assert reason in found.reason

@@ -11,9 +11,11 @@ from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import read_arena
 from gdbheap.ptmalloc.bins import (
     LAST_BIN,
+    UNSORTED_BIN,
     FreeList,
     bin_index,
     bin_range,
+    chunks_to_trim,
     fastbin_index,
     free_summary,
     read_free_lists,
@@ -303,6 +305,39 @@ def test_the_limit_is_kept() -> None:
     assert len(found.addresses) == 10
     assert not found.complete
     assert not found.problems
+
+
+def to_trim(image: Image, limit: int = 10_000) -> tuple[list[tuple[int, int]], bool]:
+    arena = read_arena(image.memory, image.abi, image.layout, image.MAIN_ARENA, 0)
+    return chunks_to_trim(image.memory, image.abi, arena, limit)
+
+
+@pytest.mark.parametrize("version", EVERY)
+def test_malloc_trims_chunks_are_in_its_order(version: tuple[str, int]) -> None:
+    """The unsorted ones and those in bins from a page on, each list from its back; its oracle are the lists."""
+    image = Image(*version)
+    main_heap(image, [*MIXED, (0x6000, "unsorted"), (0x20, "used"), (0x8040, "large"), (0x20, "used")])
+    first = bin_index(image.abi, image.abi.page_size)
+    expected = [
+        pair
+        for item in lists_of(image).values()
+        if item.kind in ("unsorted", "small", "large") and (item.index == UNSORTED_BIN or item.index >= first)
+        for pair in zip(item.addresses[::-1], item.sizes[::-1])
+    ]
+    assert len(expected) >= 5
+    assert to_trim(image) == (expected, True)
+    assert to_trim(image, limit=4) == (expected[:4], False)
+
+
+def test_malloc_trims_chunks_as_far_as_they_can_be_followed() -> None:
+    image = Image()
+    rows = main_heap(image, [(0x2000, "unsorted"), (0x20, "used")] * 3)
+    front_to_back = of_state(rows, "unsorted")
+    image.word(front_to_back[1] + 24, 0x10)  # bk
+    assert to_trim(image) == ([(front_to_back[2], 0x2000), (front_to_back[1], 0x2000)], False)
+    image.word(front_to_back[1] + 24, front_to_back[2])
+    found, complete = to_trim(image, limit=100)
+    assert (len(found), complete) == (100, False), "a loop ends at the limit"
 
 
 def test_problems_are_not_hoarded() -> None:

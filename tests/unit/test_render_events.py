@@ -123,6 +123,10 @@ def test_protections(mask: int) -> None:
         (an_event("mmap", (0, 0x8000000, 0, 0x4022, -1, 0), WHERE), ("+0x8000000", "128 MiB", "no access")),
         (an_event("mprotect", (WHERE, 0x21000, 3), 0), ("0x21000", "132 KiB", "rw-")),
         (an_event("mprotect", (WHERE, 0x21000, 3), -13), ("refused", "13")),
+        (an_event("madvise", (WHERE, 0x5000, 4), 0), ("0x5000 (20 KiB) DONTNEED", "the addresses stay")),
+        (an_event("madvise", (WHERE, 0x200000, 14), 0), ("0x200000 (2 MiB) HUGEPAGE: ",)),
+        (an_event("madvise", (WHERE, 0x1000, 1), 0), ("0x1000 (4 KiB) RANDOM",)),
+        (an_event("madvise", (WHERE, 0x1000, 4), -22), ("refused", "22")),
         (an_event("brk", (BASE + 0x1000,), BASE, break_before=BASE), ("refused",)),
         (an_event("brk", (BASE + 0x1000,), BASE + 0x1000), ("unknown",)),
         (an_event("brk", (BASE + 0x1000,), None), ("not returned",)),
@@ -139,6 +143,9 @@ def test_how_much_moved(event: Event, facts: tuple[str, ...]) -> None:
         ("brk", (0,), ["NULL"]),
         ("brk", (GROWN,), [hex(GROWN)]),
         ("munmap", (WHERE, 0x21000), [hex(WHERE), "0x21000"]),
+        ("madvise", (WHERE, 0x1000, 4), [hex(WHERE), "0x1000", "MADV_DONTNEED"]),
+        ("madvise", (WHERE, 0x1000, 102), [hex(WHERE), "0x1000", "MADV_GUARD_INSTALL"]),
+        ("madvise", (WHERE, 0x1000, 77), [hex(WHERE), "0x1000", "77"]),
         ("mprotect", (WHERE, 0x1000, 0), [hex(WHERE), "0x1000", "PROT_NONE"]),
         ("mprotect", (WHERE, 0x1000, 5), [hex(WHERE), "0x1000", "PROT_READ|PROT_EXEC"]),
         (
@@ -195,6 +202,12 @@ def test_a_trim_is_told_from_a_growth() -> None:
     )
     assert "arena 2" in owner_text(unmapped)
     assert "trims its top" not in owner_text(unmapped)
+    advised = an_event(
+        "madvise", (WHERE, 0x9000, 4), 0, stack.replace("systrim", "heap_trim"), reading=a_reading(number=2)
+    )
+    assert "arena 2 trims its top" in owner_text(advised)
+    inside = an_event("madvise", (WHERE, 0x9000, 4), 0, stack.replace("systrim", "mtrim"), reading=a_reading())
+    assert "main_arena trims a free chunk" in owner_text(inside)
 
 
 def test_malloc_without_symbols_is_still_mallocs() -> None:

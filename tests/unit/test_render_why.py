@@ -20,6 +20,7 @@ from gdbheap.ptmalloc.params import Params
 from gdbheap.render.escape import printable
 from gdbheap.render.style import Colour, Plain
 from gdbheap.render.why import explanation_lines, headline, initial_lines
+from gdbheap.simulate.state import TrimWalk
 from tests.support.records import (
     AFTER_BUFFER,
     BASE,
@@ -212,12 +213,30 @@ def test_constructors_before_main() -> None:
         (an_event("munmap", (WHERE, 0x21000), 0), ("0x21000", "132 KiB", hex(WHERE))),
         (an_event("mremap", (WHERE, 0x1000, 0x2000, 1), BASE), ("0x1000", "0x2000", hex(WHERE), hex(BASE))),
         (an_event("mprotect", (WHERE, 0x21000, 1), 0), ("0x21000", "r--", hex(WHERE))),
+        (an_event("madvise", (WHERE, 0x21000, 4), 0), ("gave back the pages", "0x21000", hex(WHERE), "addresses stay")),
+        (an_event("madvise", (WHERE, 0x200000, 14), 0), ("0x200000", hex(WHERE), "MADV_HUGEPAGE")),
+        (an_event("madvise", (WHERE, 0x21000, 4), -22), ("refused", "MADV_DONTNEED")),
     ],
 )
 def test_headlines(event: Event, facts: Sequence[str]) -> None:
     line = headline(event)
     assert event.syscall in line
     assert all(fact in line for fact in facts), line
+
+
+def test_what_stays_where_pages_go_back() -> None:
+    stack = "[libc.so.6] __madvise <- ~mtrim{pad=0x0} <- __malloc_trim{s=0x0} <- [a.out] main at a.c:3"
+    walk = TrimWalk(((0x5555555C0D20, 0x19010),))
+    reading = a_reading(0x5555557291A0, 0x38E60, number=1, trim=walk)
+    event = an_event("madvise", (0x5555555C1000, 0x18000, 4), 0, stack, reading=reading)
+    text = text_of(History([event]), event)
+    line_with(text, "none: memory goes back", "arena 1")
+    line_with(text, "0x5555555c0d20 is free and has 0x19010 bytes")
+    line_with(text, "madvise(0x5555555c1000, 0x18000, MADV_DONTNEED)", "(exact)")
+    line_with(text, "96 KiB goes back", "stays mapped", "zeros")
+    line_with(text, "the chunk is free as before", "break", "system_mem")
+    refused = event._replace(result=-22)
+    assert "goes back to the system" not in text_of(History([refused]), refused)
 
 
 def shown_sum(lines: Sequence[str]) -> tuple[int, int]:

@@ -21,9 +21,9 @@ from gdbheap.simulate.arenas import grow_heap, heap_trim, leftover, new_arena, n
 from gdbheap.simulate.calls import Call, Outcome, Steps, Unpredictable, advance
 from gdbheap.simulate.mmapped import free_mmapped, mremap_chunk, munmap_chunk
 from gdbheap.simulate.paths import PATHS
-from gdbheap.simulate.state import GrowthState, OlderHeap, Release
+from gdbheap.simulate.state import GrowthState, OlderHeap, Release, TrimWalk
 from gdbheap.simulate.sysmalloc import sysmalloc
-from gdbheap.simulate.trim import systrim, trim_after_free
+from gdbheap.simulate.trim import mtrim, pages_inside, systrim, trim_after_free
 
 ENOMEM = -12
 WORD64, WORD32 = Abi(8), Abi(4)
@@ -613,12 +613,12 @@ CASES = (
 
 def run(steps: Steps, calls: tuple[Real, ...]) -> Outcome:
     """Let the prediction answer to the calls of a real run; return its outcome."""
-    step = advance(steps, unseen=())
+    step = advance(steps)
     for path, syscall, args, result in calls:
         assert isinstance(step, Call), f"{syscall} is not predicted: {step}"
         assert (step.path, step.syscall, step.args) == (path, syscall, args)
         check_sum(step)
-        step = advance(steps, result, unseen=())
+        step = advance(steps, result)
     assert isinstance(step, Outcome), f"one call too many is predicted: {step}"
     return step
 
@@ -914,6 +914,64 @@ def test_the_release_is_bounded_by_the_fields_of_mp() -> None:
 def test_advice_is_passed_over_where_a_recorder_does_not_see_it() -> None:
     chosen = case("transparent huge pages on glibc 2.36")
     steps = chosen.operation(chosen.state)
+    assert isinstance(advance(steps, caught=("brk",)), Call)
+    assert isinstance(advance(steps, 0x555555559000, ("brk",)), Call)
+    assert isinstance(advance(steps, 0x555555759000, ("brk",)), Outcome)
+
+
+def test_a_call_whose_answer_decides_is_not_passed_over() -> None:
+    chosen = case("transparent huge pages on glibc 2.36")
+    with pytest.raises(Unpredictable, match="a call of brk"):
+        advance(chosen.operation(chosen.state), caught=("madvise",))
+
+
+#: mtrim in a run on glibc 2.36 (c_fixtures/paths.c, mode trim-arenas): one free chunk of 100 KiB, then systrim.
+TRIMMED = TrimWalk(((0x5555555C0D20, 0x19010),))
+
+
+def trim_state(walk: TrimWalk | None, is_main: bool = True) -> GrowthState:
+    state = case("free trims").state
+    assert state.arena is not None
+    return replace(state, trim=walk, arena=state.arena if is_main else replace(state.arena, number=1))
+
+
+def test_pages_inside_a_free_chunk() -> None:
+    abi = Abi(8)
+    assert pages_inside(abi, 0x5555555C0D20, 0x19010) == (0x5555555C1000, 0x18000)
+    assert pages_inside(abi, 0x10000 - 0x30, 0x1030) == (0x10000, 0x1000)
+    assert pages_inside(abi, 0x10000 - 0x30, 0x1020) == (0x10000, 0)
+    assert pages_inside(abi, 0x10000 - 0x20, 0x2000) == (0x11000, 0)
+    assert pages_inside(abi, 0x10000 - 0x20, 0x2020) == (0x11000, 0x1000)
+    assert pages_inside(abi, 0x10000, 0x40) == (0x11000, 0)
+    assert pages_inside(Abi(4), 0x10000 - 0x18, 0x1018) == (0x10000, 0x1000)
+
+
+def test_malloc_trim_advises_and_then_moves_the_break() -> None:
+    steps = mtrim(trim_state(TRIMMED), 0x20000)
+    advice = advance(steps)
+    assert isinstance(advice, Call)
+    check_sum(advice)
+    assert (advice.syscall, advice.args, advice.path) == ("madvise", (0x5555555C1000, 0x18000, 4), "trim-advice")
+    down = advance(steps, -22)  # the answer makes no difference
+    assert isinstance(down, Call)
+    assert (down.syscall, down.path) == ("brk", "trim")
+    assert isinstance(advance(steps, down.args[0]), Outcome)
+
+
+def test_malloc_trim_leaves_the_top_of_other_arenas() -> None:
+    steps = mtrim(trim_state(TRIMMED, is_main=False), None)
     assert isinstance(advance(steps), Call)
-    assert isinstance(advance(steps, 0x555555559000), Call)
-    assert isinstance(advance(steps, 0x555555759000), Outcome)
+    assert isinstance(advance(steps, 0), Outcome)
+
+
+@pytest.mark.parametrize(
+    ("walk", "pad", "reason"),
+    [
+        (None, 0, "could not be read"),
+        (TrimWalk((), 0, complete=False), 0, "Not all free chunks"),
+        (replace(TRIMMED, done=1), None, "argument of malloc_trim"),
+    ],
+)
+def test_what_malloc_trim_does_is_not_guessed(walk: TrimWalk | None, pad: int | None, reason: str) -> None:
+    with pytest.raises(Unpredictable, match=reason):
+        advance(mtrim(trim_state(walk), pad))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import gdb
@@ -16,15 +17,19 @@ from gdbheap.growth.reading import Reading
 from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, PREV_INUSE, Abi, round_up
 from gdbheap.ptmalloc.arena import Arena, decode_arena, read_top_size
-from gdbheap.ptmalloc.bins import free_summary, has_free_chunks
+from gdbheap.ptmalloc.bins import chunks_to_trim, free_summary, has_free_chunks
 from gdbheap.ptmalloc.heaps import read_heaps
 from gdbheap.ptmalloc.params import read_params
 from gdbheap.ptmalloc.tcache import tcache_count, tcache_index
 from gdbheap.simulate.arenas import leftover
-from gdbheap.simulate.state import OlderHeap
+from gdbheap.simulate.state import OlderHeap, TrimWalk
+from gdbheap.simulate.trim import pages_inside
 
 #: Free chunks that are visited at most while the program waits.
 _FREE_LIMIT = 512
+#: The same for malloc_trim, which makes a call for each large one of them.
+_TRIM_LIMIT = 20_000
+_FRONT = 64
 #: Pages of a mapping that are looked at for its chunk, where nothing tells its place.
 _PLACES = 4096
 
@@ -150,3 +155,43 @@ def read_at_call(
     if nb is None or reading.arena is None:
         return AllocatorNow(reading)
     return AllocatorNow(reading, read_free_lists(target, reading, nb))
+
+
+class TrimWalks:
+    """Where each thread's malloc_trim is among the free chunks of an arena.
+
+    They are read at its first call there. They stay as they are for as long as it holds the arena's lock, so that at
+    its later calls one chunk after another is behind it.
+    """
+
+    def __init__(self) -> None:
+        self._next: dict[int, tuple[int, TrimWalk]] = {}  # by tid: the arena, and what comes after the last call
+
+    def note(self, target: Target, tid: int, args: Sequence[int], reading: Reading) -> None:
+        """Add to ``reading`` what malloc_trim has before it at its call of madvise with these ``args``."""
+        address, walk = self._next.get(tid, (0, None))
+        if address != reading.address or walk is None or not _leads_to(target.abi, walk, args):
+            # Another operation, unless this chunk is one of those that were too many to read: of these each comes by
+            # here, so it is looked at the front of the lists alone.
+            unread = walk is not None and address == reading.address and not walk.complete
+            if walk is None or not unread or _leads_to(target.abi, _read_trim_walk(target, reading, _FRONT), args):
+                walk = _read_trim_walk(target, reading, _TRIM_LIMIT)
+        reading.others = {**reading.others, "trim": walk}
+        # Where the recording began in the middle of it, that is known from the second call on.
+        rest = range(walk.done, len(walk.chunks))
+        place = next((place for place in rest if _leads_to(target.abi, walk, args, place)), len(walk.chunks) - 1)
+        self._next[tid] = reading.address, replace(walk, done=place + 1)
+
+
+def _leads_to(abi: Abi, walk: TrimWalk, args: Sequence[int], place: int | None = None) -> bool:
+    """Whether the next chunk of ``walk``, or the one at ``place``, leads to a call of madvise with these ``args``."""
+    place = walk.done if place is None else place
+    return place < len(walk.chunks) and pages_inside(abi, *walk.chunks[place]) == tuple(args[:2])
+
+
+def _read_trim_walk(target: Target, reading: Reading, limit: int) -> TrimWalk:
+    state = reading.state
+    assert state.arena is not None
+    chunks, complete = chunks_to_trim(PageCache(target.memory), target.abi, state.arena, limit)
+    # Most of many are small: those with no whole page are left out, as malloc_trim leaves them out.
+    return TrimWalk(tuple([chunk for chunk in chunks if pages_inside(target.abi, *chunk)[1]]), 0, complete)

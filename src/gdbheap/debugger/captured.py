@@ -95,7 +95,7 @@ class Captured:
 
 def kind_of(entry: SyscallEntry) -> tuple[object, ...]:
     """Return what of a call, besides its callers, tells whose it is."""
-    return (entry.name, *entry.args[2:4]) if entry.name == "mmap" else (entry.name,)
+    return (entry.name, *entry.args[2:4]) if entry.name in ("mmap", "madvise") else (entry.name,)
 
 
 def note(shape: Shape, entry: SyscallEntry, who: Requester, frames: Sequence[Frame]) -> None:

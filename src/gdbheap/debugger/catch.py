@@ -20,15 +20,15 @@ from gdbheap.debugger.stacks import Shape
 from gdbheap.debugger.syscalls import FORKS, LIFE, SyscallEntry, makes_process, registers_for
 from gdbheap.debugger.target import architecture_name, each_thread_of, is_core, program_file
 from gdbheap.growth.decision import user_frame
-from gdbheap.growth.event import UNKNOWN_BYTES, Event, Frame, whole_pages
+from gdbheap.growth.event import UNKNOWN_BYTES, Event, Frame, Requester, whole_pages
 from gdbheap.growth.history import Final, History, ProcessRecord
+from gdbheap.growth.reading import Reading
 from gdbheap.growth.request import POINTERS, malloc_call, stream_of
-from gdbheap.growth.requester import requester
+from gdbheap.growth.requester import FREE_PAGES, requester
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.arena import read_arena
 from gdbheap.simulate.kernel import MAP_FIXED, MREMAP_FIXED
 
-SYSCALLS = ("brk", "mmap", "munmap", "mremap", "mprotect")
 #: How many events are put off at most, where nobody watches them come.
 _PUT_OFF = 64
 #: In place of an event's number: a brk that is not wanted, but after which the break is elsewhere.
@@ -109,6 +109,7 @@ class Recorder:
         self._catchpoints.follow(follow)
         self.was_interrupted = False
         self._catching = syscalls
+        self._history.choose(syscalls)
         self._malloc_only = malloc_only
         self._stop_there = stop_there
         self._watched = stop_there or os.isatty(1)
@@ -289,6 +290,7 @@ class Recorder:
             None if numbers.pointer is None else values[numbers.pointer],
         )
         captured.reading, captured.free, captured.chunk, captured.unread = found
+        self._note_trim(process, tid, entry, numbers.requester, captured.reading)
         if entry.name == "brk":
             captured.break_before = process.program_break
             if captured.break_before is None and captured.reading is not None:
@@ -339,6 +341,7 @@ class Recorder:
         if who.kind == "malloc":
             process.needs_the_kernel()
             changes.update(self._of_malloc(entry, frames))
+            self._note_trim(process, tid, entry, who, changes["reading"])
             if name == "brk" and changes["break_before"] is None and changes["reading"] is not None:
                 changes["break_before"] = changes["reading"].curbrk or None
             if shape is not None and changes.get("stream") is None:
@@ -357,6 +360,13 @@ class Recorder:
             "requested": with_nb(call, found.reading),
             "stream": None if stream is None else stream_name(session.target(), stream),
         }
+
+    def _note_trim(
+        self, process: RecordedProcess, tid: int, entry: SyscallEntry, who: Requester, reading: Reading | None
+    ) -> None:
+        """Note what malloc_trim has before it, at a call that it makes for a free chunk."""
+        if who.purpose == FREE_PAGES and reading is not None and reading.arena is not None:
+            process.trims.note(session.target(), tid, entry.args, reading)
 
     def _leave(self, process: RecordedProcess, left: Captured | int, name: str | None, result: int) -> bool:
         if left == _NOT_RECORDED:

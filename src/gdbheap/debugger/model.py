@@ -74,8 +74,9 @@ def free_facts() -> FreeFacts:
     """Return what the free lists of all threads hold now, and what recorded events tell of main_arena's memory."""
     target = session.target()
     tcaches, problems = read_tcaches(target)
-    events = RECORDER.history.of_process(gdb.selected_inferior().pid)
-    return FreeFacts(tuple(tcaches.values()), target.safe_linking, region_starts(events), tuple(problems))
+    history = RECORDER.history
+    starts = region_starts(history.of_process(gdb.selected_inferior().pid), history.caught)
+    return FreeFacts(tuple(tcaches.values()), target.safe_linking, starts, tuple(problems))
 
 
 def read_account() -> Account:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import gdb
 
 from gdbheap.debugger import session
+from gdbheap.debugger.allocator import TrimWalks
 from gdbheap.debugger.captured import Captured
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.frames import FrameReader
@@ -26,8 +27,8 @@ class RecordedProcess:
     """One process under recording: how its calls and stacks are read, and which of its calls have not returned.
 
     ``pending`` are those, by thread: a call that was captured, or an event's number. ``returned`` is the number of the
-    last event of each thread that has. ``program_break`` is what brk last answered. Made while the process is the
-    selected one.
+    last event of each thread that has. ``program_break`` is what brk last answered. ``trims`` is where each thread's
+    malloc_trim is. Made while the process is the selected one.
     """
 
     def __init__(self, pid: int) -> None:
@@ -39,6 +40,7 @@ class RecordedProcess:
         self.pending: dict[int, Captured | int] = {}
         self.returned: dict[int, int] = {}
         self.program_break: int | None = None
+        self.trims = TrimWalks()
         self._watch: MallocWatch | None = None
         self._old_watch: MallocWatch | None = None  # one that is off, and can only be deleted later
 
@@ -62,6 +64,7 @@ class RecordedProcess:
         self.pending.clear()
         self.returned.clear()
         self.program_break = None
+        self.trims = TrimWalks()
 
     def end(self) -> None:
         """Let go of everything: the process has ended, or is no longer recorded."""

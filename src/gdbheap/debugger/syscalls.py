@@ -13,7 +13,7 @@ from gdbheap.debugger.errors import TargetError
 from gdbheap.simulate.kernel import MREMAP_FIXED
 
 _NOT_IMPLEMENTED = -38  # the kernel puts -ENOSYS into the result register until the call has run
-_ARGUMENTS = {"brk": 1, "munmap": 2, "mprotect": 3, "mmap": 6, "mremap": 4}
+_ARGUMENTS = {"brk": 1, "munmap": 2, "mprotect": 3, "mmap": 6, "mremap": 4, "madvise": 3}
 #: Calls that make threads or processes.
 FORKS = frozenset({"fork", "vfork", "clone", "clone3"})
 #: Calls that move no memory, but begin and end processes and what they run.
@@ -50,6 +50,7 @@ _BY_ARCHITECTURE = {
             11: "munmap",
             12: "brk",
             25: "mremap",
+            28: "madvise",
             56: "clone",
             57: "fork",
             58: "vfork",

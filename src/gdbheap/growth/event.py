@@ -30,6 +30,8 @@ FRAME_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "heap_trim": ("heap", "pad"),
     "shrink_heap": ("h", "diff"),
     "systrim": ("pad", "av"),
+    "mtrim": ("pad", "av"),
+    "__malloc_trim": ("s",),
     "munmap_chunk": ("p",),
     "mremap_chunk": ("p", "new_size"),
     "_int_free": ("av", "p"),
@@ -205,11 +207,11 @@ class Event(NamedTuple):
     def delta(self) -> int | None:
         """Bytes of address space that the process gained (negative: gave back); None while that is unknown.
 
-        A mapping that replaces one gains nothing, and neither does a change of protection.
+        A mapping that replaces one gains nothing, and neither does a change of protection or a piece of advice.
         """
         if self.result is None:
             return None
-        if self.failed or self.syscall == "mprotect":
+        if self.failed or self.syscall in ("mprotect", "madvise"):
             return 0
         if self.syscall == "brk":
             if self.args[0] == 0:

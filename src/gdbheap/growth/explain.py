@@ -44,8 +44,9 @@ def explain(history: History, event: Event, read_source: SourceReader) -> Explan
 def explain_all(history: History, events: list[Event], read_source: SourceReader) -> list[Explanation]:
     """Return the explanations of these events of the history, in their order."""
     if len(events) == 1:
-        return [_explain(history, events[0], prediction_of(events[0], history.before(events[0])), read_source)]
-    predicted = predictions(history.events)
+        predicted_alone = prediction_of(events[0], history.before(events[0]), history.caught)
+        return [_explain(history, events[0], predicted_alone, read_source)]
+    predicted = predictions(history.events, history.caught)
     return [_explain(history, event, predicted.get(event.id), read_source) for event in events]
 
 

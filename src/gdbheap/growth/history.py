@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gdbheap.growth.event import Event, Served
 from gdbheap.ptmalloc.arena import Arena
+from gdbheap.simulate.calls import SYSCALLS
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class History:
     """The record.
 
     ``events`` are those that are kept, the newest ones, and ``dropped`` counts the others. ``finals`` and
-    ``processes`` are by process.
+    ``processes`` are by process. ``choices`` are the system calls that were chosen to be recorded, each choice with the
+    number of the first event that it holds for.
     """
 
     events: list[Event] = field(default_factory=list)
@@ -73,6 +75,7 @@ class History:
     dropped: int = 0
     processes: dict[int, ProcessRecord] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
+    choices: list[tuple[int, frozenset[str]]] = field(default_factory=list)
 
     def find(self, number: int) -> Event | None:
         """Return the event of that number, None where there is none, or none any more."""
@@ -83,6 +86,14 @@ class History:
     def recorded(self) -> int:
         """How many events there were, those included that are no longer kept."""
         return self.dropped + len(self.events)
+
+    def choose(self, syscalls: Iterable[str]) -> None:
+        """Note that from the next event on it is these calls that are recorded."""
+        self.choices.append((self.recorded + 1, frozenset(syscalls)))
+
+    def caught(self, number: int) -> Container[str]:
+        """Return the system calls that were recorded when the event of that number was."""
+        return next((calls for first, calls in reversed(self.choices) if first <= number), SYSCALLS)
 
     def before(self, event: Event) -> Sequence[Event]:
         """Return the kept events from before ``event``, oldest first."""

@@ -11,7 +11,8 @@ from gdbheap.growth.event import Frame
 
 #: libc's wrappers of the system calls: they only pass on what someone else wants.
 WRAPPERS = frozenset(
-    {"brk", "sbrk", "mmap", "mmap64", "munmap", "mprotect", "mremap", "madvise", "syscall", "brk_call"}
+    {"brk", "sbrk", "mmap", "mmap64", "munmap", "mprotect", "mremap", "madvise", "posix_madvise", "syscall"}
+    | {"brk_call"}
     | {"__brk", "__sbrk", "__mmap", "__mmap64", "__munmap", "__mprotect", "__mremap", "__madvise", "__brk_call"}
 )
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from gdbheap.growth.event import Event, Frame
 from gdbheap.simulate.arenas import heap_trim, new_arena
-from gdbheap.simulate.calls import Call, Outcome, Steps, Unpredictable, advance
+from gdbheap.simulate.calls import SYSCALLS, Call, Outcome, Steps, Unpredictable, advance
 from gdbheap.simulate.mmapped import free_mmapped, mremap_chunk, munmap_chunk
 from gdbheap.simulate.sysmalloc import map_without_arena, sysmalloc
-from gdbheap.simulate.trim import systrim
+from gdbheap.simulate.trim import mtrim, pages_inside, systrim
 
 #: More calls than any operation makes: where nothing is known of what came before, it has ended by then.
 _MOST_CALLS = 16
 #: The functions that make several calls in one operation.
-_OPERATIONS = frozenset({"sysmalloc", "_int_new_arena", "systrim", "heap_trim"})
+_OPERATIONS = frozenset({"sysmalloc", "_int_new_arena", "systrim", "heap_trim", "mtrim"})
+_MALLOC_TRIM = frozenset({"__malloc_trim", "malloc_trim"})
 _FREE = frozenset({"__libc_free", "free", "cfree", "_int_free_chunk"})
 
 
@@ -36,8 +37,9 @@ class Prediction:
 class _Running:
     """An operation that is under way: the call that it makes next, or its outcome."""
 
-    def __init__(self, steps: Steps, caller: tuple[int, ...]) -> None:
+    def __init__(self, steps: Steps, caller: tuple[int, ...], caught: Container[str]) -> None:
         self._steps = steps
+        self._caught = caught
         self.caller = caller
         self.call: Call | None = None
         self.outcome: Outcome | None = None
@@ -48,7 +50,7 @@ class _Running:
         """Go on with what the kernel answered (None: begin)."""
         self.call = None
         try:
-            step = advance(self._steps, result)
+            step = advance(self._steps, result, self._caught)
         except Unpredictable as error:
             self.reason = error.reason
             return
@@ -57,44 +59,76 @@ class _Running:
         else:
             self.outcome = step
 
+    def makes(self, event: Event) -> bool:
+        """Whether the call that comes next is this one."""
+        return self.call is not None and (self.call.syscall, self.call.args) == (event.syscall, event.args)
 
-def predictions(events: Iterable[Event]) -> dict[int, Prediction]:
+
+#: Tells which system calls were recorded when the event of a number was.
+CaughtAt = Callable[[int], Container[str]]
+
+
+def every_call(_number: int) -> Container[str]:
+    """Return the calls that a recording has which nobody narrowed."""
+    return SYSCALLS
+
+
+def predictions(events: Iterable[Event], caught: CaughtAt = every_call) -> dict[int, Prediction]:
     """Return the prediction for each event that malloc made, by the event's number.
 
     Several calls of one operation (a brk and the one that corrects it; a reservation, its trimming and its mprotect)
-    are predicted one after another, each from the kernel's answer to the one before it.
+    are predicted one after another, each from the kernel's answer to the one before it. Where a recording was narrowed
+    (``caught``) those that it left out are passed over, or where their answer decides, named as the reason.
     """
     found: dict[int, Prediction] = {}
     running: dict[tuple[int, int], _Running] = {}
+    begun: set[tuple[int, int]] = set()  # the threads that were seen
     for event in events:
         if event.reading is None:
             continue
         thread = (event.process, event.tid)
-        current = running.pop(thread, None)
-        if current is not None and current.reason is not None and current.caller == _caller(event):
-            # The operation went on where the prediction could not.
-            found[event.id] = Prediction(None, None, current.reason)
-            continue
+        first_seen = thread not in begun
+        begun.add(thread)
+        caller = _caller(event)
+        before = running.pop(thread, None)
+        current = before
         if current is None or current.call is None or current.call.args != event.args:
             try:
-                current = _Running(_steps(event), _caller(event))
+                current = _Running(_steps(event), caller, caught(event.id))
             except Unpredictable as error:
                 found[event.id] = Prediction(None, None, error.reason)
+                continue
+            if before is not None and before.reason and before.caller == caller and not current.makes(event):
+                # The operation went on where the prediction could not.
+                found[event.id] = Prediction(None, None, before.reason)
+                running[thread] = before
+                continue
+            if first_seen and not current.makes(event) and _is_later_advice(event):
+                reason = "The recording began while malloc_trim was under way."
+                found[event.id] = Prediction(None, None, reason)
                 continue
         call = current.call
         if call is None:
             reason = current.reason or "The allocator's state leads to no system call here."
             found[event.id] = Prediction(None, None, reason)
             continue
+        exact = current.makes(event)
         if event.result is not None:
             current.answer(event.result)
             running[thread] = current
-        exact = call.syscall == event.syscall and call.args == event.args
         found[event.id] = Prediction(call, exact, current.reason, current.outcome)
     return found
 
 
-def prediction_of(event: Event, earlier: Sequence[Event]) -> Prediction | None:
+def _is_later_advice(event: Event) -> bool:
+    """Whether a call is malloc_trim's, about a free chunk that is not the first one that it has before it."""
+    state = event.state
+    if event.syscall != "madvise" or state is None or state.trim is None:
+        return False
+    return any(pages_inside(state.abi, *chunk) == event.args[:2] for chunk in state.trim.chunks)
+
+
+def prediction_of(event: Event, earlier: Sequence[Event], caught: CaughtAt = every_call) -> Prediction | None:
     """Return the prediction for an event; ``earlier`` are those from before it, oldest first.
 
     Only the events shortly before it in its thread are gone through: no operation makes more than a few calls.
@@ -105,7 +139,7 @@ def prediction_of(event: Event, earlier: Sequence[Event]) -> Prediction | None:
             break
         if (other.process, other.tid) == (event.process, event.tid):
             before.append(other)
-    return predictions([*reversed(before), event]).get(event.id)
+    return predictions([*reversed(before), event], caught).get(event.id)
 
 
 def _caller(event: Event) -> tuple[int, ...]:
@@ -133,10 +167,16 @@ def _pad(event: Event, function: str) -> int:
     pad = _variable(event.frames, function, "pad")
     if pad is not None:
         return pad
-    if any(frame.name in ("__malloc_trim", "malloc_trim", "mtrim") for frame in event.frames):
-        raise Unpredictable("GDB cannot read the argument of malloc_trim.")
+    if any(frame.name == "mtrim" or frame.name in _MALLOC_TRIM for frame in event.frames):
+        return _known(_trim_pad(event), "the argument of malloc_trim")
     assert event.state is not None
     return event.state.params.get("top_pad")
+
+
+def _trim_pad(event: Event) -> int | None:
+    """Return the argument of malloc_trim, None where no frame tells it."""
+    pad = _variable(event.frames, "mtrim", "pad")
+    return _variable(event.frames, "__malloc_trim", "s") if pad is None else pad
 
 
 def _steps(event: Event) -> Steps:
@@ -158,6 +198,8 @@ def _steps(event: Event) -> Steps:
             return systrim(state, _pad(event, name))
         if name == "heap_trim":
             return heap_trim(state, _pad(event, name))
+        if name == "mtrim" or name in _MALLOC_TRIM:
+            return mtrim(state, _trim_pad(event))
         if name == "munmap_chunk":
             chunk = event.chunk
             if chunk is None:
@@ -166,6 +208,10 @@ def _steps(event: Event) -> Steps:
             return (free_mmapped if freed else munmap_chunk)(state, chunk.address, chunk.prev_size, chunk.size_word)
         if name == "mremap_chunk":
             chunk = event.chunk
+            if event.syscall == "madvise":
+                raise Unpredictable(
+                    "What malloc does here depends on the kernel's answer to a call of mremap, which was not recorded."
+                )
             if chunk is None:
                 raise Unpredictable("It cannot be told which chunk of the mapping is resized.")
             # Its own variable for the size is rounded up to pages by the time of the call.

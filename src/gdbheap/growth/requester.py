@@ -23,12 +23,26 @@ from gdbheap.growth.names import (
     base_name,
     function_of,
 )
-from gdbheap.simulate.kernel import MAP_ANONYMOUS, MAP_FIXED, MAP_STACK, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE
+from gdbheap.simulate.kernel import (
+    MADV_DONTNEED,
+    MADV_GUARD_INSTALL,
+    MADV_GUARD_REMOVE,
+    MADV_HUGEPAGE,
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_STACK,
+    PROT_EXEC,
+    PROT_NONE,
+    PROT_READ,
+    PROT_WRITE,
+)
 
 #: The purpose of a call that is about one mmapped chunk.
 OWN_MAPPING = "a chunk that is a mapping of its own"
 #: The purpose of a call that is about a heap of an arena other than main_arena.
 HEAP_OF_AN_ARENA = "the heap of a thread's arena"
+#: The purpose of malloc_trim's calls for the chunks that are free.
+FREE_PAGES = "pages inside free chunks"
 
 
 def requester(event: Event, earlier: Iterable[Event] = ()) -> Requester:
@@ -108,6 +122,10 @@ def _is_message(event: Event) -> bool:
 def _malloc_purpose(event: Event, name: str) -> str:
     if event.syscall == "brk":
         return "main_arena's heap"
+    if event.syscall == "madvise" and event.args[2] == MADV_HUGEPAGE:
+        return "huge pages for new memory"
+    if event.syscall == "madvise" and name in ("mtrim", "__malloc_trim", "malloc_trim"):
+        return FREE_PAGES
     if event.syscall == "mremap" or name in ("sysmalloc_mmap", "munmap_chunk", "mremap_chunk"):
         return OWN_MAPPING
     if name == "sysmalloc_mmap_fallback":
@@ -174,8 +192,12 @@ def _in_libc_itself(event: Event, name: str, unnamed: bool) -> Requester:
 
 
 def _stack_purpose(event: Event) -> str:
-    if event.syscall in ("munmap", "madvise"):
-        return "stack of a thread that has ended" if event.args[-1] != 0x66 else "guard of a new thread's stack"
+    if event.syscall == "madvise" and event.args[2] == MADV_GUARD_INSTALL:
+        return "guard of a new thread's stack"
+    if event.syscall == "madvise" and event.args[2] == MADV_GUARD_REMOVE:
+        return "guard of a thread's stack, taken away"
+    if event.syscall == "munmap" or (event.syscall == "madvise" and event.args[2] == MADV_DONTNEED):
+        return "stack of a thread that has ended"
     if event.syscall == "mprotect" and event.args[2] == PROT_NONE:
         return "guard of a thread's stack"
     if event.syscall == "mprotect" and event.args[2] & PROT_EXEC:
@@ -243,6 +265,8 @@ def _loader_purpose(event: Event, found: Decision, mappings: _Mappings) -> str:
             return "makes the stack executable"
         return f"changes the protection of {name or 'the program or a library'}"
     name = mappings.name_at(address)
+    if event.syscall == "madvise":
+        return f"advice about {name or 'the program or a library'}"
     if "_dl_unload_cache" in names or name == "ld.so.cache":
         return "unmaps /etc/ld.so.cache"
     if "_dl_map_segments" in names:

@@ -317,6 +317,33 @@ def read_free_lists(
     return tuple(lists)
 
 
+def chunks_to_trim(
+    memory: Memory, abi: Abi, arena: Arena, limit: int = MAX_FREE_CHUNKS
+) -> tuple[list[tuple[int, int]], bool]:
+    """Return address and size in bytes of the free chunks that malloc_trim looks at, and whether these are all.
+
+    In the order of mtrim (malloc/malloc.c): the unsorted ones, then the bins of a page and more, each list from its
+    back. At most ``limit`` chunks are visited, and nothing behind a place where a list cannot be followed.
+    """
+    unpack = struct.Struct(f"{abi.order}3{abi.word_code}").unpack
+    first = bin_index(abi, abi.page_size)
+    found: list[tuple[int, int]] = []
+    for index in _nonempty_bins(abi, arena):
+        if index != UNSORTED_BIN and index < first:
+            continue
+        header, chunk = arena.bin_header(abi, index), arena.bins[2 * index - 1]
+        while chunk != header:
+            if len(found) == limit:
+                return found, False
+            try:
+                word, _, back = unpack(memory.read(chunk + abi.word_size, 3 * abi.word_size))
+            except MemoryFault:
+                return found, False
+            found.append((chunk, word & ~FLAG_BITS))
+            chunk = back
+    return found, True
+
+
 def summarize(lists: tuple[FreeList, ...]) -> FreeSummary:
     """Return the totals of free lists that were read."""
     summaries = tuple(

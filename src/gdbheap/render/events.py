@@ -5,14 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gdbheap.growth.event import Event
-from gdbheap.growth.requester import OWN_MAPPING
+from gdbheap.growth.requester import FREE_PAGES, OWN_MAPPING
 from gdbheap.render.callers import caller_line
+from gdbheap.render.calls import advice_name
 from gdbheap.render.escape import printable
 from gdbheap.render.style import Plain
 from gdbheap.render.units import human_size, signed_hex
-from gdbheap.simulate.kernel import PROT_NONE
+from gdbheap.simulate import kernel
+from gdbheap.simulate.kernel import MADV_DONTNEED, PROT_NONE
 
 _PROTECTIONS = ((1, "r"), (2, "w"), (4, "x"))
+
+#: What comes of a piece of advice, for those that are about whether there is memory behind the addresses.
+_ADVISED = {
+    kernel.MADV_DONTNEED: "pages go back, the addresses stay",
+    kernel.MADV_FREE: "pages may go back, the addresses stay",
+    kernel.MADV_HUGEPAGE: "huge pages are wanted",
+    kernel.MADV_NOHUGEPAGE: "no huge pages are wanted",
+    kernel.MADV_POPULATE_WRITE: "pages come at once",
+    kernel.MADV_GUARD_INSTALL: "no access",
+}
+
+
+def advice_text(advice: int) -> str:
+    """Return a MADV_ number as ``DONTNEED: pages go back, the addresses stay``."""
+    name, meaning = advice_name(advice).removeprefix("MADV_"), _ADVISED.get(advice)
+    return name if meaning is None else f"{name}: {meaning}"
 
 
 def protection_text(protection: int) -> str:
@@ -31,6 +49,8 @@ def amount_text(event: Event) -> str:
         return "asks where the break is"
     if event.syscall == "mprotect":
         return f"{event.args[1]:#x} ({human_size(event.args[1])}) {protection_text(event.args[2])}"
+    if event.syscall == "madvise":
+        return f"{event.args[1]:#x} ({human_size(event.args[1])}) {advice_text(event.args[2])}"
     if delta is None:
         return "amount unknown"
     if delta == 0 and event.syscall == "mmap":
@@ -61,8 +81,11 @@ def _place_text(event: Event) -> str:
     if event.syscall != "brk" and purpose == OWN_MAPPING:
         own = f"{arena} mmapped" if arena is not None else "mmapped"
         return own if event.requested is not None and event.requested.nb is not None else f"{own} chunk"
+    if arena is not None and purpose == FREE_PAGES:
+        return f"{arena} trims a free chunk"
     if arena is not None:
         gave_back = (event.delta or 0) < 0 and event.syscall == "brk"
+        gave_back = gave_back or (event.syscall == "madvise" and event.args[2] == MADV_DONTNEED)
         return f"{arena} trims its top" if gave_back else arena
     if any(frame.name == "_int_new_arena" for frame in event.frames):
         return "a new arena,"

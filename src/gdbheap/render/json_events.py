@@ -42,7 +42,7 @@ def event_object(event: Event, prediction: Prediction | None) -> dict[str, objec
         "terms": [] if call is None else [{"name": term.name, "value": term.value} for term in call.terms],
         "predicted": None if call is None else list(call.args),
         "exact": None if prediction is None else prediction.exact,
-        "unpredicted_because": None if prediction is None else prediction.reason,
+        "unpredicted_because": None if prediction is None or call is not None else prediction.reason,
         "frames": [frame_object(frame) for frame in event.frames],
         "frames_left_out": event.more_frames,
     }

@@ -11,12 +11,13 @@ from gdbheap.growth.initial import Initial
 from gdbheap.growth.names import meaning
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.render.callers import frame_text, inner_chain, place_text, shortened
-from gdbheap.render.calls import call_text
+from gdbheap.render.calls import advice_name, call_text
 from gdbheap.render.escape import printable
 from gdbheap.render.events import protection_text
 from gdbheap.render.style import Plain
 from gdbheap.render.units import count_of, human_size, signed_hex
 from gdbheap.simulate.calls import Call
+from gdbheap.simulate.kernel import MADV_DONTNEED
 
 _LABEL = 14
 
@@ -75,6 +76,10 @@ def headline(event: Event) -> str:
     if call == "mremap":
         return f"mremap resized a mapping from {args[1]:#x} to {args[2]:#x}: {args[0]:#x} -> {result:#x}"
     what = f"{args[1]:#x} ({human_size(args[1])}) at {args[0]:#x}"
+    if call == "madvise" and args[2] == MADV_DONTNEED:
+        return f"madvise gave back the pages of {what}; the addresses stay"
+    if call == "madvise":
+        return f"madvise advised the kernel about {what}: {advice_name(args[2])}"
     return f"mprotect made {what} {protection_text(args[2])}"
 
 
@@ -131,10 +136,14 @@ def _request(explained: Explanation) -> Iterator[str]:
         yield f"{requested.request:,} bytes{chunk}; {where}"
     elif requested is not None and requested.nb is not None:
         yield f"chunk {requested.nb:#x}; the bytes asked for are not known; {where}"
-    elif event.syscall == "munmap" or (event.delta or 0) < 0:
+    elif event.syscall == "munmap" or (event.delta or 0) < 0 or _gives_pages_back(event):
         yield f"none: memory goes back; {where}"
     else:
         yield f"the bytes asked for are not known; {where}"
+
+
+def _gives_pages_back(event: Event) -> bool:
+    return event.syscall == "madvise" and event.args[2] == MADV_DONTNEED
 
 
 def _not_malloc(explained: Explanation) -> str:
@@ -199,6 +208,8 @@ def _afterwards(explained: Explanation, style: Plain) -> Iterator[str]:
     outcome = prediction.outcome if prediction is not None else None
     if event.state is None:
         return
+    if _gives_pages_back(event) and event.result == 0:
+        yield from _pages_text(event, prediction.call if prediction is not None else None)
     if outcome is not None and outcome.top_size is not None and event.state.arena is not None:
         yield _left_text(event.state.abi, outcome.top_size)
     requested = explained.requested
@@ -211,6 +222,17 @@ def _afterwards(explained: Explanation, style: Plain) -> Iterator[str]:
     of_main = event.state.arena is not None and event.state.arena.is_main
     if of_main and final is not None and final.main_arena.top_size is not None:
         yield f"the process ended with {final.main_arena.top_size:#x} bytes left in top: no growth came after this one"
+
+
+def _pages_text(event: Event, call: Call | None) -> Iterator[str]:
+    yield (
+        f"what was resident of these {human_size(event.args[1])} goes back to the system; all of it stays mapped, and "
+        "reads as zeros when it is next touched"
+    )
+    if call is not None and call.path == "trim-advice":
+        yield "the chunk is free as before: the break, the arena's system_mem and its lists stay as they are"
+    elif call is not None and call.path == "heap-trim":
+        yield "it is no longer part of the arena, but stays accessible: to grow over it again needs no mprotect"
 
 
 def _left_text(abi: Abi, top_size: int) -> str:

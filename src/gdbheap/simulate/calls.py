@@ -84,18 +84,26 @@ class Outcome:
 Calling = Generator[Call, int, T]
 Steps = Calling[Outcome]
 
-#: The calls that a recorder does not usually catch.
-UNSEEN = frozenset({"madvise"})
+#: The system calls that malloc makes.
+SYSCALLS = ("brk", "mmap", "munmap", "mremap", "mprotect", "madvise")
+#: Those of them whose answer malloc does not look at.
+_UNHEEDED = frozenset({"munmap", "madvise"})
 
 
-def advance(steps: Steps, result: int | None = None, unseen: Container[str] = UNSEEN) -> Call | Outcome:
-    """Send the kernel's ``result`` of the last call (None to start) and return the next call, or the Outcome.
+def advance(steps: Steps, result: int | None = None, caught: Container[str] = SYSCALLS) -> Call | Outcome:
+    """Send the kernel's ``result`` of the last call (None to start) and return the next caught call, or the Outcome.
 
-    Calls whose name is in ``unseen`` are answered with 0 and passed over. Raises Unpredictable as the prediction does.
+    Calls whose name is not in ``caught`` are passed over where malloc does not look at the answer. Raises Unpredictable
+    where it does, and as the prediction does.
     """
     try:
         call = next(steps) if result is None else steps.send(result)
-        while call.syscall in unseen:
+        while call.syscall not in caught:
+            if call.syscall not in _UNHEEDED:
+                raise Unpredictable(
+                    f"What malloc does here depends on the kernel's answer to a call of {call.syscall}, which 'heap "
+                    "catch' was told not to record."
+                )
             call = steps.send(0)
     except StopIteration as end:
         outcome: Outcome = end.value

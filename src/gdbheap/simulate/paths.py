@@ -27,6 +27,7 @@ PATHS: Mapping[str, str] = {
     "heap-unmap": "A whole heap is given back.",
     "heap-trim": "The end of a heap's top chunk is given back.",
     "trim": "The break is moved down, to give back the end of main_arena's top chunk.",
+    "trim-advice": "The whole pages inside a free chunk go back; the chunk and its addresses stay.",
     "munmap-chunk": "A chunk that is a mapping of its own is given back.",
     "mremap-chunk": "A chunk that is a mapping of its own gets another size, and perhaps another place.",
     "thp-advice": "The kernel is asked to back new memory with transparent huge pages.",

@@ -33,6 +33,19 @@ class OlderHeap:
 
 
 @dataclass(frozen=True)
+class TrimWalk:
+    """The free chunks of an arena that mtrim gives pages of back, in its order, and how far it has come.
+
+    ``chunks`` are pairs of address and size in bytes; the first ``done`` of them are behind it. ``complete`` is False
+    where it has more to look at than was read.
+    """
+
+    chunks: tuple[tuple[int, int], ...]
+    done: int = 0
+    complete: bool = True
+
+
+@dataclass(frozen=True)
 class GrowthState:
     """The allocator before a system call.
 
@@ -42,7 +55,8 @@ class GrowthState:
     hint for the next heap; None where unknown). ``heap_info_size`` and ``malloc_state_size`` are the sizes of the two
     structs in bytes. ``may_shrink_heap`` is what check_may_shrink_heap answers: whether a heap is shrunk with mmap
     instead of madvise. ``always_fail_morecore`` is the variable of that name (from glibc 2.34 on); where it is None,
-    the settings for huge pages decide.
+    the settings for huge pages decide. ``trim`` is what malloc_trim has before it in this arena, None where it was not
+    read.
     """
 
     abi: Abi
@@ -57,3 +71,4 @@ class GrowthState:
     malloc_state_size: int | None = None
     may_shrink_heap: bool | None = None
     always_fail_morecore: bool | None = None
+    trim: TrimWalk | None = None

@@ -1,11 +1,12 @@
-"""What free gives back from the end of an arena (systrim and the part of _int_free that calls it, malloc/malloc.c)."""
+"""What main_arena gives back from its end, and malloc_trim from the free chunks of every arena (malloc/malloc.c)."""
 
 from __future__ import annotations
 
-from gdbheap.ptmalloc.abi import round_down
+from gdbheap.ptmalloc.abi import Abi, round_down, round_up
 from gdbheap.simulate.arenas import heap_trim
-from gdbheap.simulate.calls import Call, Steps, Term, outcome, total
+from gdbheap.simulate.calls import Call, Steps, Term, Unpredictable, outcome, total
 from gdbheap.simulate.facts import arena_of, setting, top_size_of, with_system_mem, with_top
+from gdbheap.simulate.kernel import MADV_DONTNEED
 from gdbheap.simulate.morecore import break_of, morecore_fails, move_break, query_break
 from gdbheap.simulate.state import GrowthState
 
@@ -74,3 +75,59 @@ def trim_after_free(state: GrowthState, freed: int) -> Steps:
         f"The top chunk has {top_size:#x} bytes, at least trim_threshold {threshold:#x}.",
     )
     return (yield from systrim(state, top_pad, why))
+
+
+def _chunk_struct_size(abi: Abi) -> int:
+    """Return sizeof (struct malloc_chunk): two words of header, and four that link a free chunk."""
+    return 6 * abi.word_size
+
+
+def pages_inside(abi: Abi, chunk: int, size: int) -> tuple[int, int]:
+    """Return start and length in bytes of the whole pages in a free chunk that hold no part of its header and links.
+
+    As mtrim (malloc/malloc.c) has them; the length is 0 where there is no such page.
+    """
+    start = round_up(chunk + _chunk_struct_size(abi), abi.page_size)
+    return start, max(0, round_down(chunk + size - start, abi.page_size))
+
+
+def mtrim(state: GrowthState, pad: int | None) -> Steps:
+    """Predict mtrim (malloc/malloc.c): malloc_trim's work on one arena, from where ``state.trim`` says it is.
+
+    The pages inside its free chunks go back with madvise, whose answer is ignored; main_arena then gives back the end
+    of its top chunk but for ``pad`` bytes (None where they are not known), as systrim does. Raises Unpredictable where
+    the free chunks were not read, or not all of them, or the pad is needed and not known, and as systrim does.
+    """
+    arena, walk, abi = arena_of(state), state.trim, state.abi
+    if walk is None:
+        raise Unpredictable(f"The free chunks of {arena.name} could not be read.")
+    for chunk, size in walk.chunks[walk.done :]:
+        start, length = pages_inside(abi, chunk, size)
+        terms = (
+            Term("size", size, "of the free chunk"),
+            Term("to the page", chunk - start, "its header and links, and the rest of their page, stay"),
+        )
+        yield Call(
+            syscall="madvise",
+            args=(start, length, MADV_DONTNEED),
+            path="trim-advice",
+            terms=terms,
+            total=total(terms),
+            rounded=length,
+            multiple=abi.page_size,
+            why=(
+                f"The chunk at {chunk:#x} is free and has {size:#x} bytes; malloc_trim gives back the whole "
+                "pages inside such chunks, in every arena.",
+                f"Behind its header and links, {_chunk_struct_size(abi):#x} bytes, the first whole page is at "
+                f"{start:#x}.",
+                "It is not the top chunk, at the end of the arena: only its pages can go back, not its addresses.",
+            ),
+            source="mtrim (malloc/malloc.c)",
+        )
+    if not walk.complete:
+        raise Unpredictable(f"Not all free chunks of {arena.name} were read, so it is not known which one comes next.")
+    if not arena.is_main:
+        return outcome(state, state)
+    if pad is None:
+        raise Unpredictable("GDB cannot read the argument of malloc_trim.")
+    return (yield from systrim(state, pad))

@@ -23,9 +23,9 @@ class HeapCatch(HeapCommand):
     word = "catch"
     summary = "Record each system call that gives the process memory or takes it back, and who made it."
     details = (
-        "From now on each brk, mmap, munmap, mremap and mprotect prints one line: its number, thread, call, amount,\n"
-        "arena, the chunk that was asked for and the callers down to your own line. Works before the program is\n"
-        "started (then from its first instruction on) and on one that runs or was attached to. 'heap events' lists\n"
+        "From now on each brk, mmap, munmap, mremap, mprotect and madvise prints one line: its number, thread, call,\n"
+        "amount, arena, the chunk that was asked for and the callers down to your own line. Works before the program\n"
+        "is started (then from its first instruction on) and on one that runs or was attached to. 'heap events' lists\n"
         "what was recorded, 'heap why-grow' explains it. SYSCALL... narrows it to some of those calls."
     )
     options = (
@@ -47,7 +47,8 @@ class HeapCatch(HeapCommand):
 
     def run(self, parsed: Parsed) -> None:
         """Start or stop the recorder."""
-        from gdbheap.debugger.catch import RECORDER, SYSCALLS
+        from gdbheap.debugger.catch import RECORDER
+        from gdbheap.simulate.calls import SYSCALLS
 
         if parsed.given("off"):
             if not RECORDER.stop():
@@ -71,7 +72,7 @@ class HeapCatch(HeapCommand):
 
     def completions(self, text: str, word: str) -> list[str]:
         """Return options, or the names of system calls."""
-        from gdbheap.debugger.catch import SYSCALLS
+        from gdbheap.simulate.calls import SYSCALLS
 
         if text[: len(text) - len(word)].endswith("-"):
             return super().completions(text, word)

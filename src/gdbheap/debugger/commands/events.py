@@ -35,12 +35,13 @@ class HeapEvents(HeapCommand):
         from gdbheap.render.units import count_of
 
         require_events()
-        events = RECORDER.history.events
+        history = RECORDER.history
+        events = history.events
         limit = number(parsed, "count", _LIMIT)
 
         def body() -> dict[str, object]:
             first = max(0, len(events) - limit) if parsed.given("count") else 0
-            predicted = predictions(events)
+            predicted = predictions(events, history.caught)
             objects = [event_object(event, predicted.get(event.id)) for event in events[first:]]
             return {"events": objects, "left_out": first}
 

@@ -31,7 +31,7 @@ class HeapTrace(HeapCommand):
 
     def run(self, parsed: Parsed) -> None:
         """Record a run to its end and write the report."""
-        from gdbheap.debugger.catch import RECORDER, SYSCALLS
+        from gdbheap.debugger.catch import RECORDER
         from gdbheap.debugger.commands.catch import KEPT
         from gdbheap.debugger.commands.why_grow import source_line
         from gdbheap.debugger.output import style, write_file, write_json, write_lines
@@ -41,6 +41,7 @@ class HeapTrace(HeapCommand):
         from gdbheap.render.json_trace import trace_object
         from gdbheap.render.style import Plain
         from gdbheap.render.trace import report_lines
+        from gdbheap.simulate.calls import SYSCALLS
 
         require_no_process()
         command = command_line()
