@@ -94,7 +94,7 @@ static void *take(size_t size)
     return memory;
 }
 
-/* A request that malloc has to refuse, unless the settings (GLIBC_TUNABLES) left it memory enough. */
+/* A request that malloc has to refuse, unless the settings (GLIBC_TUNABLES) or another arena left it memory enough. */
 static void refused(size_t size)
 {
     void *volatile memory = malloc(size);
@@ -628,7 +628,7 @@ static void larger_than_a_heap(void)
 {
     kept[1] = take(100);
     limit(RLIMIT_AS, bytes_in_use() + 1 * MIB);
-    kept[2] = take(70 * MIB);
+    refused(70 * MIB);
     limit(RLIMIT_AS, RLIM_INFINITY);
 }
 
@@ -646,7 +646,10 @@ static void arena_retry(void)
 /* All of top but a little. */
 static void use_up_top(void)
 {
-    kept[0] = take(HEAP_TOTALS().keepcost - 256);
+    size_t rest = (size_t)HEAP_TOTALS().keepcost;
+
+    if (rest > KIB)
+        kept[0] = take(rest - 256);
 }
 
 /* Much is free, but in pieces of 4000 bytes with something in use between: a request that all of them together could
