@@ -94,7 +94,7 @@ static void *take(size_t size)
     return memory;
 }
 
-/* A request that malloc has to refuse, unless the settings (GLIBC_TUNABLES) left it memory enough. */
+/* A request that malloc has to refuse, unless the settings (GLIBC_TUNABLES) or another arena left it memory enough. */
 static void refused(size_t size)
 {
     void *volatile memory = malloc(size);
@@ -686,6 +686,54 @@ static void impossible_threads(void)
     in_threads(2, impossible_here);
 }
 
+static void larger_than_a_heap(void)
+{
+    kept[1] = take(100);
+    limit(RLIMIT_AS, bytes_in_use() + 1 * MIB);
+    refused(70 * MIB);
+    limit(RLIMIT_AS, RLIM_INFINITY);
+}
+
+/* A thread asks for more than a heap can hold while the address space is limited, so that there is no mapping either.
+ * malloc then tries main_arena, whose top chunk is almost large enough. */
+static void arena_retry(void)
+{
+    mallopt(M_MMAP_MAX, 0);
+    mallopt(M_TRIM_THRESHOLD, 128 * MIB);
+    mallopt(M_TOP_PAD, 0);
+    free(take(70 * MIB - 64 * KIB)); /* top keeps it */
+    in_threads(1, larger_than_a_heap);
+}
+
+/* All of top but a little. */
+static void use_up_top(void)
+{
+    size_t rest = (size_t)HEAP_TOTALS().keepcost;
+
+    if (rest > KIB)
+        kept[0] = take(rest - 256);
+}
+
+/* Much is free, but in pieces of 4000 bytes with something in use between: a request that all of them together could
+ * serve needs more memory from the kernel (fragmentation), and so does one that is larger than all of them (need). Each
+ * time the C library's own figures are in totals_before when the program stops. */
+static void fragmented(void)
+{
+    mallopt(M_MMAP_THRESHOLD, 32 * MIB);
+    for (int i = 1; i < 64; i++)
+        kept[i] = take(4000);
+    use_up_top();
+    for (int i = 1; i < 64; i += 2)
+        free(kept[i]);
+    totals_before = HEAP_TOTALS();
+    stop_here();
+    kept[1] = take(100000);
+    use_up_top();
+    totals_before = HEAP_TOTALS();
+    stop_here();
+    kept[3] = take(200000);
+}
+
 /* A thread frees what another thread's arena gave it: the arena of the chunk shrinks, not the thread's. */
 static void fill(void)
 {
@@ -750,6 +798,7 @@ static const struct {
     {"one-arena", one_arena},
     {"arena-test", arena_test},
     {"arena-again", arena_again},
+    {"arena-retry", arena_retry},
     {"heaps", heaps},
     {"heaps-of-two", heaps_of_two},
     {"larger-than-heaps", larger_than_heaps},
@@ -769,6 +818,7 @@ static const struct {
     {"impossible", impossible},
     {"impossible-threads", impossible_threads},
     {"cross-free", cross_free},
+    {"fragmented", fragmented},
     {"small", small},
 };
 

@@ -53,6 +53,7 @@ MODES: Mapping[str, str] = {
     "one-arena": f"{FIRST} brk-extend trim",
     "arena-test": f"{FIRST} {NEW_ARENA} heap-grow",
     "arena-again": f"{FIRST} {NEW_ARENA} heap-grow",
+    "arena-retry": f"{FIRST} brk-extend {NEW_ARENA} mmap-chunk",
     "heaps": f"{FIRST} {NEW_ARENA} heap-grow heap-unmap heap-trim",
     "heaps-of-two": f"{FIRST} {NEW_ARENA} heap-grow heap-unmap heap-trim",
     "larger-than-heaps": f"{FIRST} {NEW_ARENA} mmap-chunk munmap-chunk",
@@ -72,6 +73,7 @@ MODES: Mapping[str, str] = {
     "impossible": f"{FIRST} brk-extend mmap-fallback mmap-chunk",
     "impossible-threads": f"{FIRST} brk-extend mmap-fallback mmap-chunk {NEW_ARENA}",
     "cross-free": f"{FIRST} brk-extend heap-grow heap-trim {NEW_ARENA}",
+    "fragmented": f"{FIRST} brk-extend",
     "small": f"{FIRST} brk-extend trim trim-advice",
 }
 

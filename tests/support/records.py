@@ -10,11 +10,12 @@ from gdbheap.growth.decision import user_frame
 from gdbheap.growth.event import Event, FreeLists, Served
 from gdbheap.growth.event import Frame as Frame
 from gdbheap.growth.history import Final, History
-from gdbheap.growth.reading import ProcessFacts, Reading
+from gdbheap.growth.reading import ArenaVariables, ProcessFacts, Reading
 from gdbheap.growth.request import malloc_call
 from gdbheap.growth.requester import requester
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import Arena
+from gdbheap.ptmalloc.bins import NOTHING_FREE
 from gdbheap.simulate.state import Release
 from gdbheap.symbols import Struct
 from tests.support.heap_image import LAYOUTS
@@ -94,6 +95,7 @@ def a_reading(
     with_arena: bool = True,
     address: int = MAIN_ARENA,
     arena: Mapping[str, int] | None = None,
+    choosing: ArenaVariables | None = None,
     **others: Any,
 ) -> Reading:
     """Return what a recorder reads: an arena that has this top chunk, and ``mp_`` with its defaults but for ``mp``.
@@ -104,7 +106,7 @@ def a_reading(
     abi = abi or Abi(layout[1] // 8)
     fields = {"top": top, "system_mem": 0x21000, "max_system_mem": 0x21000, **(arena or {})}
     return Reading(
-        facts=ProcessFacts(abi, where, Release(version), MP),
+        facts=ProcessFacts(abi, where, Release(version), MP, MAIN_ARENA),
         params=struct_bytes(where.par, abi, {**DEFAULTS, **(mp or {})}),
         curbrk=curbrk,
         address=address,
@@ -112,6 +114,7 @@ def a_reading(
         arena=struct_bytes(where.state, abi, fields) if with_arena else None,
         top_size=top_size,
         others=others,
+        choosing=choosing,
     )
 
 
@@ -167,7 +170,7 @@ def seeds_history() -> History:
         earlier=[own],
         break_before=BASE,
         reading=a_reading(curbrk=BASE, mp={"sbrk_base": 0}, arena={"system_mem": 0, "max_system_mem": 0}),
-        free=FreeLists(None, 0, 0, 0, True),
+        free=FreeLists(None, NOTHING_FREE),
         stream="stdout",
     )
     caller = Frame("main", "/home/me/seed.c", 7, "/usr/lib/seed", 0x1200)

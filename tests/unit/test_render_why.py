@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,8 +14,10 @@ from gdbheap.growth.event import Event, Frame, FreeLists, Requester, Served
 from gdbheap.growth.explain import explain, explain_all
 from gdbheap.growth.history import Final, History
 from gdbheap.growth.initial import Initial
-from gdbheap.growth.reading import Reading
+from gdbheap.growth.reading import ArenaVariables, Reading
+from gdbheap.growth.shortage import shortage
 from gdbheap.ptmalloc.abi import Abi
+from gdbheap.ptmalloc.bins import NOTHING_FREE, FreeSummary, ListSummary
 from gdbheap.ptmalloc.params import Params
 from gdbheap.render.escape import printable
 from gdbheap.render.style import Colour, Plain
@@ -88,25 +90,119 @@ def test_the_story_has_each_fact() -> None:
     assert "unknown" not in text
 
 
-def test_the_story_says_why_nothing_else_served() -> None:
-    history = seeds_history()
-    growth = history.events[1]
+def test_the_story_says_that_there_was_no_heap() -> None:
     assert "brk-first" in the_story()
     assert "sysmalloc" in the_story()
-    history.events[1] = growth._replace(free=FreeLists(3, 12, 0x5000, 0x200, True))
-    line = line_with(the_story(history), "12 free chunks", "0x5000", "0x200")
-    assert "3 chunks" in line
-    assert "fragmentation" in line  # 0x5000 bytes would do, no single one does
-    history.events[1] = growth._replace(free=FreeLists(3, 2, 0x600, 0x400, True))
-    assert "fragmentation" not in the_story(history)
-    history.events[1] = growth._replace(free=FreeLists(0, 1, 0x200, 0x200, False))
-    line = line_with(the_story(history), "1 free chunk", "0x200")
-    assert "at least" in line
-    assert "fragmentation" not in line
-    history.events[1] = growth._replace(free=FreeLists(0, 512, 0x5000, 0x200, False))
-    assert "fragmentation" not in the_story(history), "a chunk that was not counted may be larger"
-    history.events[1] = growth._replace(free=None)
-    assert "fastbins" not in the_story(history)
+    line_with(the_story(), "why not free", "no heap yet")
+    history = seeds_history()
+    history.events[1] = history.events[1]._replace(free=None)
+    assert "why not free" not in the_story(history)
+
+
+ONE_FASTBIN = ListSummary("fastbin", 3, 2, 0xA0, 0x50)
+UNSORTED = ListSummary("unsorted", 1, 3, 0x600, 0x300)
+SMALL = ListSummary("small", 5, 1, 0x50, 0x50)
+
+
+def summary_of(*lists: ListSummary) -> FreeSummary:
+    return FreeSummary(
+        lists,
+        sum(item.chunks for item in lists),
+        sum(item.total for item in lists),
+        max((item.largest for item in lists), default=0),
+        all(item.complete for item in lists),
+    )
+
+
+def a_growth(
+    nb: int, free: FreeLists, caller: str = MAIN, mp: Mapping[str, int] | None = None, narenas: int = 1
+) -> tuple[Event, str]:
+    """Return a growth of main_arena for a chunk of ``nb`` bytes, when 0x100 were left in top, and its explanation."""
+    tcache = {"tcache_bins": 64, "tcache_count": 7, "tcache_max_bytes": 1032}
+    choosing = ArenaVariables(True, narenas.to_bytes(8, "little"), bytes(8), bytes(8))
+    reading = a_reading(GROWN - 0x100, 0x100, curbrk=GROWN, mp={**tcache, **(mp or {})}, choosing=choosing)
+    end = GROWN + (nb + 0x20020 - 0x100 + 0xFFF) // 0x1000 * 0x1000
+    stack = STACK % (nb, nb - 8) + (caller % (nb - 8) if "%" in caller else caller)
+    event = an_event("brk", (end,), end, stack, break_before=GROWN, reading=reading, free=free)
+    text = text_of(History([event]), event)
+    assert "(exact)" in text
+    return event, text
+
+
+def test_why_nothing_free_served_place_by_place() -> None:
+    _, text = a_growth(0x50, FreeLists(0, summary_of(ONE_FASTBIN, UNSORTED, SMALL)))
+    assert "empty" in line_with(text, "tcache  ", "0x50")
+    line_with(text, "fastbin 3", "2 chunks", "0xa0", "0x50")
+    line_with(text, "small bin 5", "(for 0x50)", "1 chunk,")
+    line_with(text, "unsorted  ", "3 chunks", "0x600", "0x300")
+    line_with(text, "all lists  ", "6 chunks", "0x6f0", "0x300")
+    line_with(text, "top  ", "0x100 bytes left", "0x70")
+    assert "other arena" not in text
+    line_with(a_growth(0x50, FreeLists(0, NOTHING_FREE), narenas=3)[1], "2 other arenas", "not looked at")
+    _, text = a_growth(0x2000, FreeLists(None, summary_of(UNSORTED)))
+    line_with(text, "tcache  ", "0x2000", "0x410")
+    assert "fastbin" not in text
+    line_with(text, "large bin 107", "(for 0x2000 to 0x21f0)", "empty")
+    assert "no chunk" in line_with(a_growth(0x2000, FreeLists(None, NOTHING_FREE))[1], "bins  ")
+
+
+def test_fragmentation_is_told_from_need() -> None:
+    pieces = ListSummary("large", 100, 40, 0x5000, 0x200)
+    event, text = a_growth(0x4000, FreeLists(None, summary_of(pieces)))
+    line_with(text, "Fragmentation", "0x5000", "0x4000", "40 pieces", "0x200")
+    found = shortage(event, None)
+    assert found is not None
+    assert found.verdict == "fragmentation"
+    event, text = a_growth(0x6000, FreeLists(None, summary_of(pieces)))
+    assert "top chunk they" not in line_with(text, "Need", "0x5000", "0x6000")
+    assert "Fragmentation" not in text
+    line_with(a_growth(0x5080, FreeLists(None, summary_of(pieces)))[1], "Need", "With the top chunk")
+    line_with(a_growth(0x5080, FreeLists(None, NOTHING_FREE))[1], "Need", "nothing is free")
+
+
+def test_no_verdict_where_a_chunk_could_have_served_or_was_not_counted() -> None:
+    event, text = a_growth(0x200, FreeLists(0, summary_of(UNSORTED)))
+    assert "not known" in line_with(text, "0x300", "why")
+    found = shortage(event, None)
+    assert found is not None
+    assert found.verdict is None
+    cut = ListSummary("unsorted", 1, 512, 0x5000, 0x200, False)
+    _, text = a_growth(0x4000, FreeLists(None, summary_of(cut)))
+    line_with(text, "all lists  ", "at least 512 chunks")
+    line_with(text, "Only 512 chunks", "cannot be told")
+
+
+@pytest.mark.parametrize(
+    ("caller", "facts"),
+    [
+        ("__libc_calloc <- [a.out] main at a.c:3", ("3 chunks", "calloc does not look")),
+        ("_int_realloc <- __libc_realloc <- [a.out] main at a.c:3", ("3 chunks", "realloc does not look")),
+        ("_int_memalign <- _mid_memalign <- [a.out] main at a.c:3", ("3 chunks", "memalign does not look")),
+        (MAIN, ("3 chunks", "not known")),
+        ("tcache_init <- __libc_malloc <- [a.out] main at a.c:3", ("none yet", "this request")),
+    ],
+)
+def test_why_a_full_tcache_bin_did_not_serve(caller: str, facts: Sequence[str]) -> None:
+    _, text = a_growth(0x290, FreeLists(3, NOTHING_FREE), caller)
+    line_with(text, "tcache  ", *facts)
+
+
+def test_a_glibc_without_a_tcache_or_with_large_bins() -> None:
+    _, text = a_growth(0x50, FreeLists(None, NOTHING_FREE), mp={"tcache_count": 0})
+    line_with(text, "tcache  ", "could not be read")
+    event, _ = a_growth(0x50, FreeLists(None, NOTHING_FREE))
+    reading = a_reading(GROWN - 0x100, 0x100, curbrk=GROWN)
+    layout = reading.facts.layout
+    fields = {name: place for name, place in layout.par.fields.items() if not name.startswith("tcache")}
+    reading.facts = replace(reading.facts, layout=replace(layout, par=replace(layout.par, fields=fields)))
+    event = event._replace(reading=reading)
+    assert "tcache" not in text_of(History([event]), event)
+    large = {"tcache_max_bytes": 0x1001, "tcache_count": 16}
+    reading = a_reading(GROWN - 0x100, 0x100, curbrk=GROWN, version=(2, 43), layout=("2.43", 64), mp=large)
+    event = event._replace(reading=reading)
+    text = text_of(History([event]), event)
+    line_with(text, "tcache  ", "0x50", "could not be read")
+    assert "fastbin" not in text
 
 
 def test_a_prediction_that_fails_says_so() -> None:

@@ -13,11 +13,11 @@ from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.syscalls import SyscallEntry
 from gdbheap.debugger.target import Target
 from gdbheap.growth.event import ChunkHeader, FreeLists
-from gdbheap.growth.reading import Reading
+from gdbheap.growth.reading import ArenaVariables, Reading
 from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, PREV_INUSE, Abi, round_up
-from gdbheap.ptmalloc.arena import Arena, decode_arena, read_top_size
-from gdbheap.ptmalloc.bins import chunks_to_trim, free_summary, has_free_chunks
+from gdbheap.ptmalloc.arena import Arena, attached_threads, decode_arena, read_top_size
+from gdbheap.ptmalloc.bins import NOTHING_FREE, chunks_to_trim, free_summary, has_free_chunks
 from gdbheap.ptmalloc.heaps import read_heaps
 from gdbheap.ptmalloc.params import read_params
 from gdbheap.ptmalloc.tcache import tcache_count, tcache_index
@@ -40,16 +40,32 @@ def read_allocator(target: Target, arena: int | None) -> Reading:
     Raises MemoryFault where any of it is unreadable.
     """
     memory, facts = target.memory, target.process_facts
-    params, curbrk_bytes, data = target.variables_of(arena).read(memory)
+    params, curbrk_bytes, data, *deciding = target.variables_of(arena).read(memory)
     curbrk = int.from_bytes(curbrk_bytes, target.abi.byte_order) if curbrk_bytes else None
+    choosing = _arena_variables(target, data, *deciding)
     if not arena:
-        return Reading(facts, params, curbrk, others={"aligned_heap_area": target.word("aligned_heap_area")})
+        hint = {"aligned_heap_area": target.word("aligned_heap_area")}
+        return Reading(facts, params, curbrk, others=hint, choosing=choosing)
     top_size = read_top_size(memory, target.abi, target.layout, arena, data)
     number = session.arena_number(target, arena)
     if not number:
-        return Reading(facts, params, curbrk, arena, number, data, top_size)
+        return Reading(facts, params, curbrk, arena, number, data, top_size, choosing=choosing)
     others = _heap_facts(target, decode_arena(target.abi, target.layout, arena, number, data, top_size))
-    return Reading(facts, params, curbrk, arena, number, data, top_size, others)
+    return Reading(facts, params, curbrk, arena, number, data, top_size, others, choosing)
+
+
+def _arena_variables(
+    target: Target, arena: bytes, flag: bytes, narenas: bytes, narenas_limit: bytes, free_list: bytes
+) -> ArenaVariables:
+    """Return what decides on the arena; the thread's own variable is read where there may be several threads."""
+    single = target.is_single_thread(flag)
+    if single:
+        return ArenaVariables(single, narenas, narenas_limit, free_list)
+    own = target.thread_word("thread_arena", gdb.selected_thread())
+    living = None
+    if arena and attached_threads(target.abi, target.layout, arena) > 1:
+        living = tuple([(thread.num, thread.ptid[1]) for thread in gdb.selected_inferior().threads()])
+    return ArenaVariables(single, narenas, narenas_limit, free_list, own, living)
 
 
 def _heap_facts(target: Target, arena: Arena) -> dict[str, Any]:
@@ -75,10 +91,10 @@ def read_free_lists(target: Target, reading: Reading, nb: int) -> FreeLists:
     if address is not None and layout.tcache is not None and tcache_index(abi, layout, nb) is not None:
         count = tcache_count(target.memory, abi, layout, address, nb)
     if reading.arena is None or not has_free_chunks(abi, layout, reading.address, reading.arena):
-        return FreeLists(count, 0, 0, 0, True)
+        return FreeLists(count, NOTHING_FREE)
     arena = decode_arena(abi, layout, reading.address, reading.number, reading.arena, reading.top_size)
     summary = free_summary(PageCache(target.memory), abi, layout, arena, target.safe_linking, limit=_FREE_LIMIT)
-    return FreeLists(count, summary.chunks, summary.total, summary.largest, summary.complete)
+    return FreeLists(count, summary)
 
 
 def read_chunk_header(target: Target, start: int, length: int, pointer: int | None) -> ChunkHeader | None:

@@ -51,7 +51,10 @@ class GdbSymbols:
         return self._symbols[name]
 
     def address(self, name: str) -> int | None:
-        """Return the address of ``name``, from its debug symbol or, without one, from the ELF symbol of that name."""
+        """Return the address of ``name``, from its debug symbol or, without one, from the ELF symbol of that name.
+
+        A static variable of a function is named ``FUNCTION::VARIABLE``.
+        """
         if name not in self._addresses:
             self._addresses[name] = self._look_up(name)
         return self._addresses[name]
@@ -64,7 +67,9 @@ class GdbSymbols:
                 value = symbol.value()
                 address = None if value.address is None else int(value.address)
             else:
-                address = int(gdb.parse_and_eval(f"(unsigned long) &'{name}'"))
+                function, _, variable = name.rpartition("::")
+                path = f"'{function}'::{variable}" if function else f"'{variable}'"
+                address = int(gdb.parse_and_eval(f"(unsigned long) &{path}"))
         except (gdb.error, RuntimeError):
             pass
         if address is None or not self._is_library or gdb.solib_name(address) == self._objfile.filename:
@@ -140,12 +145,15 @@ class Target:
         self.release = Release(_release(self))
         self.abi = _abi(self.layout)
         self._variables: dict[int | None, ReadPlan] = {}  # by arena
-        self._tcache_variables: dict[int, int] = {}  # by GDB's global number of the thread, which is not used again
+        self._single = self._single_thread_flag()
+        # By name and GDB's global number of the thread, which is not used again.
+        self._thread_variables: dict[tuple[str, int], int] = {}
 
     @cached_property
     def process_facts(self) -> ProcessFacts:
         """What readings of the allocator have in common; asked for once malloc is in use, when it is settled."""
-        return ProcessFacts(self.abi, self.layout, self.release, self.mp, self.flag("__always_fail_morecore"))
+        always_fail = self.flag("__always_fail_morecore")
+        return ProcessFacts(self.abi, self.layout, self.release, self.mp, self.main_arena, always_fail)
 
     @cached_property
     def may_shrink_heap(self) -> bool | None:
@@ -158,14 +166,38 @@ class Target:
             raise TargetError(_no_debug_symbols(self.libc))
         return address
 
+    def _single_thread_flag(self) -> tuple[int, int, bool] | None:
+        """Return where SINGLE_THREAD_P looks: address, size, and whether it is set while there is one thread only.
+
+        None where malloc does not ask (up to glibc 2.26: have_fastchunks came with that) or the flag is not found.
+        """
+        if self.layout.has_fastbins and "have_fastchunks" not in self.layout.state.fields:
+            return None
+        several = self.symbols.address("__libc_multiple_threads")  # up to 2.35
+        if several is not None:
+            return several, 4, False
+        single = self.symbols.address("__libc_single_threaded_internal")
+        return None if single is None else (single, 1, True)
+
     def variables_of(self, arena: int | None) -> ReadPlan:
-        """Return how to read mp_, ``__curbrk`` and the malloc_state at ``arena``: empty what there is none of."""
+        """Return how to read mp_, ``__curbrk``, the malloc_state at ``arena`` and what decides on the arena.
+
+        The last are SINGLE_THREAD_P's flag, narenas, narenas_limit and free_list. What there is none of is empty.
+        """
         plan = self._variables.get(arena)
         if plan is None:
-            curbrk = (self.curbrk, self.abi.word_size) if self.curbrk is not None else (self.mp, 0)
-            state = (arena, self.layout.state.size) if arena else (self.mp, 0)
-            plan = self._variables[arena] = ReadPlan([(self.mp, self.layout.par.size), curbrk, state])
+            none, word = (self.mp, 0), self.abi.word_size
+            addresses = [self.curbrk, *map(self.symbols.address, ("narenas", "arena_get2::narenas_limit", "free_list"))]
+            curbrk, *counts = [none if address is None else (address, word) for address in addresses]
+            state = (arena, self.layout.state.size) if arena else none
+            single = none if self._single is None else self._single[:2]
+            plan = ReadPlan([(self.mp, self.layout.par.size), curbrk, state, single, *counts])
+            self._variables[arena] = plan
         return plan
+
+    def is_single_thread(self, flag: bytes) -> bool | None:
+        """Return what SINGLE_THREAD_P answers when its flag has these bytes, None where that cannot be told."""
+        return any(flag) == self._single[2] if self._single is not None and flag else None
 
     def word(self, name: str) -> int | None:
         """Return the word that glibc's variable ``name`` holds, None where it is not known or not readable."""
@@ -192,18 +224,23 @@ class Target:
         """Whether the links of tcache and fastbins are mangled; taken for true where nothing tells."""
         return detect_safe_linking(self.symbols, self.layout, self.release.version) is not False
 
-    def tcache_address(self, thread: gdb.InferiorThread) -> int | None:
-        """Return the address of the selected ``thread``'s tcache struct: 0 where it has none, None where unknown."""
-        variable = self._tcache_variables.get(thread.global_num)
+    def thread_word(self, name: str, thread: gdb.InferiorThread) -> int | None:
+        """Return the word in the thread-local variable ``name`` of the selected ``thread``, None where unknown."""
+        key = (name, thread.global_num)
+        variable = self._thread_variables.get(key)
         if variable is None:
-            variable = self.symbols.thread_local("tcache")
+            variable = self.symbols.thread_local(name)
             if variable is None:
                 return None
-            self._tcache_variables[thread.global_num] = variable
+            self._thread_variables[key] = variable
         try:
             return self.abi.read_word(self.memory, variable)
         except MemoryFault:
             return None
+
+    def tcache_address(self, thread: gdb.InferiorThread) -> int | None:
+        """Return the address of the selected ``thread``'s tcache struct: 0 where it has none, None where unknown."""
+        return self.thread_word("tcache", thread)
 
 
 def each_thread() -> Iterator[gdb.InferiorThread]:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from gdbheap.growth.reading import Reading
+from gdbheap.ptmalloc.bins import FreeSummary
 from gdbheap.simulate.state import GrowthState
 
 #: The variables of glibc's own functions that say what was asked of them; a recorder reads those that it can.
@@ -82,16 +83,13 @@ class Frame(NamedTuple):
 class FreeLists(NamedTuple):
     """What was free before a request that made the heap grow.
 
-    ``tcache_count`` is the number of chunks in the requesting thread's tcache bin for that size (None where unknown).
-    Sizes are in bytes; ``largest`` is the largest chunk in the fastbins and bins. ``complete`` is False where there
-    were too many chunks to count them all while the program waited: then the figures are lower bounds.
+    ``tcache_count`` is the number of chunks in the requesting thread's tcache bin for that size (None where unknown,
+    or where the tcache has no bin for it). ``summary`` is what the arena's fastbins and bins held. It is not complete
+    where there were too many chunks to count them all while the program waited: then its figures are lower bounds.
     """
 
     tcache_count: int | None
-    chunks: int
-    total: int
-    largest: int
-    complete: bool
+    summary: FreeSummary
 
 
 class ChunkHeader(NamedTuple):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gdbheap.growth.arena_reason import ArenaReason, arena_reasons
 from gdbheap.growth.event import Event, Frame, Requested, Requester, Served
 from gdbheap.growth.history import Final, History
 from gdbheap.growth.predict import Prediction, prediction_of, predictions
+from gdbheap.growth.shortage import Shortage, shortage
 
 #: Reads one line of a source file, None where it cannot be had.
 SourceReader = Callable[[str, int], "str | None"]
@@ -17,17 +19,21 @@ SourceReader = Callable[[str, int], "str | None"]
 class Explanation:
     """Everything that is known of why one system call was made.
 
-    ``requested`` and ``prediction`` are None for calls that malloc did not make. ``source`` is the user's own line.
-    ``constructors_of`` is the object file whose constructors the loader was running, before main.
-    ``itself`` is the size of the chunk that the call which grew the heap then got from top for its own request,
-    where that is known from the calls seen after it. ``served`` are later calls of malloc that needed no system
-    call; ``final`` is main_arena at the end of the process where no event came after this one.
+    ``requested`` and ``prediction`` are None for calls that malloc did not make. ``arena_reason`` says why malloc
+    worked on that arena (None where no arena takes part), and ``shortage`` why nothing free served (None where that
+    was not asked or not read). ``source`` is the user's own line. ``constructors_of`` is the object file whose
+    constructors the loader was running, before main. ``itself`` is the size of the chunk that the call which grew the
+    heap then got from top for its own request, where that is known from the calls seen after it. ``served`` are later
+    calls of malloc that needed no system call; ``final`` is main_arena at the end of the process where no event came
+    after this one.
     """
 
     event: Event
     requester: Requester
     requested: Requested | None
     prediction: Prediction | None
+    arena_reason: ArenaReason | None
+    shortage: Shortage | None
     user: Frame | None
     source: str | None
     constructors_of: str | None
@@ -44,13 +50,22 @@ def explain(history: History, event: Event, read_source: SourceReader) -> Explan
 def explain_all(history: History, events: list[Event], read_source: SourceReader) -> list[Explanation]:
     """Return the explanations of these events of the history, in their order."""
     if len(events) == 1:
-        predicted_alone = prediction_of(events[0], history.before(events[0]), history.caught)
-        return [_explain(history, events[0], predicted_alone, read_source)]
-    predicted = predictions(history.events, history.caught)
-    return [_explain(history, event, predicted.get(event.id), read_source) for event in events]
+        earlier = history.before(events[0])
+        predicted = {events[0].id: prediction_of(events[0], earlier, history.caught)}
+        reasons = arena_reasons([*earlier, events[0]])
+    else:
+        predicted = dict(predictions(history.events, history.caught))
+        reasons = arena_reasons(history.events)
+    return [_explain(history, event, predicted.get(event.id), reasons.get(event.id), read_source) for event in events]
 
 
-def _explain(history: History, event: Event, prediction: Prediction | None, read_source: SourceReader) -> Explanation:
+def _explain(
+    history: History,
+    event: Event,
+    prediction: Prediction | None,
+    arena_reason: ArenaReason | None,
+    read_source: SourceReader,
+) -> Explanation:
     who = event.requester
     requested = event.requested
     user = event.user
@@ -66,6 +81,8 @@ def _explain(history: History, event: Event, prediction: Prediction | None, read
         requester=who,
         requested=requested,
         prediction=prediction,
+        arena_reason=arena_reason,
+        shortage=shortage(event, prediction),
         user=user,
         source=source,
         constructors_of=_constructors_of(event),

@@ -98,6 +98,12 @@ def read_top_size(memory: Memory, abi: Abi, layout: Layout, address: int, data: 
         return None
 
 
+def attached_threads(abi: Abi, layout: Layout, data: bytes) -> int:
+    """Return the field attached_threads of the malloc_state whose bytes are ``data``."""
+    field = layout.state.fields["attached_threads"]
+    return int.from_bytes(data[field.offset : field.offset + field.size], abi.byte_order)
+
+
 def decode_arena(abi: Abi, layout: Layout, address: int, number: int, data: bytes, top_size: int | None) -> Arena:
     """Return the arena at ``address`` from the bytes of its malloc_state and the size of its top chunk."""
     fields = layout.state.decode(data, abi.order, _SIGNED)

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import FLAG_BITS, Abi
@@ -92,24 +93,27 @@ class FreeList:
         )
 
 
-@dataclass(frozen=True)
-class ListSummary:
-    """How much is on one free list: ``count`` chunks of ``total`` bytes, the largest of ``largest`` bytes."""
+class ListSummary(NamedTuple):
+    """How much is on one free list: ``chunks`` of ``total`` bytes, the largest of ``largest`` bytes.
+
+    ``kind`` and ``number`` are the kind and the index of FreeList. ``complete`` is False where there may be more chunks
+    on it.
+    """
 
     kind: str
-    index: int
-    count: int
+    number: int
+    chunks: int
     total: int
     largest: int
+    complete: bool = True
 
 
-@dataclass(frozen=True)
-class FreeSummary:
+class FreeSummary(NamedTuple):
     """What is free in an arena, without its tcache chunks and its top chunk.
 
-    ``lists`` are the nonempty ones. ``chunks`` is their number, ``total`` their bytes, ``largest`` the largest in
-    bytes (0 where nothing is free). ``complete`` is False where not every chunk was visited: the figures are then
-    lower bounds.
+    ``lists`` are those that are not empty. ``chunks`` is their number, ``total`` their bytes, ``largest`` the
+    largest in bytes (0 where nothing is free). ``complete`` is False where not every chunk was visited: the figures
+    are then lower bounds.
     """
 
     lists: tuple[ListSummary, ...]
@@ -117,6 +121,10 @@ class FreeSummary:
     total: int
     largest: int
     complete: bool
+
+
+#: The summary of an arena in which no chunk is free.
+NOTHING_FREE = FreeSummary((), 0, 0, 0, True)
 
 
 class _Reader:
@@ -347,13 +355,12 @@ def chunks_to_trim(
 def summarize(lists: tuple[FreeList, ...]) -> FreeSummary:
     """Return the totals of free lists that were read."""
     summaries = tuple(
-        ListSummary(item.kind, item.index, len(item.sizes), sum(item.sizes), max(item.sizes))
+        ListSummary(item.kind, item.index, len(item.sizes), sum(item.sizes), max(item.sizes, default=0), item.complete)
         for item in lists
-        if item.sizes
     )
     return FreeSummary(
         lists=summaries,
-        chunks=sum(item.count for item in summaries),
+        chunks=sum(item.chunks for item in summaries),
         total=sum(item.total for item in summaries),
         largest=max((item.largest for item in summaries), default=0),
         complete=all(item.complete for item in lists),

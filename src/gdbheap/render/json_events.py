@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from gdbheap.growth.arena_reason import ArenaReason
 from gdbheap.growth.event import Event, Frame
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.predict import Prediction
+from gdbheap.growth.shortage import shortage
 
 
 def frame_object(frame: Frame) -> dict[str, object]:
@@ -18,8 +20,8 @@ def frame_object(frame: Frame) -> dict[str, object]:
     }
 
 
-def event_object(event: Event, prediction: Prediction | None) -> dict[str, object]:
-    """Return an event, with what was predicted for it, as JSON has it."""
+def event_object(event: Event, prediction: Prediction | None, reason: ArenaReason | None) -> dict[str, object]:
+    """Return an event, with what was predicted for it and why malloc chose that arena, as JSON has it."""
     who = event.requester
     requested = event.requested
     arena = event.state.arena if event.state is not None else None
@@ -36,6 +38,8 @@ def event_object(event: Event, prediction: Prediction | None) -> dict[str, objec
         "kind": who.kind,
         "purpose": who.purpose,
         "arena": None if arena is None else {"name": arena.name, "address": arena.address},
+        "arena_choice": None if reason is None else _arena_choice(reason),
+        "free_before": _free_before(event, prediction),
         "request": None if requested is None else requested.request,
         "chunk_size": None if requested is None else requested.nb,
         "path": None if call is None else call.path,
@@ -45,6 +49,48 @@ def event_object(event: Event, prediction: Prediction | None) -> dict[str, objec
         "unpredicted_because": None if prediction is None or call is not None else prediction.reason,
         "frames": [frame_object(frame) for frame in event.frames],
         "frames_left_out": event.more_frames,
+    }
+
+
+def _arena_choice(reason: ArenaReason) -> dict[str, object]:
+    facts = reason.facts
+    return {
+        "reason": reason.reason,
+        "why": list(reason.why),
+        "single_thread": None if facts is None else facts.single,
+        "thread_arena": None if facts is None else facts.thread_arena,
+        "attached_threads": reason.attached,
+        "free_list": None if facts is None else facts.free_list,
+        "narenas": None if facts is None else facts.narenas,
+        "narenas_limit": None if facts is None else facts.narenas_limit,
+    }
+
+
+def _free_before(event: Event, prediction: Prediction | None) -> dict[str, object] | None:
+    short = shortage(event, prediction)
+    if short is None:
+        return None
+    summary = short.summary
+    return {
+        "tcache_chunks": short.tcache.count,
+        "chunks": summary.chunks,
+        "bytes": summary.total,
+        "largest": summary.largest,
+        "complete": summary.complete,
+        "lists": [
+            {
+                "kind": item.kind,
+                "index": item.number,
+                "chunks": item.chunks,
+                "bytes": item.total,
+                "largest": item.largest,
+                "complete": item.complete,
+            }
+            for item in summary.lists
+        ],
+        "top": short.top_size,
+        "top_needed": short.top_needed,
+        "verdict": short.verdict,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gdbheap.growth.arena_reason import arena_reasons
 from gdbheap.growth.explain import Explanation
 from gdbheap.growth.history import Ending, Gap, History, ProcessRecord
 from gdbheap.growth.predict import predictions
@@ -15,7 +16,7 @@ def trace_object(
 ) -> dict[str, object]:
     """Return the run of ``command``, of whose events the first had number ``first``, as JSON has it."""
     events = [event for event in history.events if event.id >= first]
-    predicted = predictions(history.events)
+    predicted, chosen = predictions(history.events, history.caught), arena_reasons(history.events)
     return {
         "program": command,
         "status": ending.status,
@@ -26,7 +27,7 @@ def trace_object(
         "processes": [process_object(record) for record in history.processes.values()],
         "gaps": [gap_object(gap) for gap in history.gaps],
         "largest": [item.event.id for item in explained],
-        "events": [event_object(event, predicted.get(event.id)) for event in events],
+        "events": [event_object(event, predicted.get(event.id), chosen.get(event.id)) for event in events],
         "left_out": history.recorded + 1 - first - len(events),
     }
 

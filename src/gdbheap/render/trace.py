@@ -52,7 +52,7 @@ def ending_text(ending: Ending) -> str:
 
 def _counts_text(history: History, events: Sequence[Event]) -> str:
     of_malloc = [event for event in events if event.requester.kind == "malloc"]
-    predicted = predictions(events)
+    predicted = predictions(history.events, history.caught)
     exact = sum(1 for event in of_malloc if event.id in predicted and predicted[event.id].exact)
     dropped = f" ({count_of(history.dropped, 'older one')} no longer kept)" if history.dropped else ""
     return (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
-from gdbheap.growth.event import Event, FreeLists, Served
+from gdbheap.growth.arena_reason import ArenaReason
+from gdbheap.growth.event import Event, Served
 from gdbheap.growth.explain import Explanation
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.names import meaning
@@ -14,6 +15,7 @@ from gdbheap.render.callers import frame_text, inner_chain, place_text, shortene
 from gdbheap.render.calls import advice_name, call_text
 from gdbheap.render.escape import printable
 from gdbheap.render.events import protection_text
+from gdbheap.render.shortage import shortage_lines
 from gdbheap.render.style import Plain
 from gdbheap.render.units import count_of, human_size, signed_hex
 from gdbheap.simulate.calls import Call
@@ -38,6 +40,9 @@ def explanation_lines(explained: Explanation, style: Plain) -> Iterator[str]:
         yield from _section(style, "whose", [_not_malloc(explained)])
         return
     yield from _section(style, "request", _request(explained))
+    if explained.arena_reason is not None:
+        yield from _section(style, "which arena", _which_arena(explained.arena_reason))
+    yield from _section(style, "why not free", _why_not_free(explained))
     prediction = explained.prediction
     if prediction is None or prediction.call is None:
         reason = prediction.reason if prediction is not None else event.unread
@@ -45,7 +50,7 @@ def explanation_lines(explained: Explanation, style: Plain) -> Iterator[str]:
             style, "unknown", ["the branch that malloc took, and its sum", *([reason] if reason else [])]
         )
         return
-    yield from _section(style, f"why {event.syscall}", _why(explained, prediction.call))
+    yield from _section(style, f"why {event.syscall}", _why(prediction.call))
     yield from _section(style, "the sum", _sum(explained, prediction.call, style))
     yield from _section(style, "afterwards", _afterwards(explained, style))
 
@@ -152,33 +157,25 @@ def _not_malloc(explained: Explanation) -> str:
     return f"{explained.requester.kind}: {printable(explained.requester.purpose)}{file} - not malloc's"
 
 
-def _why(explained: Explanation, call: Call) -> Iterator[str]:
+def _which_arena(reason: ArenaReason) -> Iterator[str]:
+    if reason.reason is None:
+        yield "why malloc works on this one is not known"
+    yield from reason.why
+
+
+def _why_not_free(explained: Explanation) -> Iterator[str]:
+    reason = explained.arena_reason.reason if explained.arena_reason is not None else None
+    if explained.shortage is not None:
+        yield from shortage_lines(explained.shortage)
+    elif reason == "new":
+        yield "the arena is only being made: nothing in it can be free yet"
+    elif reason == "none":
+        yield "there is no arena to look in"
+
+
+def _why(call: Call) -> Iterator[str]:
     yield from call.why
-    free, state = explained.event.free, explained.event.state
-    has_top = state is not None and state.arena is not None and bool(state.arena.top_size)
-    if free is not None and not has_top and not free.chunks:
-        yield "Its bins are empty as well: there is no heap yet."
-    elif free is not None:
-        requested = explained.requested
-        yield _free_text(free, requested.nb if requested is not None else None)
     yield f"{call.source}, path {call.path}"
-
-
-def _free_text(free: FreeLists, nb: int | None) -> str:
-    tcache = ""
-    if free.tcache_count is not None:
-        tcache = f"the tcache bin of that size has {count_of(free.tcache_count, 'chunk')}; "
-    if not free.chunks:
-        return f"Nothing free could serve it: {tcache}no chunk is free in the arena's fastbins and bins."
-    bound = "" if free.complete else "at least "
-    largest = "the largest" if free.complete else "the largest of those counted"
-    text = (
-        f"Nothing free could serve it: {tcache}{bound}{count_of(free.chunks, 'free chunk')}, "
-        f"{bound}{free.total:#x} bytes in all; {largest} has {free.largest:#x}."
-    )
-    if free.complete and nb is not None and free.total >= nb and free.largest < nb:
-        return f"{text} Together they would do for {nb:#x}: this is fragmentation."
-    return text
 
 
 def _sum(explained: Explanation, call: Call, style: Plain) -> Iterator[str]:

@@ -29,6 +29,7 @@ class HeapEvents(HeapCommand):
     def answer(self, parsed: Parsed) -> Answer:
         """Return the rows; JSON has all of them, unless -count says otherwise."""
         from gdbheap.debugger.catch import RECORDER, require_events
+        from gdbheap.growth.arena_reason import arena_reasons
         from gdbheap.growth.predict import predictions
         from gdbheap.render.events import event_rows
         from gdbheap.render.json_events import event_object
@@ -41,8 +42,8 @@ class HeapEvents(HeapCommand):
 
         def body() -> dict[str, object]:
             first = max(0, len(events) - limit) if parsed.given("count") else 0
-            predicted = predictions(events, history.caught)
-            objects = [event_object(event, predicted.get(event.id)) for event in events[first:]]
+            predicted, chosen = predictions(events, history.caught), arena_reasons(events)
+            objects = [event_object(event, predicted.get(event.id), chosen.get(event.id)) for event in events[first:]]
             return {"events": objects, "left_out": first}
 
         def lines(style: Plain) -> Iterator[str]:

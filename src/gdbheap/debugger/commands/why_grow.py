@@ -55,7 +55,7 @@ class HeapWhyGrow(HeapCommand):
                 yield from explanation_lines(item, style)
 
         return Answer(
-            lambda: {"events": [event_object(item.event, item.prediction) for item in explained]},
+            lambda: {"events": [event_object(item.event, item.prediction, item.arena_reason) for item in explained]},
             lines,
         )
 
