@@ -94,15 +94,20 @@ def resolve(program: Sequence[str], path: str) -> list[str]:
 def gdb_options(trace: Trace, environment: Mapping[str, str]) -> list[str]:
     """Return GDB's options that trace, ended by the program and its arguments.
 
-    GDB gives its programs the terminal's size in two variables: they are taken out again where they were not set.
+    GDB gives its programs the terminal's size in two variables, and the shell by which it starts them has some of its
+    own: they are taken out again where they were not set.
     """
-    added = [name for name in ("LINES", "COLUMNS") if name not in environment]
+    of_gdb = [name for name in ("LINES", "COLUMNS") if name not in environment]
+    of_shell = [name for name in ("PWD", "OLDPWD", "SHLVL", "_") if name not in environment]
     command = "gdbheap trace"
     if trace.report:
         command += f" -o {shlex.quote(trace.report)}"
     if trace.json:
         command += f" -json {shlex.quote(trace.json)}"
-    commands = [*(f"unset environment {name}" for name in added), command, "quit $_gdbheap_status"]
+    commands = [*(f"unset environment {name}" for name in of_gdb)]
+    if of_shell:
+        commands.append(f"set exec-wrapper env {' '.join(f'-u {name}' for name in of_shell)}")
+    commands += [command, "quit $_gdbheap_status"]
     options = ["--batch-silent", "-nx"]
     for line in commands:
         options += ["-ex", line]

@@ -125,8 +125,8 @@ def test_arenas_are_shared_beyond_arena_max(
         assert reasons[thread] == ["new", "made-for-thread"]
     beyond = [thread for thread in run.own if thread > limit]
     assert len(beyond) >= 2
-    for thread in beyond:
-        assert set(reasons.get(thread, ["shared"])) == {"shared"}
+    for thread in beyond:  # who frees a chunk works on that chunk's arena
+        assert set(reasons.get(thread, [])) <= {"shared", "chunk"}
     shared = run.of_threads("shared")
     assert {event["thread"] for event in shared} <= set(beyond)
     for event in shared:
@@ -189,7 +189,7 @@ def test_free_works_on_the_chunks_arena(gdb: Gdb, answers: Answers, programs: Pr
         run = Run(gdb, answers, programs["paths"], mode)
         given = run.of_threads("chunk")
         assert given
-        assert all(event["path"] in ("trim", "heap-unmap") for event in given)
+        assert all(event["path"] in ("trim", "heap-unmap", "heap-trim") for event in given)
         assert {event["arena"]["address"] for event in given} == {run.main if address == "main" else run.own[2]}
         assert all(event["free_before"] is None for event in given)
 

@@ -285,7 +285,9 @@ def program_file() -> str | None:
 
 def command_line() -> str:
     """Return the program that GDB has loaded with the arguments that it will be given, as a shell would have them."""
-    return f"{program_file() or ''} {gdb.parameter('args') or ''}".strip()
+    # gdb.parameter has the arguments of no inferior but the first, and of none in some releases.
+    shown = re.fullmatch(r'.*? is "(.*)"\.\n?', gdb.execute("show args", to_string=True), re.DOTALL)
+    return f"{program_file() or ''} {shown.group(1) if shown else ''}".strip()
 
 
 def is_core() -> bool:

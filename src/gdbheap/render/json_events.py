@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gdbheap.growth.arena_reason import ArenaReason
 from gdbheap.growth.event import Event, Frame
+from gdbheap.growth.history import Gap, ProcessRecord
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.predict import Prediction
 from gdbheap.growth.shortage import shortage
@@ -92,6 +93,23 @@ def _free_before(event: Event, prediction: Prediction | None) -> dict[str, objec
         "top_needed": short.top_needed,
         "verdict": short.verdict,
     }
+
+
+def process_object(record: ProcessRecord) -> dict[str, object]:
+    """Return what is known of a process as JSON has it."""
+    return {
+        "process": record.process,
+        "made_by": record.parent,
+        "time": record.time,
+        "recorded": record.recorded,
+        "programs": [{"after": events, "file": file} for events, file in record.programs],
+        "end": record.end,
+    }
+
+
+def gap_object(gap: Gap) -> dict[str, object]:
+    """Return why events may be missing, and from where on, as JSON has it."""
+    return {"after": gap.after, "reason": gap.reason}
 
 
 def initial_object(initial: Initial) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gdbheap.growth.timeline import OF_MALLOC, Series, Timeline
+from gdbheap.render.json_events import gap_object
 
 
 def timeline_object(line: Timeline) -> dict[str, object]:
@@ -21,7 +22,7 @@ def timeline_object(line: Timeline) -> dict[str, object]:
         "last": levels[-1].total if levels else sum(line.begin(OF_MALLOC)),
         "programs_before": line.programs_before,
         "dropped": line.dropped,
-        "gaps": [{"after": gap.after, "reason": gap.reason} for gap in line.gaps],
+        "gaps": [gap_object(gap) for gap in line.gaps],
         "unfinished": line.unfinished,
         "failed": line.failed,
         "unknown": line.unknown,

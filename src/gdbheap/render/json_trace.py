@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from gdbheap.growth.arena_reason import arena_reasons
 from gdbheap.growth.explain import Explanation
-from gdbheap.growth.history import Ending, Gap, History, ProcessRecord
+from gdbheap.growth.history import Ending, History
 from gdbheap.growth.predict import predictions
-from gdbheap.render.json_events import event_object
+from gdbheap.render.json_events import event_object, gap_object, process_object
 
 
 def trace_object(
@@ -30,20 +30,3 @@ def trace_object(
         "events": [event_object(event, predicted.get(event.id), chosen.get(event.id)) for event in events],
         "left_out": history.recorded + 1 - first - len(events),
     }
-
-
-def process_object(record: ProcessRecord) -> dict[str, object]:
-    """Return what is known of a process as JSON has it."""
-    return {
-        "process": record.process,
-        "made_by": record.parent,
-        "time": record.time,
-        "recorded": record.recorded,
-        "programs": [{"after": events, "file": file} for events, file in record.programs],
-        "end": record.end,
-    }
-
-
-def gap_object(gap: Gap) -> dict[str, object]:
-    """Return why events may be missing, and from where on, as JSON has it."""
-    return {"after": gap.after, "reason": gap.reason}

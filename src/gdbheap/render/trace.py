@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 
 from gdbheap.growth.event import Event
 from gdbheap.growth.explain import Explanation
-from gdbheap.growth.history import Ending, Gap, History, ProcessRecord
+from gdbheap.growth.history import Ending, History
 from gdbheap.growth.predict import predictions
 from gdbheap.render.escape import printable
-from gdbheap.render.state import table
+from gdbheap.render.processes import gap_lines, process_lines
 from gdbheap.render.style import Plain
 from gdbheap.render.units import count_of
 from gdbheap.render.why import explanation_lines
@@ -59,28 +58,3 @@ def _counts_text(history: History, events: Sequence[Event]) -> str:
         f"{count_of(len(events), 'call')} for memory recorded{dropped}; {len(of_malloc):,} by malloc, "
         f"{exact:,} of these predicted exactly"
     )
-
-
-def process_lines(processes: Sequence[ProcessRecord], events: Sequence[Event]) -> Iterator[str]:
-    """Yield the processes as a table: who made each, what it ran, how many calls it made, how it ended."""
-    rows = []
-    for record in processes:
-        names = [printable(os.path.basename(program)) for _, program in record.programs]
-        calls = sum(event.process == record.process for event in events)
-        rows.append(
-            (
-                str(record.process),
-                "-" if record.parent is None else str(record.parent),
-                " -> ".join(names) or "not followed",
-                f"{calls:,}" if record.recorded else "not recorded",
-                record.end or "-",
-            )
-        )
-    yield from table(("process", "made by", "program", "calls ", "end"), rows)
-
-
-def gap_lines(gaps: Sequence[Gap]) -> Iterator[str]:
-    """Yield a sentence for each reason why calls may be missing."""
-    for gap in gaps:
-        where = f"From event {gap.after + 1} on" if gap.after else "From the beginning on"
-        yield f"{where} calls may be missing. {gap.reason}"

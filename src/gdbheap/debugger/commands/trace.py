@@ -7,6 +7,10 @@ import gdb
 from gdbheap.debugger.commands.base import JSON, HeapCommand
 from gdbheap.debugger.options import Option, Parsed
 
+TYPE_CHECKING = False  # as in typing, which takes long to import
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _EXPLAINED = 3
 
 
@@ -57,11 +61,19 @@ class HeapTrace(HeapCommand):
         history = RECORDER.history
         explained = explain_all(history, largest_growths(history, first, _EXPLAINED), source_line)
         path = parsed.text("o")
-        if path:
-            lines = report_lines(history, first, command, ending, explained, Plain())
-            write_file(path, "".join(f"{line}\n" for line in lines))
-        else:
-            write_lines(report_lines(history, first, command, ending, explained, style(2)), gdb.STDERR)
-        if parsed.given("json"):
-            body = trace_object(history, first, command, ending, explained)
-            write_json("heap trace", body, parsed.text("json") or "")
+
+        def lines(style: Plain) -> Iterator[str]:
+            return report_lines(history, first, command, ending, explained, style)
+
+        try:
+            if path:
+                write_file(path, "".join(f"{line}\n" for line in lines(Plain())))
+        except gdb.GdbError:
+            path = None
+            raise
+        finally:
+            if not path:
+                write_lines(lines(style(2)), gdb.STDERR)
+            if parsed.given("json"):
+                body = trace_object(history, first, command, ending, explained)
+                write_json("heap trace", body, parsed.text("json") or "")
