@@ -275,7 +275,7 @@ class Recorder:
         tid: int,
         entry: SyscallEntry,
         shape: Shape,
-        values: Sequence[int],
+        values: tuple[int, ...],
         numbers: Numbers,
     ) -> None:
         """Keep what must be read now of a call that malloc made from a stack that is known."""
@@ -290,7 +290,7 @@ class Recorder:
             None if numbers.pointer is None else values[numbers.pointer],
         )
         captured.reading, captured.free, captured.chunk, captured.unread = found
-        self._note_trim(process, tid, entry, numbers.requester, captured.reading)
+        captured.reading = self._with_trim(process, tid, entry, numbers.requester, captured.reading)
         if entry.name == "brk":
             captured.break_before = process.program_break
             if captured.break_before is None and captured.reading is not None:
@@ -341,7 +341,7 @@ class Recorder:
         if who.kind == "malloc":
             process.needs_the_kernel()
             changes.update(self._of_malloc(entry, frames))
-            self._note_trim(process, tid, entry, who, changes["reading"])
+            changes["reading"] = self._with_trim(process, tid, entry, who, changes["reading"])
             if name == "brk" and changes["break_before"] is None and changes["reading"] is not None:
                 changes["break_before"] = changes["reading"].curbrk or None
             if shape is not None and changes.get("stream") is None:
@@ -361,12 +361,13 @@ class Recorder:
             "stream": None if stream is None else stream_name(session.target(), stream),
         }
 
-    def _note_trim(
+    def _with_trim(
         self, process: RecordedProcess, tid: int, entry: SyscallEntry, who: Requester, reading: Reading | None
-    ) -> None:
-        """Note what malloc_trim has before it, at a call that it makes for a free chunk."""
+    ) -> Reading | None:
+        """Return what was read with what malloc_trim has before it, at a call that it makes for a free chunk."""
         if who.purpose == FREE_PAGES and reading is not None and reading.arena is not None:
-            process.trims.note(session.target(), tid, entry.args, reading)
+            return process.trims.note(session.target(), tid, entry.args, reading)
+        return reading
 
     def _leave(self, process: RecordedProcess, left: Captured | int, name: str | None, result: int) -> bool:
         if left == _NOT_RECORDED:
