@@ -26,7 +26,6 @@ _MARKS: Mapping[str, tuple[str, str]] = {
     "bk_nextsize": (">", "a link of a free list"),
     "key": ("k", "key, by which free knows that the chunk is in a tcache"),
 }
-_TEXT_GAP = 2
 _LEAST_NOTE = 36
 
 
@@ -68,7 +67,7 @@ def words_lines(
     margin = ASCII if ascii_only else UNICODE
     in_row = ROW // word_size
     row_width = _row_width(in_row, word_size)
-    if row_width > width:
+    while row_width > width and in_row > 1:
         in_row //= 2
         row_width = _row_width(in_row, word_size)
     beside = width - row_width - 2 >= _LEAST_NOTE
@@ -80,7 +79,7 @@ def words_lines(
         for first in range(0, len(closeup.words), in_row):
             words = closeup.words[first : first + in_row]
             seen.update(word.role for word in words)
-            row = _row(closeup, words, word_size, style, role, above, width - row_width + ROW)
+            row = _row(closeup, words, word_size, style, role, above, with_text=row_width <= width)
             notes = _notes(closeup, words, places, heads)
             if beside:
                 lines += _with_notes(row, notes, in_row - len(words), word_size, row_width, width)
@@ -98,11 +97,11 @@ def words_lines(
 
 def _row_width(in_row: int, word_size: int) -> int:
     """Return the width of a row with its bracket: the address, each word with its mark, and the text."""
-    return 2 + 14 + in_row * (2 * word_size + 2) + _TEXT_GAP - 1 + in_row * word_size
+    return 2 + 14 + in_row * (2 * word_size + 2) + 1 + in_row * word_size
 
 
 def _row(
-    closeup: Closeup, words: Sequence[Word], word_size: int, style: Plain, role: str, above: str, room: int
+    closeup: Closeup, words: Sequence[Word], word_size: int, style: Plain, role: str, above: str, *, with_text: bool
 ) -> str:
     offset = words[0].address - closeup.chunk.address
     found, text = f"{words[0].address:#014x}", ""
@@ -110,11 +109,9 @@ def _row(
         colour = above if word.role == "above" else role
         mark = _MARKS.get(word.role, (" ", ""))[0]
         found += " " + style.paint(colour, f"{word.value:0{2 * word_size}x}") + mark
-        data = closeup.data[offset : offset + word_size]
-        if len(text) < room:
-            text += style.paint(colour, preview(data, word_size))
+        text += style.paint(colour, preview(closeup.data[offset : offset + word_size], word_size))
         offset += word_size
-    return f"{found}{' ' * (_TEXT_GAP - 1)}{text}"
+    return f"{found} {text}" if with_text else found
 
 
 def _with_notes(
