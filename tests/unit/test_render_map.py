@@ -31,7 +31,7 @@ def scene(drawn: ArenaMap, window: Window = EVERYTHING, content: bytes = b"") ->
 
 
 def drawing(shown: Scene, width: int = 80, rows: int = 40, ascii_only: bool = True) -> list[str]:
-    return list(map_lines(shown, Plain(), width=width, rows=rows, ascii_only=ascii_only))
+    return list(map_lines([shown], Plain(), width=width, rows=rows, ascii_only=ascii_only))
 
 
 def cells_of(lines: list[str]) -> list[tuple[int, str]]:
@@ -65,10 +65,6 @@ def test_a_small_heap() -> None:
         "              a large bin)",
         ". : top       0x400 (1 KiB), 1 chunk (free, the top",
         "              chunk)",
-        "Used, and some of it free: % up to a quarter, + up",
-        "to a half, a small letter (: for top) more. The",
-        "letter and the background are those of the largest",
-        "free part.",
         "free      0x550 (1,360 bytes) in all without the top",
         "          chunk; the largest free chunk has 0x500",
         "          (1,280 bytes), at 0x200006e0 (large).",
@@ -77,6 +73,11 @@ def test_a_small_heap() -> None:
         "          become part of the top chunk.",
         "last used 0x20000be0, 0x20 (32 bytes): the heap",
         "          cannot end before it.",
+        "",
+        "Used, and some of it free: % up to a quarter, + up",
+        "to a half, a small letter (: for top) more. The",
+        "letter and the background are those of the largest",
+        "free part.",
     ]
 
 
@@ -148,7 +149,7 @@ def test_colours_are_all_that_style_adds() -> None:
     image = Image()
     main_heap(image, PIECES)
     shown = scene(mapped(image))
-    painted = list(map_lines(shown, Colour(), width=40, rows=1, ascii_only=False))
+    painted = list(map_lines([shown], Colour(), width=40, rows=1, ascii_only=False))
     plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in painted]
     assert plain == drawing(shown, width=40, rows=1, ascii_only=False)
     assert any("\x1b[34;106m▓" in line for line in painted), "used, on the ground of tcache"

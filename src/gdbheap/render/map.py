@@ -57,19 +57,32 @@ def cells_in_row(width: int) -> int:
     return cells
 
 
-def map_lines(scene: Scene, style: Plain, *, width: int, rows: int, ascii_only: bool) -> Iterator[str]:
-    """Yield an arena's drawing and its legend in lines of at most ``width`` characters.
+def map_lines(scenes: Sequence[Scene], style: Plain, *, width: int, rows: int, ascii_only: bool) -> Iterator[str]:
+    """Yield the drawings of arenas with their legends, in lines of at most ``width`` characters.
 
-    ``rows`` is the most rows that the drawing has, but for an arena with more regions than that.
+    ``rows`` is the most rows that a drawing has, but for an arena with more regions than that.
     """
     signs = ASCII if ascii_only else UNICODE
+    for place, scene in enumerate(scenes):
+        if place:
+            yield ""
+        yield from _arena(scene, style, signs, width, rows)
+    if any(scene.drawn.areas for scene in scenes):
+        yield ""
+        yield from wrapped(
+            f"Used, and some of it free: {signs.some} up to a quarter, {signs.much} up to a half, a small letter (: "
+            "for top) more. The letter and the background are those of the largest free part.",
+            width,
+        )
+
+
+def _arena(scene: Scene, style: Plain, signs: Signs, width: int, rows: int) -> Iterator[str]:
     drawn = scene.drawn
     yield from (style.paint("heading", line) for line in wrapped(heading(scene), width))
     if drawn.areas:
         in_row = cells_in_row(width)
         cell = common_cell(drawn.areas, in_row, rows)
-        scale = f"a character stands for {cell_text(cell)}, a row for {cell_text(cell * in_row)}"
-        yield from wrapped(scale, width)
+        yield from wrapped(f"a character stands for {cell_text(cell)}, a row for {cell_text(cell * in_row)}", width)
         for area in drawn.areas:
             text = area_heading(scene, area)
             if text is not None:
@@ -128,12 +141,6 @@ def _legend(scene: Scene, style: Plain, signs: Signs, width: int) -> Iterator[st
         first, *more = wrapped(f"{entry.text}{meaning}", width - 4 - _MARGIN)
         yield f"{sign} {group.name:<{_MARGIN - 1}} {first}"
         yield from (" " * (4 + _MARGIN) + line for line in more)
-    if any(GROUPS[entry.group].mixed for entry in shown) and any(entry.group == _USED for entry in shown):
-        yield from wrapped(
-            f"Used, and some of it free: {signs.some} up to a quarter, {signs.much} up to a half, a small letter (: "
-            "for top) more. The letter and the background are those of the largest free part.",
-            width,
-        )
 
 
 def _hanging(word: str, text: str, width: int) -> Iterator[str]:

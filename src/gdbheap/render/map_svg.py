@@ -45,6 +45,11 @@ def map_svg(scenes: Sequence[Scene], general_problems: Sequence[str]) -> str:
     """Return the picture as the text of an SVG file; the problems are those that are of no arena in particular."""
     page = _Page()
     page.text("The heap, to scale", "title", step=26)
+    page.text(
+        "A cell that holds several kinds of bytes is filled with each as far as there is of it, the used ones at its "
+        "foot; the mouse tells how much."
+    )
+    page.y += LINE_HEIGHT / 2
     rows = max(_LEAST_ROWS, _ROWS // max(1, len(scenes)))
     for scene in scenes:
         _draw(page, scene, rows)
@@ -73,10 +78,7 @@ def _draw(page: _Page, scene: Scene, rows: int) -> None:
     page.text(heading(scene), "heading")
     if areas:
         cell = common_cell(areas, _IN_ROW, rows)
-        page.text(
-            f"A cell stands for {cell_text(cell)}, a row for {cell_text(cell * _IN_ROW)}. A cell that holds several "
-            "kinds of bytes is filled with each as far as there is of it; the mouse tells how much."
-        )
+        page.text(f"A cell stands for {cell_text(cell)}, a row for {cell_text(cell * _IN_ROW)}.")
         for area in areas:
             text = area_heading(scene, area)
             if text is not None:

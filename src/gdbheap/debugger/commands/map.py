@@ -95,9 +95,7 @@ def _map(parsed: Parsed, width: int, rows: int, *, ascii_only: bool) -> Answer:
         write_file(path, map_svg(scenes, view.problems))
 
     def lines(style: Plain) -> Iterator[str]:
-        for scene in scenes:
-            yield from map_lines(scene, style, width=width, rows=rows, ascii_only=ascii_only)
-            yield ""
+        yield from map_lines(scenes, style, width=width, rows=rows, ascii_only=ascii_only)
         chunks, size = view.mmapped
         if chunks:
             text = f"Not drawn: {count_of(chunks, 'mmapped chunk')}, {hex_size(size)}, outside the arenas."
