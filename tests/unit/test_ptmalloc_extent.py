@@ -22,6 +22,7 @@ from gdbheap.ptmalloc.extent import (
     Window,
     common_cell,
     map_arena,
+    may_hold,
     region_of,
 )
 from gdbheap.ptmalloc.heaps import HeapChain
@@ -230,6 +231,10 @@ def test_a_foreign_gap_is_drawn_as_one() -> None:
     assert found[1:] == (plan.regions[1], MAIN_BASE + 0x4000)
     assert region_of([plan], MAIN_BASE + 0x4000) is None
     assert region_of([plan], MAIN_BASE - 1) is None
+    assert may_hold(plan, Window(MAIN_BASE + 0x3FFF))
+    assert may_hold(plan, Window(0, MAIN_BASE + 1))
+    assert not may_hold(plan, Window(MAIN_BASE + 0x4000))
+    assert not may_hold(plan, Window(0, MAIN_BASE))
     # Both share one scale, and each begins a row.
     assert [common_cell(drawn.areas, 16, rows) for rows in (1, 2, 3, 4)] == [1024, 1024, 512, 512]
 

@@ -14,7 +14,7 @@ from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.bins import LAST_BIN, FreeList, read_free_lists
 from gdbheap.ptmalloc.chunk import Chunk
 from gdbheap.ptmalloc.closeup import Closeup, Linking, ListPlace, list_places, read_closeup
-from gdbheap.ptmalloc.extent import Spot, Window, map_arena, region_of
+from gdbheap.ptmalloc.extent import EVERYTHING, Spot, Window, map_arena, may_hold, region_of
 from gdbheap.ptmalloc.heaps import HeapInfo
 from gdbheap.ptmalloc.regions import Plan, Region
 from gdbheap.ptmalloc.rows import Rows, Wanted
@@ -69,11 +69,13 @@ class MapView:
         return found
 
     def scenes(self, window: Window, *, most_cells: int, most_runs: int) -> Iterator[Scene]:
-        """Yield what there is to draw of each arena."""
+        """Yield what there is to draw of each arena; one that can have nothing in a narrow window is left out."""
         heaps: dict[int, HeapInfo] = {
             heap.address: heap for chain in self._state.heaps.values() for heap in chain.heaps
         }
         for plan, free in self._plans:
+            if window != EVERYTHING and not may_hold(plan, window):
+                continue
             drawn = map_arena(self._memory, self.abi, plan, free, window, most_cells=most_cells, most_runs=most_runs)
             yield Scene(drawn, window, heaps, self._content)
 

@@ -369,6 +369,17 @@ def region_of(plans: Sequence[Plan], address: int) -> tuple[Plan, Region, int] |
     return None
 
 
+def may_hold(plan: Plan, window: Window) -> bool:
+    """Return whether any region of an arena can have bytes in ``window``."""
+    if plan.top_is_lost:
+        return True  # where its region begins is only found by walking
+    for region in plan.regions:
+        start, end = window.clip(region.address, _latest_end(plan, region))
+        if start < end:
+            return True
+    return False
+
+
 def _latest_end(plan: Plan, region: Region) -> int:
     if region.top is not None:
         size = plan.arena.top_size
