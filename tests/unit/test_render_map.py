@@ -76,8 +76,8 @@ def test_a_small_heap() -> None:
         "",
         "Used, and some of it free: % up to a quarter, + up",
         "to a half, a small letter (: for top) more. The",
-        "letter and the background are those of the largest",
-        "free part.",
+        "letter and the colour are those of the largest free",
+        "part.",
     ]
 
 

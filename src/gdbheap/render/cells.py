@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from gdbheap.render.escape import preview
 from gdbheap.render.units import count_of, hex_size, human_size
 
 PREVIEW = 24
+#: A preview that is worth showing: text, not a stray letter or two.
+_TELLING = re.compile(r"[^.]{4}")
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ def facts(scene: Scene) -> Iterator[tuple[str, str]]:
             "of the top chunk.",
         )
     text = preview(scene.content(last, PREVIEW), PREVIEW)
-    content = f" Its first bytes: {text}" if text.strip(".") else ""
+    content = f" Its first bytes: {text}" if _TELLING.search(text) else ""
     yield "last used", f"{last.address:#x}, {hex_size(last.size)}: the heap cannot end before it.{content}"
     if below is not None and below.address > last.address:
         yield (

@@ -35,15 +35,19 @@ _MARGIN = 10
 
 @dataclass(frozen=True)
 class Signs:
-    """The characters of cells with used bytes: with no free ones, with up to a quarter, up to a half."""
+    """The characters of cells with used bytes: with no free ones, with up to a quarter, up to a half.
+
+    ``shades`` is whether they let as much of the background through as is free.
+    """
 
     only: str
     some: str
     much: str
+    shades: bool
 
 
-UNICODE = Signs("█", "▓", "▒")
-ASCII = Signs("#", "%", "+")
+UNICODE = Signs("█", "▓", "▒", True)
+ASCII = Signs("#", "%", "+", False)
 
 
 def cells_in_row(width: int) -> int:
@@ -71,7 +75,7 @@ def map_lines(scenes: Sequence[Scene], style: Plain, *, width: int, rows: int, a
         yield ""
         yield from wrapped(
             f"Used, and some of it free: {signs.some} up to a quarter, {signs.much} up to a half, a small letter (: "
-            "for top) more. The letter and the background are those of the largest free part.",
+            "for top) more. The letter and the colour are those of the largest free part.",
             width,
         )
 
@@ -116,7 +120,8 @@ def _runs(looks: Sequence[tuple[int, int] | None], signs: Signs) -> Iterator[tup
         else:
             group, level = look
             role = GROUPS[group].role
-            yield f"used on {role}" if level in (SOME, MUCH) else role, sign_of(look, signs) * length
+            shaded = signs.shades and level in (SOME, MUCH)
+            yield f"used on {role}" if shaded else role, sign_of(look, signs) * length
 
 
 def sign_of(look: tuple[int, int], signs: Signs) -> str:
