@@ -64,7 +64,8 @@ def test_the_bytes_are_those_of_heap(gdb: Gdb, answers: Answers, programs: Progr
         used = [chunk for chunk in listed["chunks"] if chunk["state"] == "used"]
         largest, last = arena["largest_free"], arena["last_used"]
         assert (largest and largest["size"]) == max((chunk["size"] for chunk in free), default=None)
-        assert (last and last["address"]) == (used[-1]["address"] if used else None)
+        assert arena["complete"] == counted["complete"] == (name != "foreign")
+        assert (last and last["address"]) == (used[-1]["address"] if used and arena["complete"] else None)
 
 
 @pytest.mark.parametrize("name", ["totals", "threads"])
@@ -88,6 +89,32 @@ def test_the_bytes_are_those_of_mallinfo(gdb: Gdb, answers: Answers, programs: P
     assert binned + fast + found["top"] == figures["fordblks"]
     assert sum(found.values()) == figures["arena"]
     assert answers["map"]["mmapped"] == {"chunks": figures["hblks"], "bytes": figures["hblkhd"]}
+
+
+def test_memory_that_someone_else_split(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """Recorded, both regions are drawn with the foreign bytes between; if not, the rest is unknown, and that is said."""
+    for name, before in (("recorded", ("heap catch",)), ("late", ())):
+        result = gdb(
+            *before,
+            "break stop_here",
+            "run",
+            f"heap map -ascii {answers.into(name)}",
+            answers.python(f"{name}-truth", {"hole": "number('(long)hole')", "top": "number('(long)main_arena.top')"}),
+            program=programs["foreign"],
+        ).succeeded()
+        text = " ".join(result.stdout.split())
+        truth = answers[f"{name}-truth"]
+        (arena,) = answers[name]["arenas"]
+        runs = [run for region in arena["regions"] for run in region["runs"]]
+        if name == "recorded":
+            (foreign,) = [run for run in runs if run["kind"] == "foreign"]
+            assert (foreign["start"], foreign["end"]) == (truth["hole"], truth["hole"] + 12345)
+            assert "x foreign 0x3039 (12.1 KiB) (not malloc's)" in text
+        else:
+            (unknown,) = [run for run in runs if run["kind"] == "unknown"]
+            assert (unknown["start"], unknown["end"]) == (truth["hole"], truth["top"])
+            assert (arena["last_used"], arena["free_below"]) == (None, None)
+            assert "last used not known, because not all of the arena could be walked." in text
 
 
 def rows_of(text: str) -> list[str]:

@@ -184,6 +184,7 @@ def test_where_the_walk_stops_the_rest_is_unknown() -> None:
     assert area.runs[-2][:3] == (rows[3].address, rows[-1].address, "unknown")
     assert area.runs[-1].kind == "top"
     assert any(f"{rows[3].address:#x}" in gap.why for gap in drawn.totals.gaps)
+    assert (drawn.last_used, drawn.free_below) == (None, None)
 
 
 @pytest.mark.parametrize("size", [0, 0x10, 1 << 63, (1 << 64) - 8])

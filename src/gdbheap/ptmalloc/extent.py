@@ -160,16 +160,16 @@ class ArenaMap:
     """An arena to be drawn.
 
     ``areas`` are its regions as far as they are looked at; the rest is always about all of the arena. ``free`` is the
-    bytes of free chunks, ``largest`` the largest of those chunks. ``free_below`` are those of the bytes that the walk
-    met before ``last_used``, the last chunk that the program has. ``below_top`` is the chunk right below the top chunk.
-    A Spot is None where there is none.
+    bytes of free chunks that were met, ``largest`` the largest of those chunks. ``free_below`` are those of the bytes
+    that the walk met before ``last_used``, the last chunk that the program has: both are None where not all of the
+    arena could be walked. ``below_top`` is the chunk right below the top chunk. A Spot is None where there is none.
     """
 
     arena: Arena
     areas: tuple[Area, ...]
     totals: ArenaTotals
     free: int
-    free_below: int
+    free_below: int | None
     largest: Spot | None
     last_used: Spot | None
     below_top: Spot | None
@@ -324,9 +324,15 @@ class _Builder:
     def result(self, found: ArenaTotals) -> ArenaMap:
         self._finish()
         return ArenaMap(
-            self._arena, tuple(self._areas), found, self._free, self._free_below, self._largest, self._last_used,
+            self._arena,
+            tuple(self._areas),
+            found,
+            self._free,
+            self._free_below if found.complete else None,
+            self._largest,
+            self._last_used if found.complete else None,
             self._below_top,
-        )  # fmt: skip
+        )
 
 
 def map_arena(

@@ -162,15 +162,19 @@ def facts(scene: Scene) -> Iterator[tuple[str, str]]:
     """Yield a word and a sentence for each thing that the drawing means: how fragmented it is, what keeps it long."""
     drawn = scene.drawn
     largest, last, below = drawn.largest, drawn.last_used, drawn.below_top
+    complete = drawn.totals.complete
     if largest is None:
-        yield "free", "no chunk is free."
+        yield "free", "no chunk is free." if complete else "no chunk is free as far as the arena could be walked."
     else:
         yield (
             "free",
-            f"{hex_size(drawn.free)} in all without the top chunk; the largest free chunk has "
-            f"{hex_size(largest.size)}, at {largest.address:#x} ({_GROUP_BY_NAME[largest.state].name}).",
+            f"{hex_size(drawn.free)} in all without the top chunk{'' if complete else ', as far as could be walked'}; "
+            f"the largest free chunk has {hex_size(largest.size)}, at {largest.address:#x} "
+            f"({_GROUP_BY_NAME[largest.state].name}).",
         )
-    if last is None:
+    if not complete:
+        yield "last used", "not known, because not all of the arena could be walked."
+    if last is None or drawn.free_below is None:
         return
     if drawn.free:
         share = f"{100 * drawn.free_below // drawn.free}%"

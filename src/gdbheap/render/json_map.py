@@ -20,6 +20,7 @@ def map_object(scene: Scene) -> dict[str, object]:
         "last_used": _spot_object(drawn.last_used),
         "below_top": _spot_object(drawn.below_top),
         "gaps": [{"start": gap.start, "end": gap.end, "why": gap.why} for gap in drawn.totals.gaps],
+        "complete": drawn.totals.complete,
         "problems": list(drawn.totals.problems),
     }
 
