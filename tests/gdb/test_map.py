@@ -92,7 +92,7 @@ def test_the_bytes_are_those_of_mallinfo(gdb: Gdb, answers: Answers, programs: P
 
 
 def test_memory_that_someone_else_split(gdb: Gdb, answers: Answers, programs: Programs) -> None:
-    """Recorded, both regions are drawn with the foreign bytes between; if not, the rest is unknown, and that is said."""
+    """Recorded, both regions are drawn with the foreign bytes between; if not, the rest is unknown and said to be."""
     for name, before in (("recorded", ("heap catch",)), ("late", ())):
         result = gdb(
             *before,
