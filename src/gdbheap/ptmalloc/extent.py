@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
+from operator import ne
 from typing import NamedTuple
 
 from gdbheap.memory import Memory
@@ -42,6 +43,7 @@ FREE_KINDS = (TCACHE, FASTBIN, UNSORTED, SMALL, LARGE, FREE)
 #: The smallest cell, in bytes; all others are it times a power of two.
 LEAST_CELL = 16
 
+_IS = tuple(state_table(state) for state in range(len(STATES)))
 _IS_FREE = state_table(*FREE_KINDS)
 _ALIKE = re.compile(b"|".join(re.escape(bytes([state])) + b"+" for state in range(len(STATES))), re.DOTALL)
 
@@ -99,6 +101,31 @@ class Grid:
             sums[place] += cell
         sums[last * kinds + kind] += end - self.origin - last * cell
 
+    def add_chunks(self, edges: Sequence[int], sizes: Sequence[int], states: bytes) -> None:
+        """Count chunks that follow each other: they begin at ``edges``, which has where the last one ends besides.
+
+        What lies in one cell is summed up at once: a cell of a large heap holds thousands of chunks.
+        """
+        while (edges[-1] - 1 - self.origin) // self.cell >= self._most:
+            self._double()
+        cell, kinds, count = self.cell, len(KINDS), len(states)
+        place = 0
+        while place < count:
+            index = (edges[place] - self.origin) // cell
+            boundary = self.origin + (index + 1) * cell
+            stop = bisect_right(edges, boundary, place) - 1  # up to here they end within the cell
+            if stop > place:
+                missing = (index + 1) * kinds - len(self._sums)
+                if missing > 0:
+                    self._sums.extend([0] * missing)
+                inside = states[place:stop]
+                for kind, size in _sizes_by_kind(sizes[place:stop], inside, edges[stop] - edges[place]):
+                    self._sums[index * kinds + kind] += size
+            if stop < count and edges[stop] < boundary:
+                self.add(edges[stop], edges[stop + 1], states[stop])
+                stop += 1
+            place = stop
+
     def _double(self) -> None:
         sums, kinds = self._sums, len(KINDS)
         sums.extend([0] * (-len(sums) % (2 * kinds)))
@@ -121,6 +148,17 @@ class Grid:
         kinds = len(KINDS)
         for place in range(0, len(self._sums), kinds):
             yield tuple(self._sums[place : place + kinds])
+
+
+def _sizes_by_kind(sizes: Sequence[int], states: bytes, total: int) -> Iterator[tuple[int, int]]:
+    """Yield for each state that occurs the bytes of its chunks; ``total`` are those of all chunks."""
+    first = states[0]
+    if states.count(first) != len(states):
+        for state in set(states) - {first}:
+            size = sum(compress(sizes, states.translate(_IS[state])))
+            total -= size
+            yield state, size
+    yield first, total
 
 
 @dataclass(frozen=True)
@@ -176,73 +214,84 @@ class ArenaMap:
 
 
 class _AreaBuilder:
-    """One area while the walk goes through it; runs must come in ascending order, and never overlap."""
+    """One area while the walk goes through it, in ascending order."""
 
     def __init__(self, region: Region, grid: Grid, window: Window, most_runs: int) -> None:
         self.region = region
-        self.sizes = [0] * len(KINDS)
-        self.counts = [0] * len(KINDS)
+        self._counts = [0] * len(KINDS)
         self._grid = grid
         self._window = window
         self._most_runs = most_runs
         self._runs: list[Run] = []
         self._runs_left_out = 0
+        self._last_kind: int | None = None
         self._start: int | None = None
         self._end = 0
-        self._pending: tuple[int, int, int, int] | None = None  # start, end, kind, chunks
 
-    def run(self, start: int, end: int, kind: int, chunks: int = 0) -> None:
-        # Where a corrupt heap claims bytes twice, they are what they were called first.
-        start, end = self._window.clip(max(start, self._end), end)
-        if end <= start:
+    def run(self, start: int, end: int, kind: int) -> None:
+        """Add bytes that are in no chunk."""
+        low, high = self._clip(start, end)
+        if low < high:
+            self._grid.add(low, high, kind)
+            self._note(low, high, kind, 0)
+
+    def chunks(self, columns: Columns, states: bytes) -> None:
+        """Add chunks that follow each other, as far as they are looked at."""
+        addresses = columns.addresses
+        low, high = self._clip(addresses[0], addresses[-1] + columns.sizes[-1])
+        first, behind = bisect_right(addresses, low) - 1, bisect_left(addresses, high)
+        if low >= high:
             return
-        self._end = end
+        sizes, inside = columns.sizes[first:behind], states[first:behind]
+        edges = [*addresses[first:behind], addresses[behind - 1] + sizes[-1]]
+        if edges[0] < low or edges[-1] > high:  # only a part of the first or of the last one
+            edges[0], edges[-1] = max(edges[0], low), min(edges[-1], high)
+            sizes[0] = edges[1] - edges[0]
+            sizes[-1] = edges[-1] - edges[-2]
+        for kind in set(inside):
+            self._counts[kind] += inside.count(kind)
+        self._grid.add_chunks(edges, sizes, inside)
+        for alike in _ALIKE.finditer(inside):
+            begin, end = alike.span()
+            self._note(edges[begin], edges[end], inside[begin], end - begin)
+            if len(self._runs) >= self._most_runs:
+                self._runs_left_out += sum(map(ne, inside[end - 1 :], inside[end:]))
+                self._last_kind = inside[-1]
+                break
+        self._end = high
+
+    def _clip(self, start: int, end: int) -> tuple[int, int]:
+        # Where a corrupt heap claims bytes twice, they are what they were called first.
+        return self._window.clip(max(start, self._end), end)
+
+    def _note(self, start: int, end: int, kind: int, chunks: int) -> None:
         if self._start is None:
             self._start = start
-        before = self._pending
-        if before is not None and before[2] == kind and before[1] == start:
-            self._pending = (before[0], end, kind, before[3] + chunks)
-            return
-        self._flush()
-        self._pending = (start, end, kind, chunks)
-
-    def _flush(self) -> None:
-        if self._pending is None:
-            return
-        start, end, kind, chunks = self._pending
-        self.sizes[kind] += end - start
-        self._grid.add(start, end, kind)
-        if len(self._runs) < self._most_runs:
+        if kind == self._last_kind and start == self._end:
+            if not self._runs_left_out and self._runs:
+                last = self._runs[-1]
+                self._runs[-1] = last._replace(end=end, chunks=last.chunks + chunks)
+        elif len(self._runs) < self._most_runs:
             self._runs.append(Run(start, end, KINDS[kind], chunks))
         else:
             self._runs_left_out += 1
-
-    def chunks(self, columns: Columns, states: bytes) -> None:
-        addresses, sizes = columns.addresses, columns.sizes
-        first = max(bisect_right(addresses, self._window.start) - 1, 0)
-        if addresses[first] + sizes[first] <= self._window.start:
-            first += 1
-        behind = len(addresses) if self._window.end is None else bisect_left(addresses, self._window.end)
-        inside = states[first:behind]
-        for kind in set(inside):
-            self.counts[kind] += inside.count(kind)
-        last = len(addresses) - 1
-        for alike in _ALIKE.finditer(states, first, behind):
-            begin, end = alike.span()
-            after = addresses[end] if end <= last else addresses[last] + sizes[last]
-            self.run(addresses[begin], after, states[begin], end - begin)
+        self._last_kind, self._end = kind, end
 
     def area(self) -> Area | None:
         """Return the finished area, None where nothing of it is looked at."""
-        self._flush()
-        self._pending = None
         if self._start is None:
             return None
-        region = self.region
         return Area(
-            region.kind, region.address, self._start, self._end, tuple(self.sizes), tuple(self.counts),
-            tuple(self._runs), self._runs_left_out, self._grid,
-        )  # fmt: skip
+            self.region.kind,
+            self.region.address,
+            self._start,
+            self._end,
+            tuple(map(sum, zip(*self._grid.cells()))),
+            tuple(self._counts),
+            tuple(self._runs),
+            self._runs_left_out,
+            self._grid,
+        )
 
 
 class _Builder:
