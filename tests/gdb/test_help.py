@@ -12,6 +12,7 @@ COMMANDS = (
     "heap catch",
     "heap chunks",
     "heap events",
+    "heap map",
     "heap params",
     "heap timeline",
     "heap top",
@@ -55,6 +56,7 @@ def test_the_prefix_lists_all_commands(gdb: Gdb) -> None:
         ("heap top -", {"heap top -json"}),
         ("heap timeline -by t", {"heap timeline -by time"}),
         ("heap timeline -s", {"heap timeline -svg"}),
+        ("heap map -w", {"heap map -width", "heap map -words"}),
     ],
 )
 def test_completion(gdb: Gdb, typed: str, offered: set[str]) -> None:

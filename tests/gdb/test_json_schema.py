@@ -22,7 +22,7 @@ from tests.support.programs import Programs
 
 SCHEMA: dict[str, Any] = json.loads((ROOT / "docs" / "schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
-SEEN = ("heap", "heap arenas", "heap top", "heap params", "heap chunks")
+SEEN = ("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap map", "heap map -words")
 RECORDED = ("heap events", "heap events -by caller", "heap timeline", "heap why-grow -all", "heap why-grow")
 
 GROUPED = ("heap events", "heap events -by arena", "heap timeline", "heap why-grow")
@@ -159,6 +159,9 @@ def test_every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> No
         ("heap chunks", lambda answer: answer["arenas"][0]["chunks"][0].update(state="lost")),
         ("heap chunks", lambda answer: answer["arenas"][0]["chunks"][0].update(flags=8)),
         ("heap params", lambda answer: answer["params"][0].update(unit="pages")),
+        ("heap map", lambda answer: answer["arenas"][0]["regions"][0]["runs"][0].update(kind="lost")),
+        ("heap map", lambda answer: answer["arenas"][0]["last_used"].update(state="unknown")),
+        ("heap map -words", lambda answer: answer["closeup"]["chunks"][0]["words"][0].update(role="prev")),
         ("heap events", lambda answer: answer["events"][0].update(kind="mystery")),
         ("heap events", lambda answer: answer["events"][0].update(path="brk-sideways")),
         ("heap events", lambda answer: answer["events"][0].update(syscall="open")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, compress
 
@@ -142,15 +142,19 @@ class Tally:
         return replace(found, problems=texts.texts())
 
 
-def totals(memory: Memory, abi: Abi, plan: Plan, free: Membership) -> ArenaTotals:
+def totals(
+    memory: Memory, abi: Abi, plan: Plan, free: Membership, seen: Callable[[Block], object] | None = None
+) -> ArenaTotals:
     """Walk an arena and return what its bytes are.
 
     ``free`` is the membership of this arena's own lists and of all tcaches: a chunk that they name where the walk
-    found none is a problem too.
+    found none is a problem too. ``seen`` is called once with every block.
     """
     tally = Tally(plan)
     for block in walk_arena(memory, abi, plan, free):
         tally.add(block)
+        if seen is not None:
+            seen(block)
     found = tally.totals(free.problems)
     unmet = _unmet(memory, abi, plan, free, tally, found.complete)
     return tally.totals((*free.problems, *unmet)) if unmet else found

@@ -118,6 +118,16 @@ def number(parsed: Parsed, name: str, default: int) -> int:
     return value
 
 
+def within(parsed: Parsed, name: str, least: int, most: int) -> int | None:
+    """Return the option as a number between two, both included; None where it was not given."""
+    if not parsed.given(name):
+        return None
+    value = number(parsed, name, 0)
+    if not least <= value <= most:
+        raise UsageError(f"-{name} is a number from {least} to {most:,}, not {value:,}.")
+    return value
+
+
 def evaluate(text: str, what: str) -> int:
     """Return the integer (or address) that an expression of the user's has; raise UsageError where it has none."""
     try:
