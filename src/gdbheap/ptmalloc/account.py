@@ -16,7 +16,7 @@ from gdbheap.ptmalloc.totals import ArenaTotals, totals
 from gdbheap.ptmalloc.walk import Membership, membership
 
 #: How much is fetched at once while free lists are followed, in bytes: their chunks lie scattered.
-_CACHED = 0x4000
+CACHED = 0x4000
 #: The states of chunks that malloc_info and mallinfo2 count as free; they count tcache chunks as used.
 _BINNED = ("unsorted", "small", "large")
 
@@ -70,8 +70,15 @@ def plan_arena(memory: Memory, state: HeapState, arena: Arena, facts: FreeFacts)
     """Return where the chunks of ``arena`` are and which of them are on a free list."""
     chain = state.heaps.get(arena.address, HeapChain(()))
     plan = regions(state.abi, state.layout, state.params, arena, chain, facts.known_starts)
-    lists = read_free_lists(PageCache(memory, _CACHED), state.abi, state.layout, arena, facts.safe_linking)
-    return plan, membership(lists, facts.tcaches)
+    return plan, arena_membership(PageCache(memory, CACHED), state, arena, facts.tcaches, facts.safe_linking)
+
+
+def arena_membership(
+    memory: Memory, state: HeapState, arena: Arena, tcaches: Iterable[Tcache], safe_linking: bool
+) -> Membership:
+    """Return which chunks of ``arena`` are on a free list; each costs small reads, so hand in a PageCache."""
+    lists = read_free_lists(memory, state.abi, state.layout, arena, safe_linking)
+    return membership(lists, tcaches)
 
 
 def read_account(memory: Memory, state: HeapState, facts: FreeFacts) -> Account:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, number
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, row_limit
 from gdbheap.debugger.options import Option, Parsed
-
-_LIMIT = 200
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
 if TYPE_CHECKING:
@@ -18,9 +16,10 @@ class HeapEvents(HeapCommand):
     """List the recorded events."""
 
     word = "events"
+    group = "explain"
     summary = "List the system calls that 'heap catch' recorded, oldest first, and whose memory each is about."
     options = (
-        Option("count", "N", f"At most N rows (default {_LIMIT}): the newest ones."),
+        Option("count", "N", "At most N rows, the newest ones (default: as 'set heap limit' says, 200)."),
         Option("all", "", "Every row."),
         JSON,
     )
@@ -38,16 +37,18 @@ class HeapEvents(HeapCommand):
         require_events()
         history = RECORDER.history
         events = history.events
-        limit = number(parsed, "count", _LIMIT)
+
+        def first_of(limit: int | None) -> int:
+            return 0 if limit is None else max(0, len(events) - limit)
 
         def body() -> dict[str, object]:
-            first = max(0, len(events) - limit) if parsed.given("count") else 0
+            first = first_of(row_limit(parsed) if parsed.given("count") else None)
             predicted, chosen = predictions(events, history.caught), arena_reasons(events)
             objects = [event_object(event, predicted.get(event.id), chosen.get(event.id)) for event in events[first:]]
             return {"events": objects, "left_out": first}
 
         def lines(style: Plain) -> Iterator[str]:
-            first = 0 if parsed.given("all") else max(0, len(events) - limit)
+            first = first_of(row_limit(parsed))
             yield from event_rows(events[first:])
             if first:
                 yield f"{count_of(first, 'older event')} left out: 'heap events -all' lists them."

@@ -1,0 +1,152 @@
+"""Convenience functions: what expressions and the conditions of breakpoints can ask about the heap."""
+
+from __future__ import annotations
+
+import gdb
+
+from gdbheap.debugger.errors import Told
+from gdbheap.debugger.options import UsageError
+
+TYPE_CHECKING = False  # as in typing, which takes long to import
+if TYPE_CHECKING:
+    from gdbheap.debugger.lookup import Lookup
+    from gdbheap.ptmalloc.locate import Place
+
+UNKNOWN = "unknown"
+
+
+class HeapFunction(gdb.Function):
+    """A convenience function; ``name`` is without the dollar, ``usage`` and ``summary`` are its help's first lines."""
+
+    name = ""
+    usage = ""
+    summary = ""
+    details = ""
+
+    def __init__(self) -> None:
+        self.__doc__ = f"{self.summary}\n\nUsage: {self.usage}\n\n{self.details}"
+        super().__init__(self.name)
+
+    def invoke(self, *arguments: gdb.Value) -> gdb.Value | int | str:
+        """Return the answer to GDB; raise gdb.GdbError where the arguments are no address, or no heap can be read."""
+        with Told():
+            if len(arguments) != 1:
+                raise UsageError(f"It takes one address: {self.usage}.")
+            heap = _lookup()
+            return self.answer(heap, heap.place(_address(arguments[0])))
+
+    def answer(self, heap: Lookup, place: Place | None) -> gdb.Value | int | str:
+        """Return what there is to say of a place in the heap, None where the address is in no chunk."""
+        raise NotImplementedError
+
+
+class HeapChunk(HeapFunction):
+    """The chunk's address."""
+
+    name = "_heap_chunk"
+    usage = "$_heap_chunk(ADDRESS)"
+    summary = "Return the address of the heap chunk that ADDRESS is in, 0 where it is in none."
+    details = "The address is that of the chunk's header. ADDRESS can be anywhere in the chunk."
+
+    def answer(self, heap: Lookup, place: Place | None) -> gdb.Value:
+        """Return the address as a pointer, so that it is printed as one."""
+        found = gdb.Value(0 if place is None else place.address)
+        return found.cast(gdb.lookup_type("void").pointer())
+
+
+class HeapSize(HeapFunction):
+    """The chunk's size."""
+
+    name = "_heap_size"
+    usage = "$_heap_size(ADDRESS)"
+    summary = "Return the size in bytes of the heap chunk that ADDRESS is in, 0 where it is in none."
+    details = "The size is that of the whole chunk, its header included, as in 'heap chunks'."
+
+    def answer(self, heap: Lookup, place: Place | None) -> int:
+        """Return the size."""
+        return 0 if place is None else place.size
+
+
+class HeapState(HeapFunction):
+    """The chunk's state."""
+
+    name = "_heap_state"
+    usage = "$_heap_state(ADDRESS)"
+    summary = "Return the state of the heap chunk that ADDRESS is in, as a string: used, tcache, fastbin, top ..."
+    details = (
+        "The states are those of 'heap chunks'; \"unknown\" where ADDRESS is in no chunk of an arena.\n"
+        "Compare it with GDB's own $_streq: == between strings makes GDB copy them into the program, with a call of\n"
+        "its malloc, or fail.\n\n"
+        'Example: break use if $_streq($_heap_state(p), "tcache")'
+    )
+
+    def answer(self, heap: Lookup, place: Place | None) -> str:
+        """Return the state."""
+        return UNKNOWN if place is None else heap.chunk(place).state
+
+
+class HeapArena(HeapFunction):
+    """The chunk's arena."""
+
+    name = "_heap_arena"
+    usage = "$_heap_arena(ADDRESS)"
+    summary = "Return the number of the arena of the heap chunk that ADDRESS is in, -1 where it is in none."
+    details = "0 is main_arena; the others are numbered as in 'heap arenas'."
+
+    def answer(self, heap: Lookup, place: Place | None) -> int:
+        """Return the number."""
+        return -1 if place is None else place.arena.number
+
+
+class HeapEvents(HeapFunction):
+    """How many events were recorded."""
+
+    name = "_heap_events"
+    usage = "$_heap_events()"
+    summary = "Return how many system calls 'heap catch' has recorded so far."
+    details = "It is the number of the newest event: also where older events are no longer kept."
+
+    def invoke(self, *arguments: gdb.Value) -> int:
+        """Return the number."""
+        if arguments:
+            raise gdb.GdbError(f"It takes no argument: {self.usage}.")
+        from gdbheap.debugger.catch import RECORDER
+
+        return RECORDER.history.recorded
+
+
+#: All functions, in the order in which they are listed.
+FUNCTIONS: tuple[type[HeapFunction], ...] = (HeapChunk, HeapSize, HeapState, HeapArena, HeapEvents)
+
+
+def define() -> None:
+    """Define the functions."""
+    for function in FUNCTIONS:
+        function()
+
+
+def _lookup() -> Lookup:
+    from gdbheap.debugger.lookup import lookup
+
+    return lookup()
+
+
+def _address(value: gdb.Value) -> int:
+    """Return the address that a value is, as C has it: an array is the address of its first element.
+
+    The array's own address is not asked for: where the array is none of the program's (a string in the expression),
+    GDB would put it there, with a call of the program's malloc.
+    """
+    given = value.type.strip_typedefs()
+    try:
+        if given.code in (gdb.TYPE_CODE_REF, gdb.TYPE_CODE_RVALUE_REF):
+            value = value.referenced_value()
+        if value.type.strip_typedefs().code == gdb.TYPE_CODE_ARRAY:
+            while value.type.strip_typedefs().code == gdb.TYPE_CODE_ARRAY:
+                value = value[0]
+            if value.address is None:
+                raise UsageError("What is not in the program's memory has no address: give a pointer or a number.")
+            value = value.address
+        return int(value) & 0xFFFFFFFFFFFFFFFF
+    except gdb.error as error:
+        raise UsageError(f"The address is a pointer or a number, not a value of type {given}: {error}") from None

@@ -1,0 +1,83 @@
+"""Single chunks by address: for expressions, and for conditions that are evaluated again and again."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import gdb
+
+from gdbheap.debugger import session, stops
+from gdbheap.debugger.catch import RECORDER
+from gdbheap.debugger.model import read_tcaches
+from gdbheap.growth.starts import region_starts
+from gdbheap.memory import MemoryFault, PageCache
+from gdbheap.ptmalloc.account import CACHED, arena_membership
+from gdbheap.ptmalloc.arena import Arena
+from gdbheap.ptmalloc.chunk import Chunk
+from gdbheap.ptmalloc.locate import Locator, Place
+from gdbheap.ptmalloc.state import read_heap_state
+from gdbheap.ptmalloc.tcache import Tcache
+from gdbheap.ptmalloc.walk import Membership
+
+
+class Lookup:
+    """The heap at one stop, asked about single addresses; what was read for one of them serves the next."""
+
+    def __init__(self) -> None:
+        self._target = session.target()
+        target = self._target
+        self._state = read_heap_state(target.memory, target.abi, target.layout, target.main_arena, target.mp)
+        self._locator = Locator(target.memory, self._state, _known_starts())
+        self._free: dict[int, Membership] = {}
+
+    def place(self, address: int) -> Place | None:
+        """Return where ``address`` is, None where it is in no known chunk of any arena."""
+        try:
+            return self._locator.find(address)
+        except MemoryFault:  # of the top chunk's size
+            return None
+
+    def chunk(self, place: Place) -> Chunk:
+        """Return the chunk that is there, with its state."""
+        return self._locator.chunk(place, self._lists(place.arena))
+
+    @cached_property
+    def _tcaches(self) -> tuple[Tcache, ...]:
+        tcaches, _ = read_tcaches(self._target)
+        return tuple(tcaches.values())
+
+    def _lists(self, arena: Arena) -> Membership:
+        free = self._free.get(arena.address)
+        if free is None:
+            memory = PageCache(self._target.memory, CACHED)
+            free = arena_membership(memory, self._state, arena, self._tcaches, self._target.safe_linking)
+            self._free[arena.address] = free
+        return free
+
+
+_last: tuple[tuple[object, ...], Lookup] | None = None
+_starts: tuple[int, int, tuple[int, ...]] = (0, 0, ())  # process, recorded events, what they tell
+
+
+def lookup() -> Lookup:
+    """Return the heap of the selected process as it is now, which is what it was at the last call if nothing has run.
+
+    Raises TargetError where the process has no heap that can be read.
+    """
+    global _last
+    moment = stops.moment()
+    if _last is not None and moment is not None and _last[0] == moment:
+        return _last[1]
+    made = Lookup()
+    _last = None if moment is None else (moment, made)
+    return made
+
+
+def _known_starts() -> tuple[int, ...]:
+    """Return where regions of main_arena begin, as recorded events tell; worked out anew only when there are more."""
+    global _starts
+    process, recorded = gdb.selected_inferior().pid, RECORDER.history.recorded
+    if _starts[:2] != (process, recorded):
+        history = RECORDER.history
+        _starts = (process, recorded, region_starts(history.of_process(process), history.caught))
+    return _starts[2]
