@@ -10,14 +10,10 @@ from gdbheap.debugger import session, stops
 from gdbheap.debugger.catch import RECORDER
 from gdbheap.debugger.model import read_tcaches
 from gdbheap.growth.starts import region_starts
-from gdbheap.memory import MemoryFault, PageCache
-from gdbheap.ptmalloc.account import CACHED, arena_membership
-from gdbheap.ptmalloc.arena import Arena
+from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.chunk import Chunk
-from gdbheap.ptmalloc.locate import Locator, Place
+from gdbheap.ptmalloc.locate import ChunkStates, Locator, Place
 from gdbheap.ptmalloc.state import read_heap_state
-from gdbheap.ptmalloc.tcache import Tcache
-from gdbheap.ptmalloc.walk import Membership
 
 
 class Lookup:
@@ -28,7 +24,6 @@ class Lookup:
         target = self._target
         self._state = read_heap_state(target.memory, target.abi, target.layout, target.main_arena, target.mp)
         self._locator = Locator(target.memory, self._state, _known_starts())
-        self._free: dict[int, Membership] = {}
 
     def place(self, address: int) -> Place | None:
         """Return where ``address`` is, None where it is in no known chunk of any arena."""
@@ -39,20 +34,13 @@ class Lookup:
 
     def chunk(self, place: Place) -> Chunk:
         """Return the chunk that is there, with its state."""
-        return self._locator.chunk(place, self._lists(place.arena))
+        return self._states.chunk(place)
 
     @cached_property
-    def _tcaches(self) -> tuple[Tcache, ...]:
-        tcaches, _ = read_tcaches(self._target)
-        return tuple(tcaches.values())
-
-    def _lists(self, arena: Arena) -> Membership:
-        free = self._free.get(arena.address)
-        if free is None:
-            memory = PageCache(self._target.memory, CACHED)
-            free = arena_membership(memory, self._state, arena, self._tcaches, self._target.safe_linking)
-            self._free[arena.address] = free
-        return free
+    def _states(self) -> ChunkStates:
+        target = self._target
+        tcaches, _ = read_tcaches(target)
+        return ChunkStates(target.memory, self._state, tuple(tcaches.values()), target.safe_linking)
 
 
 _last: tuple[tuple[object, ...], Lookup] | None = None

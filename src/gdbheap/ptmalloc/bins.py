@@ -325,6 +325,21 @@ def read_free_lists(
     return tuple(lists)
 
 
+def read_fastbins(memory: Memory, abi: Abi, layout: Layout, arena: Arena, safe_linking: bool) -> tuple[FreeList, ...]:
+    """Return the fastbins of ``arena`` that are not empty, as read_free_lists does."""
+    if not layout.has_fastbins:
+        return ()
+    reader = _Reader(memory, abi, arena, MAX_FREE_CHUNKS)
+    return tuple(_fastbin(reader, index, safe_linking) for index, head in enumerate(arena.fastbins) if head)
+
+
+def read_bins_for(memory: Memory, abi: Abi, arena: Arena, size: int) -> tuple[FreeList, ...]:
+    """Return, of the bins of ``arena``, those in which a free chunk of ``size`` bytes can be: unsorted and its own."""
+    reader = _Reader(memory, abi, arena, MAX_FREE_CHUNKS)
+    wanted = (1, bin_index(abi, size))
+    return tuple(_bin(reader, index) for index in _nonempty_bins(abi, arena) if index in wanted)
+
+
 def chunks_to_trim(
     memory: Memory, abi: Abi, arena: Arena, limit: int = MAX_FREE_CHUNKS
 ) -> tuple[list[tuple[int, int]], bool]:

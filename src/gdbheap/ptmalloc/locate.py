@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gdbheap.memory import Memory
-from gdbheap.ptmalloc.abi import FLAG_BITS
+from gdbheap.memory import Memory, MemoryFault, PageCache
+from gdbheap.ptmalloc.abi import FLAG_BITS, PREV_INUSE
+from gdbheap.ptmalloc.account import CACHED, arena_membership
 from gdbheap.ptmalloc.arena import Arena
+from gdbheap.ptmalloc.bins import bin_index, bin_range, read_bins_for, read_fastbins
 from gdbheap.ptmalloc.chunk import FENCEPOST, TOP, Chunk, chunk_of
 from gdbheap.ptmalloc.heaps import HeapChain
 from gdbheap.ptmalloc.regions import Plan, Region, regions
 from gdbheap.ptmalloc.state import HeapState
-from gdbheap.ptmalloc.walk import Columns, Membership, classify, walk_region
+from gdbheap.ptmalloc.tcache import Tcache
+from gdbheap.ptmalloc.walk import Columns, Membership, classify, membership, walk_region
 
 
 @dataclass(frozen=True)
@@ -86,17 +90,70 @@ class Locator:
                         return Place(arena, post, word, size, FENCEPOST)
         return None
 
-    def chunk(self, place: Place, free: Membership) -> Chunk:
-        """Return the chunk at ``place`` with its state; ``free`` is what is on the lists of its arena."""
-        state = place.state
-        if state is None:
-            assert place.columns is not None  # a place has a state or columns
-            state = classify(place.columns, free).states[0]
-        return chunk_of(self._state.abi, place.address, place.word, place.size, state)
-
 
 def _place(arena: Arena, region: Region, columns: Columns, index: int) -> Place:
     address, word, size = columns.addresses[index], columns.words[index], columns.sizes[index]
     after = columns.words[index + 1] if index + 1 < len(columns.words) else columns.after
     alone = Columns(region, [address], [word], [size], {word}, after, None)
     return Place(arena, address, word, size, None, alone)
+
+
+class ChunkStates:
+    """Tells the state of single chunks of a heap that stays as it is, with as few of the free lists as that takes.
+
+    ``tcaches`` are those of all threads; ``safe_linking`` says whether links are mangled.
+    """
+
+    def __init__(self, memory: Memory, state: HeapState, tcaches: Sequence[Tcache], safe_linking: bool) -> None:
+        self._memory = memory
+        self._state = state
+        self._tcaches = tcaches
+        self._safe_linking = safe_linking
+        self._lists: dict[tuple[int, int | None], Membership] = {}  # by arena and bin (0: fastbins, None: all lists)
+
+    def chunk(self, place: Place) -> Chunk:
+        """Return the chunk at ``place``."""
+        state = place.state
+        if state is None:
+            assert place.columns is not None  # a place has a state or columns
+            state = classify(place.columns, self._free(place, place.columns)).states[0]
+        return chunk_of(self._state.abi, place.address, place.word, place.size, state)
+
+    def _free(self, place: Place, columns: Columns) -> Membership:
+        """Return lists that are enough to tell the state of the chunk at ``place``.
+
+        A chunk in a tcache or fastbin passes for used in the chunk behind it; one in a bin does not, and is linked
+        both ways. Where these disagree the heap is corrupt, and all lists are read.
+        """
+        merged = columns.after is None or not columns.after & PREV_INUSE
+        found = self._some(place.arena, bin_index(self._state.abi, place.size) if merged else 0)
+        if found.get(place.address) is None and (merged or self._is_linked(place.address)):
+            return self._some(place.arena, None)
+        return found
+
+    def _some(self, arena: Arena, index: int | None) -> Membership:
+        free = self._lists.get((arena.address, index))
+        if free is None:
+            memory, state = PageCache(self._memory, CACHED), self._state
+            if index is None:
+                free = arena_membership(memory, state, arena, self._tcaches, self._safe_linking)
+            else:
+                lists = read_fastbins(memory, state.abi, state.layout, arena, self._safe_linking)
+                if index:
+                    low, _ = bin_range(state.abi, index)
+                    lists += read_bins_for(memory, state.abi, arena, low)
+                free = membership(lists, self._tcaches)
+            self._lists[arena.address, index] = free
+        return free
+
+    def _is_linked(self, chunk: int) -> bool:
+        """Return whether fd or bk of a chunk leads to one that leads back, as in a bin."""
+        abi = self._state.abi
+        fd, bk = abi.header, abi.header + abi.word_size
+        for link, back in ((fd, bk), (bk, fd)):
+            try:
+                if abi.read_word(self._memory, abi.read_word(self._memory, chunk + link) + back) == chunk:
+                    return True
+            except MemoryFault:
+                pass
+        return False
