@@ -28,10 +28,10 @@ from gdbheap.ptmalloc.tcache import Tcache
 
 @dataclass(frozen=True)
 class Found:
-    """The ``chunk`` that holds an address, and the ``arena`` that it is of."""
+    """The ``chunk`` that holds an address, and the ``arena`` that it is of: None for one with a mapping of its own."""
 
     chunk: Chunk
-    arena: Arena
+    arena: Arena | None
 
 
 class Heap:
@@ -92,11 +92,11 @@ class Heap:
         min_size: int = 0,
         max_size: int | None = None,
     ) -> Iterator[Chunk]:
-        """Yield the chunks (gdbheap.ptmalloc.chunk.Chunk) of an arena, or its number, or of all, by address in each.
+        """Yield the chunks (gdbheap.ptmalloc.chunk.Chunk) of an arena, or its number, by address.
 
-        ``state`` is one of the states of `heap chunks`; sizes are those of chunks, in bytes, both inclusive. Where a
-        part of the heap cannot be walked, ``problems`` says so afterwards. Chunks with a mapping of their own are of
-        no arena, and not among them.
+        Without ``arena`` they are those of all arenas, and at the end those with mappings of their own. ``state`` is
+        one of the states of `heap chunks`; sizes are those of chunks, in bytes, both inclusive. Where a part of the
+        heap cannot be walked, ``problems`` says so afterwards.
         """
         if state is not None and state not in STATES:
             raise ValueError(f"the state of a chunk is one of {', '.join(STATES)}, not {state!r}")
@@ -107,7 +107,8 @@ class Heap:
             chosen = walk.arenas(None if arena is None else str(arena.number if isinstance(arena, Arena) else arena))
             changes = stops.changes()
             try:
-                for chunk in chain.from_iterable(map(walk.chunks, chosen)):
+                of_arenas = chain.from_iterable(map(walk.chunks, chosen))
+                for chunk in chain(of_arenas, walk.mmapped() if arena is None else ()):
                     yield chunk
                     if stops.changes() != changes:  # whoever got the chunk has moved on
                         self._require_same_stop()
@@ -115,7 +116,7 @@ class Heap:
                 self._note(walk.take_problems())
 
     def chunk_at(self, address: int | gdb.Value) -> Found | None:
-        """Return the chunk that holds ``address``, its header included; None where no known chunk of an arena does."""
+        """Return the chunk that holds ``address``, its header included; None where no known chunk does."""
         self._require_same_stop()
         with Told():
             place = self._lookup.place(int(address))
@@ -134,6 +135,8 @@ class Heap:
         with Told():
             account = read_account()
         self._note(account.problems)
+        if account.mmapped.problem is not None:
+            self._note([account.mmapped.problem])
         self._note([f"{arena.name}: {text}" for arena, totals in account.arenas for text in totals.problems])
         return account
 

@@ -74,7 +74,7 @@ class HeapState(HeapFunction):
     usage = "$_heap_state(ADDRESS)"
     summary = "Return the state of the heap chunk that ADDRESS is in, as a string: used, tcache, fastbin, top ..."
     details = (
-        "The states are those of 'heap chunks'; \"unknown\" where ADDRESS is in no chunk of an arena.\n"
+        "The states are those of 'heap chunks'; \"unknown\" where ADDRESS is in no known chunk.\n"
         "Compare it with GDB's own $_streq: == between strings makes GDB copy them into the program, with a call of\n"
         "its malloc, or fail.\n\n"
         'Example: break use if $_streq($_heap_state(p), "tcache")'
@@ -90,12 +90,14 @@ class HeapArena(HeapFunction):
 
     name = "_heap_arena"
     usage = "$_heap_arena(ADDRESS)"
-    summary = "Return the number of the arena of the heap chunk that ADDRESS is in, -1 where it is in none."
-    details = "0 is main_arena; the others are numbered as in 'heap arenas'."
+    summary = "Return the number of the arena of the heap chunk that ADDRESS is in, -1 where there is none."
+    details = (
+        "0 is main_arena; the others are numbered as in 'heap arenas'. A chunk with a mapping of its own has none."
+    )
 
     def answer(self, heap: Lookup, place: Place | None) -> int:
         """Return the number."""
-        return -1 if place is None else place.arena.number
+        return -1 if place is None or place.arena is None else place.arena.number
 
 
 class HeapEvents(HeapFunction):

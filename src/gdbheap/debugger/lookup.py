@@ -8,11 +8,14 @@ import gdb
 
 from gdbheap.debugger import session, stops
 from gdbheap.debugger.catch import RECORDER
+from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.model import read_tcaches
 from gdbheap.growth.starts import region_starts
 from gdbheap.memory import MemoryFault
+from gdbheap.ptmalloc.account import search_mmapped
 from gdbheap.ptmalloc.chunk import Chunk
-from gdbheap.ptmalloc.locate import ChunkStates, Locator, Place
+from gdbheap.ptmalloc.locate import ChunkStates, Locator, Place, find_mmapped_at
+from gdbheap.ptmalloc.mmapped import MmappedChunks
 from gdbheap.ptmalloc.state import read_heap_state
 
 
@@ -26,15 +29,20 @@ class Lookup:
         self._locator = Locator(target.memory, self._state, _known_starts())
 
     def place(self, address: int) -> Place | None:
-        """Return where ``address`` is, None where it is in no known chunk of any arena."""
+        """Return where ``address`` is, None where it is in no known chunk."""
         try:
-            return self._locator.find(address)
+            found = self._locator.find(address)
         except MemoryFault:  # of the top chunk's size
             return None
+        return find_mmapped_at(self._mmapped, address) if found is None else found
 
     def chunk(self, place: Place) -> Chunk:
         """Return the chunk that is there, with its state."""
         return self._states.chunk(place)
+
+    @cached_property
+    def _mmapped(self) -> MmappedChunks:
+        return search_mmapped(self._target.memory, self._state, mapped_ranges())
 
     @cached_property
     def _states(self) -> ChunkStates:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from gdbheap.memory import Memory, MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import FLAG_BITS, PREV_INUSE
 from gdbheap.ptmalloc.account import CACHED, arena_membership
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.bins import bin_index, bin_range, read_bins_for, read_fastbins
-from gdbheap.ptmalloc.chunk import FENCEPOST, TOP, Chunk, chunk_of
+from gdbheap.ptmalloc.chunk import FENCEPOST, TOP, USED, Chunk, chunk_of
 from gdbheap.ptmalloc.heaps import HeapChain
+from gdbheap.ptmalloc.mmapped import MmappedChunk, MmappedChunks, holder
 from gdbheap.ptmalloc.regions import Plan, Region, regions
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.ptmalloc.tcache import Tcache
@@ -23,16 +25,18 @@ from gdbheap.ptmalloc.walk import Columns, Membership, classify, membership, wal
 class Place:
     """Where an address is: in a chunk of ``size`` bytes at ``address``, of ``arena``; ``word`` is its size word.
 
-    ``state`` is the number of a state that the walk itself tells (TOP, FENCEPOST), None where the free lists do.
-    ``columns`` has this one chunk for them.
+    ``arena`` is None for a chunk with a mapping of its own, which is ``mmapped`` then. ``state`` is the number of a
+    state that the walk itself tells (TOP, FENCEPOST), None where the free lists do. ``columns`` has this one chunk
+    for them.
     """
 
-    arena: Arena
+    arena: Arena | None
     address: int
     word: int
     size: int
     state: int | None
     columns: Columns | None = None
+    mmapped: MmappedChunk | None = None
 
 
 class Locator:
@@ -98,6 +102,19 @@ def _place(arena: Arena, region: Region, columns: Columns, index: int) -> Place:
     return Place(arena, address, word, size, None, alone)
 
 
+def find_mmapped_at(chunks: MmappedChunks, address: int) -> Place | None:
+    """Return where ``address`` is among the chunks with mappings of their own, None where it is in none of them.
+
+    None also where more was found than malloc counts: any of it could then be something else.
+    """
+    if len(chunks.chunks) > chunks.count or chunks.found_bytes > chunks.bytes:
+        return None
+    found = holder(chunks.chunks, address)
+    if found is None or address < found.address:
+        return None
+    return Place(None, found.address, found.word, found.size, USED, mmapped=found)
+
+
 class ChunkStates:
     """Tells the state of single chunks of a heap that stays as it is, with as few of the free lists as that takes.
 
@@ -113,22 +130,30 @@ class ChunkStates:
 
     def chunk(self, place: Place) -> Chunk:
         """Return the chunk at ``place``."""
+        if place.mmapped is not None:
+            # From glibc 2.43 on a tcache may keep one.
+            return place.mmapped.row(self._state.abi, self._cached.get(place.address) or USED)
         state = place.state
         if state is None:
-            assert place.columns is not None  # a place has a state or columns
-            state = classify(place.columns, self._free(place, place.columns)).states[0]
+            assert place.columns is not None  # a place has a state, columns or a mapping
+            assert place.arena is not None
+            state = classify(place.columns, self._free(place.arena, place, place.columns)).states[0]
         return chunk_of(self._state.abi, place.address, place.word, place.size, state)
 
-    def _free(self, place: Place, columns: Columns) -> Membership:
+    @cached_property
+    def _cached(self) -> Membership:
+        return membership((), self._tcaches)
+
+    def _free(self, arena: Arena, place: Place, columns: Columns) -> Membership:
         """Return lists that are enough to tell the state of the chunk at ``place``.
 
         A chunk in a tcache or fastbin passes for used in the chunk behind it; one in a bin does not, and is linked
         both ways. Where these disagree the heap is corrupt, and all lists are read.
         """
         merged = columns.after is None or not columns.after & PREV_INUSE
-        found = self._some(place.arena, bin_index(self._state.abi, place.size) if merged else 0)
+        found = self._some(arena, bin_index(self._state.abi, place.size) if merged else 0)
         if found.get(place.address) is None and (merged or self._is_linked(place.address)):
-            return self._some(place.arena, None)
+            return self._some(arena, None)
         return found
 
     def _some(self, arena: Arena, index: int | None) -> Membership:
