@@ -134,7 +134,7 @@ def _lookup() -> Lookup:
 
 
 def _address(value: gdb.Value) -> int:
-    """Return the address that a value is, as C has it: an array is the address of its first element.
+    """Return the address that a value is, as C has it: an array is that of its first element, a function its own.
 
     The array's own address is not asked for: where the array is none of the program's (a string in the expression),
     GDB would put it there, with a call of the program's malloc.
@@ -148,6 +148,8 @@ def _address(value: gdb.Value) -> int:
                 value = value[0]
             if value.address is None:
                 raise UsageError("What is not in the program's memory has no address: give a pointer or a number.")
+            value = value.address
+        if value.type.strip_typedefs().code == gdb.TYPE_CODE_FUNC and value.address is not None:
             value = value.address
         return int(value) & 0xFFFFFFFFFFFFFFFF
     except gdb.error as error:
