@@ -5,6 +5,8 @@
  */
 #include "fixture.h"
 
+#include <stdint.h>
+
 enum { ROUNDS = 24, STEP = 60 };
 
 static size_t chunk_bytes; /* size of the chunk that visit() is called about, header and all */
@@ -20,12 +22,13 @@ int main(void)
 
     for (int i = 0; i < ROUNDS; i++) {
         char *p = malloc(STEP * (i % 18) + 8);
+        uintptr_t again = (uintptr_t)p;
 
         chunk_bytes = malloc_usable_size(p) + sizeof(size_t);
         visit(p, 0);
         visit(p + 5, 0);
         free(p);
-        visit(p, 1);
+        visit((const char *)again, 1);
     }
     chunk_bytes = 0;
     visit(outside, 0);

@@ -144,6 +144,13 @@ def test_errors_are_error_records(session: Session, programs: Programs) -> None:
     assert session.object("-heap-top")["arenas"][0]["name"] == "main_arena"
 
 
+def test_without_mi_commands_of_pythons_all_else_is_there(gdb: Gdb) -> None:
+    """As GDB before 12 is."""
+    done = gdb("help heap top", before=("python gdb.__dict__.pop('MICommand', None)",))
+    assert "Usage: heap top" in done.succeeded().stdout
+    assert not done.stderr
+
+
 def test_text_that_utf8_has_no_form_for(session: Session) -> None:
     code = r"import gdbheap.debugger.mi as mi; print(mi.mi_value(['a\udc80b', None, True, False, 2**63, -1, 0.5, {}]))"
     assert session.console(f"python {code}").strip() == (

@@ -62,8 +62,8 @@ def test_both_prefixes_have_one_value(gdb: Gdb) -> None:
     ("command", "sentence"),
     [
         ("set heap colours on", "There is no setting 'colours' of the heap; the settings are: colour, limit"),
-        ("set heap colour pink", 'Undefined item: "pink".'),
-        ("set heap limit -2", "-1 is allowed to set as unlimited"),
+        ("set heap colour pink", 'Undefined item: "pink"'),
+        ("set heap limit -2", "allowed to set as unlimited|integer -2 out of range"),
         ("set heap mp nonsense", "The address for 'set heap mp' is a number or an expression that has one"),
         ("set heap mp -1", "An address is not negative: 'set heap mp' was given -1."),
         ("set heap tcache 16", "There is no thread whose tcache it could be: start the program first."),
@@ -72,7 +72,7 @@ def test_both_prefixes_have_one_value(gdb: Gdb) -> None:
 def test_what_cannot_be_meant_is_refused(gdb: Gdb, command: str, sentence: str) -> None:
     done = gdb(command, "show heap")
     done.has_no_internal_error()
-    assert sentence in done.stderr
+    assert re.search(sentence, done.stderr)
     assert shown(done.stdout) == DEFAULTS
 
 
