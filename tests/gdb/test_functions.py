@@ -99,6 +99,49 @@ def test_in_conditions(gdb: Gdb, programs: Programs) -> None:
     assert "calls 0" in done.stdout
 
 
+@pytest.mark.parametrize("others", ["run on", "are stopped"])
+def test_in_conditions_of_a_program_with_threads(gdb: Gdb, programs: Programs, others: str) -> None:
+    """GDB lets the other threads run while it evaluates a condition, unless it is told not to."""
+    pairs = [
+        ('$_streq($_heap_state(p), "tcache")', "freed"),
+        ('$_streq($_heap_state(p), "used")', "!freed"),
+        ("$_heap_size(p) == chunk_bytes", "!freed"),
+    ]
+    done = gdb(
+        *(["maint set target-non-stop off"] if others == "are stopped" else []),
+        *(f"break visit if {condition}" for pair in pairs for condition in pair),
+        "break stop_here",
+        "run",
+        f"python exec({GO_ON!r})",
+        "info breakpoints",
+        program=programs["bystanders"],
+    ).succeeded()
+    counts = hits(done)
+    for place, pair in enumerate(pairs):
+        assert counts[2 * place + 1] == counts[2 * place + 2] == 45, (pair, done.describe())
+
+
+def test_what_one_condition_read_serves_the_next(gdb: Gdb, programs: Programs) -> None:
+    """At one stop the heap is read once; at the next it is read anew."""
+    code = (
+        "import gdbheap.debugger.lookup as lookup\n"
+        "class Counted(lookup.Lookup):\n"
+        "  made = 0\n"
+        "  def __init__(self):\n"
+        "    Counted.made += 1\n"
+        "    super().__init__()\n"
+        "lookup.Lookup = Counted\n"
+    )
+    done = gdb(
+        f"python exec({code!r})",
+        "break visit if $_heap_size(p) == -1 || $_heap_chunk(p) == -1 || $_heap_arena(p) == 7",
+        "run",
+        "python print('made', Counted.made)",
+        program=programs["visits"],
+    ).succeeded()
+    assert f"made {24 * 3 + 2}\n" in done.stdout
+
+
 def test_a_stop_that_no_condition_asks_for_is_not_made(gdb: Gdb, programs: Programs) -> None:
     """GDB goes on by itself from a false condition; what was read at the stop before is not used again."""
     done = gdb(

@@ -9,8 +9,7 @@ from gdbheap.debugger.options import UsageError
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
 if TYPE_CHECKING:
-    from gdbheap.debugger.lookup import Lookup
-    from gdbheap.ptmalloc.locate import Place
+    from gdbheap.debugger.lookup import Located
 
 UNKNOWN = "unknown"
 
@@ -22,6 +21,7 @@ class HeapFunction(gdb.Function):
     usage = ""
     summary = ""
     details = ""
+    needs_state = False
 
     def __init__(self) -> None:
         self.__doc__ = f"{self.summary}\n\nUsage: {self.usage}\n\n{self.details}"
@@ -32,11 +32,10 @@ class HeapFunction(gdb.Function):
         with Told():
             if len(arguments) != 1:
                 raise UsageError(f"It takes one address: {self.usage}.")
-            heap = _lookup()
-            return self.answer(heap, heap.place(_address(arguments[0])))
+            return self.answer(_find(_address(arguments[0]), self.needs_state))
 
-    def answer(self, heap: Lookup, place: Place | None) -> gdb.Value | int | str:
-        """Return what there is to say of a place in the heap, None where the address is in no chunk."""
+    def answer(self, chunk: Located | None) -> gdb.Value | int | str:
+        """Return what there is to say of a chunk, None where the address is in no known one."""
         raise NotImplementedError
 
 
@@ -48,9 +47,9 @@ class HeapChunk(HeapFunction):
     summary = "Return the address of the heap chunk that ADDRESS is in, 0 where it is in none."
     details = "The address is that of the chunk's header. ADDRESS can be anywhere in the chunk."
 
-    def answer(self, heap: Lookup, place: Place | None) -> gdb.Value:
+    def answer(self, chunk: Located | None) -> gdb.Value:
         """Return the address as a pointer, so that it is printed as one."""
-        found = gdb.Value(0 if place is None else place.address)
+        found = gdb.Value(0 if chunk is None else chunk.address)
         return found.cast(gdb.lookup_type("void").pointer())
 
 
@@ -62,9 +61,9 @@ class HeapSize(HeapFunction):
     summary = "Return the size in bytes of the heap chunk that ADDRESS is in, 0 where it is in none."
     details = "The size is that of the whole chunk, its header included, as in 'heap chunks'."
 
-    def answer(self, heap: Lookup, place: Place | None) -> int:
+    def answer(self, chunk: Located | None) -> int:
         """Return the size."""
-        return 0 if place is None else place.size
+        return 0 if chunk is None else chunk.size
 
 
 class HeapState(HeapFunction):
@@ -72,6 +71,7 @@ class HeapState(HeapFunction):
 
     name = "_heap_state"
     usage = "$_heap_state(ADDRESS)"
+    needs_state = True
     summary = "Return the state of the heap chunk that ADDRESS is in, as a string: used, tcache, fastbin, top ..."
     details = (
         "The states are those of 'heap chunks'; \"unknown\" where ADDRESS is in no known chunk.\n"
@@ -80,9 +80,9 @@ class HeapState(HeapFunction):
         'Example: break use if $_streq($_heap_state(p), "tcache")'
     )
 
-    def answer(self, heap: Lookup, place: Place | None) -> str:
+    def answer(self, chunk: Located | None) -> str:
         """Return the state."""
-        return UNKNOWN if place is None else heap.chunk(place).state
+        return UNKNOWN if chunk is None else chunk.state
 
 
 class HeapArena(HeapFunction):
@@ -95,9 +95,9 @@ class HeapArena(HeapFunction):
         "0 is main_arena; the others are numbered as in 'heap arenas'. A chunk with a mapping of its own has none."
     )
 
-    def answer(self, heap: Lookup, place: Place | None) -> int:
+    def answer(self, chunk: Located | None) -> int:
         """Return the number."""
-        return -1 if place is None or place.arena is None else place.arena.number
+        return -1 if chunk is None or chunk.arena is None else chunk.arena
 
 
 class HeapEvents(HeapFunction):
@@ -127,10 +127,10 @@ def define() -> None:
         function()
 
 
-def _lookup() -> Lookup:
-    from gdbheap.debugger.lookup import lookup
+def _find(address: int, with_state: bool) -> Located | None:
+    from gdbheap.debugger.lookup import find
 
-    return lookup()
+    return find(address, with_state=with_state)
 
 
 def _address(value: gdb.Value) -> int:

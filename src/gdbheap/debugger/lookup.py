@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import NamedTuple
 
 import gdb
 
@@ -17,6 +18,22 @@ from gdbheap.ptmalloc.chunk import Chunk
 from gdbheap.ptmalloc.locate import ChunkStates, Locator, Place, find_mmapped_at
 from gdbheap.ptmalloc.mmapped import MmappedChunks
 from gdbheap.ptmalloc.state import read_heap_state
+
+#: How often the heap of a process whose threads run is looked at, at most.
+_LOOKS = 5
+
+
+class Located(NamedTuple):
+    """A chunk that an address is in: where it begins and its ``size``, in bytes.
+
+    ``arena`` is the number of its arena, None for a chunk with a mapping of its own. ``state`` is empty where it was
+    not asked for.
+    """
+
+    address: int
+    size: int
+    arena: int | None
+    state: str
 
 
 class Lookup:
@@ -39,6 +56,14 @@ class Lookup:
     def chunk(self, place: Place) -> Chunk:
         """Return the chunk that is there, with its state."""
         return self._states.chunk(place)
+
+    def located(self, address: int, with_state: bool) -> Located | None:
+        """Return what there is to say of the chunk that holds ``address``, None where no known chunk does."""
+        place = self.place(address)
+        if place is None:
+            return None
+        number = None if place.arena is None else place.arena.number
+        return Located(place.address, place.size, number, self.chunk(place).state if with_state else "")
 
     @cached_property
     def _mmapped(self) -> MmappedChunks:
@@ -67,6 +92,26 @@ def lookup() -> Lookup:
     made = Lookup()
     _last = None if moment is None else (moment, made)
     return made
+
+
+def find(address: int, *, with_state: bool = False) -> Located | None:
+    """Return the chunk that holds ``address``, None where no known chunk does.
+
+    Where other threads run meanwhile the heap may change under our eyes: then two looks, one after the other, must
+    agree, or the chunk is not known. Raises TargetError where the process has no heap that can be read.
+    """
+    if not stops.others_run():
+        return lookup().located(address, with_state)
+    before: list[Located | None] = []
+    for _ in range(_LOOKS):
+        try:
+            found = Lookup().located(address, with_state)
+        except MemoryFault:
+            continue  # what a list led to is gone
+        if before == [found]:
+            return found
+        before = [found]
+    return None
 
 
 def _known_starts() -> tuple[int, ...]:
