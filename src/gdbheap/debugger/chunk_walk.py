@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
-from gdbheap.debugger import model, session
+from gdbheap.debugger import model
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.memory import MemoryFault, PageCache
@@ -32,7 +32,7 @@ class ChunkWalk:
         self._start_seen = start is None
         self._state = model.read_state()
         self._facts = model.free_facts()
-        self._memory = session.target().memory
+        self._memory = model.heap_memory()
         self._contents = PageCache(self._memory)
         self._problems = list(self._facts.problems)
 

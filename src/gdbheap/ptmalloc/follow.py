@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from operator import and_, ge
 
@@ -20,8 +20,8 @@ _SIZE = 1 << _SHIFT
 _MASK = _SIZE - 1
 #: Blocks that are held at most, together 32 MiB.
 _MOST = 512
-#: Chunks that a block must serve on average; where they lie further apart, each is read by itself.
-_WORTH = 8
+#: Chunks that a block must serve on average, once so many were read; where they lie further apart, each is read alone.
+_WORTH, _TRIED = 16, 64
 
 
 class _Scattered(Exception):
@@ -39,6 +39,10 @@ class WordBlocks:
         self._blocks: dict[int, array[int]] = {}
         self._reads = 0
 
+    def begin(self) -> None:
+        """Say that another list is followed from now on."""
+        self._reads = 0
+
     def get(self, number: int, served: int) -> array[int]:
         """Return block ``number``; raise MemoryFault where it is unreadable.
 
@@ -46,9 +50,9 @@ class WordBlocks:
         """
         found = self._blocks.get(number)
         if found is None:
+            if self._reads >= _TRIED and served < self._reads * _WORTH:
+                raise _Scattered
             if len(self._blocks) >= _MOST:
-                if served < self._reads * _WORTH:
-                    raise _Scattered
                 self._blocks.clear()
             self._reads += 1
             start = number << _SHIFT
@@ -86,6 +90,10 @@ class Followed:
             return None
         return array("Q", map(sizes.__getitem__, self.words))
 
+    def loops(self) -> bool:
+        """Whether any chunk was met twice."""
+        return len(set(self.addresses)) != len(self.addresses)
+
     def aligned(self, abi: Abi) -> bool:
         """Whether all user pointers are aligned."""
         place = -abi.header % abi.alignment
@@ -99,6 +107,7 @@ def follow_bin(blocks: WordBlocks, front: int, header: int, back: int, limit: in
     read or is not aligned, where there are more than ``limit`` chunks or where they lie scattered.
     """
     found = Followed()
+    blocks.begin()
     try:
         before = _run_bin(blocks, found, front, header, limit)
     except _Scattered:
@@ -155,36 +164,71 @@ def _scattered_bin(blocks: WordBlocks, found: Followed, chunk: int, header: int,
 def follow_fastbin(blocks: WordBlocks, chunk: int, mangled: bool, limit: int) -> Followed | None:
     """Return the singly linked list from ``chunk`` on; ``mangled`` says whether safe-linking hides its links.
 
-    None where a chunk is met twice, cannot be read or is not aligned, where there are more than ``limit`` chunks or
-    where they lie scattered.
+    None where a chunk is met twice, cannot be read or is not aligned, and where there are more than ``limit`` chunks.
     """
     found = Followed()
+    blocks.begin()
+    try:
+        ended = _run_fastbin(blocks, found, chunk, mangled, limit)
+    except _Scattered:
+        found = Followed()
+        ended = _scattered_fastbin(blocks, found, chunk, mangled, limit)
+    return found if ended and not found.loops() and found.aligned(blocks.abi) else None
+
+
+def _run_fastbin(blocks: WordBlocks, found: Followed, chunk: int, mangled: bool, limit: int) -> bool:
     add, add_word, addresses = found.addresses.append, found.words.append, found.addresses
     shift, get, header = blocks.shift, blocks.get, blocks.abi.header
     number = -1
     block: Sequence[int] = ()
-    most = 1 << 12  # a loop is looked for each time that the list turns out to be twice as long
     try:
-        for _ in repeat(None, limit):
-            if not chunk:
-                break
-            if chunk >> _SHIFT != number:
-                number = chunk >> _SHIFT
-                block = get(number, len(addresses))
-                if len(addresses) > most:
-                    if len(set(addresses)) != len(addresses):
-                        return None
-                    most *= 2
-            place = (chunk & _MASK) >> shift
-            add(chunk)
-            add_word(block[place + 1])
-            link = block[place + 2]
-            chunk = link ^ ((chunk + header) >> 12) if mangled else link
-        else:
-            return None
-    except (IndexError, MemoryFault, _Scattered):
-        return None
-    return found if len(set(addresses)) == len(addresses) and found.aligned(blocks.abi) else None
+        for part in _parts(limit):
+            for _ in repeat(None, part):
+                if not chunk:
+                    return True
+                if chunk >> _SHIFT != number:
+                    number = chunk >> _SHIFT
+                    block = get(number, len(addresses))
+                place = (chunk & _MASK) >> shift
+                add(chunk)
+                add_word(block[place + 1])
+                link = block[place + 2]
+                chunk = link ^ ((chunk + header) >> 12) if mangled else link
+            if found.loops():
+                return False
+    except (IndexError, MemoryFault):
+        pass
+    return False
+
+
+def _scattered_fastbin(blocks: WordBlocks, found: Followed, chunk: int, mangled: bool, limit: int) -> bool:
+    add, add_word = found.addresses.append, found.words.append
+    read, unpack = blocks.memory.read, blocks.unpack
+    header, word_size = blocks.abi.header, blocks.abi.word_size
+    size = 3 * word_size
+    try:
+        for part in _parts(limit):
+            for _ in repeat(None, part):
+                if not chunk:
+                    return True
+                word, link, _unused = unpack(read(chunk + word_size, size))
+                add(chunk)
+                add_word(word)
+                chunk = link ^ ((chunk + header) >> 12) if mangled else link
+            if found.loops():
+                return False
+    except MemoryFault:
+        pass
+    return False
+
+
+def _parts(limit: int) -> Iterator[int]:
+    """Yield numbers of steps, together ``limit``, each as many as all before it: a loop is looked for in between."""
+    part = 1 << 12
+    while limit > 0:
+        yield min(part, limit)
+        limit -= part
+        part *= 2
 
 
 def descending(sizes: Sequence[int]) -> bool:
