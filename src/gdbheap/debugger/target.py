@@ -14,7 +14,7 @@ from gdbheap.debugger import settings
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.processes import shrinks_heaps_with_mmap
 from gdbheap.growth.reading import ProcessFacts
-from gdbheap.memory import MemoryFault, ReadPlan
+from gdbheap.memory import Memory, MemoryFault, ReadPlan
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import read_arena
 from gdbheap.ptmalloc.layout import Layout, LayoutUnknown
@@ -135,7 +135,7 @@ class Target:
     """What stays true of a process while the same objects are loaded: the facts that every command starts from."""
 
     def __init__(self, objfile: gdb.Objfile) -> None:
-        self.memory = GdbMemory()
+        self.memory: Memory = GdbMemory()
         self.symbols = GdbSymbols(objfile)
         self.libc = objfile.filename or ""
         try:
@@ -145,6 +145,10 @@ class Target:
         given, given_mp = settings.main_arena(), settings.mp()
         self.main_arena = self._required("main_arena") if given is None else given
         self.mp = self._required("mp_") if given_mp is None else given_mp
+        if is_core():
+            from gdbheap.debugger.maps import core_memory  # which asks this module what is a core
+
+            self.memory = core_memory(self.memory, self.main_arena, self.layout.state.size)
         self.curbrk = self.symbols.address("__curbrk")
         self.release = Release(_release(self))
         self.abi = _abi(self.layout)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gdbheap.mappings import MappedRange
-from gdbheap.memory import Memory, PageCache
+from gdbheap.memory import Memory
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.bins import read_free_lists
 from gdbheap.ptmalloc.heaps import HeapChain
@@ -18,8 +18,6 @@ from gdbheap.ptmalloc.tcache import Tcache
 from gdbheap.ptmalloc.totals import ArenaTotals, totals
 from gdbheap.ptmalloc.walk import Membership, membership
 
-#: How much is fetched at once while free lists are followed, in bytes: their chunks lie scattered.
-CACHED = 0x4000
 #: The states of chunks that malloc_info and mallinfo2 count as free; they count tcache chunks as used.
 _BINNED = ("unsorted", "small", "large")
 
@@ -83,13 +81,13 @@ def plan_arena(memory: Memory, state: HeapState, arena: Arena, facts: FreeFacts)
     """Return where the chunks of ``arena`` are and which of them are on a free list."""
     chain = state.heaps.get(arena.address, HeapChain(()))
     plan = regions(state.abi, state.layout, state.params, arena, chain, facts.known_starts)
-    return plan, arena_membership(PageCache(memory, CACHED), state, arena, facts.tcaches, facts.safe_linking)
+    return plan, arena_membership(memory, state, arena, facts.tcaches, facts.safe_linking)
 
 
 def arena_membership(
     memory: Memory, state: HeapState, arena: Arena, tcaches: Iterable[Tcache], safe_linking: bool
 ) -> Membership:
-    """Return which chunks of ``arena`` are on a free list; each costs small reads, so hand in a PageCache."""
+    """Return which chunks of ``arena`` are on a free list."""
     lists = read_free_lists(memory, state.abi, state.layout, arena, safe_linking)
     return membership(lists, tcaches)
 

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from gdbheap.memory import Memory, MemoryFault, PageCache
-from gdbheap.ptmalloc.abi import FLAG_BITS, PREV_INUSE
-from gdbheap.ptmalloc.account import CACHED, arena_membership
+from gdbheap.memory import Memory
+from gdbheap.ptmalloc.abi import FLAG_BITS
+from gdbheap.ptmalloc.account import arena_membership
 from gdbheap.ptmalloc.arena import Arena
-from gdbheap.ptmalloc.bins import bin_index, bin_range, read_bins_for, read_fastbins
 from gdbheap.ptmalloc.chunk import FENCEPOST, TOP, USED, Chunk, chunk_of
 from gdbheap.ptmalloc.heaps import HeapChain
 from gdbheap.ptmalloc.mmapped import MmappedChunk, MmappedChunks, holder
@@ -116,9 +115,10 @@ def find_mmapped_at(chunks: MmappedChunks, address: int) -> Place | None:
 
 
 class ChunkStates:
-    """Tells the state of single chunks of a heap that stays as it is, with as few of the free lists as that takes.
+    """Tells the state of single chunks of a heap that stays as it is.
 
-    ``tcaches`` are those of all threads; ``safe_linking`` says whether links are mangled.
+    ``tcaches`` are those of all threads; ``safe_linking`` says whether links are mangled. The free lists of an arena
+    are read once.
     """
 
     def __init__(self, memory: Memory, state: HeapState, tcaches: Sequence[Tcache], safe_linking: bool) -> None:
@@ -126,7 +126,7 @@ class ChunkStates:
         self._state = state
         self._tcaches = tcaches
         self._safe_linking = safe_linking
-        self._lists: dict[tuple[int, int | None], Membership] = {}  # by arena and bin (0: fastbins, None: all lists)
+        self._lists: dict[int, Membership] = {}  # by arena
 
     def chunk(self, place: Place) -> Chunk:
         """Return the chunk at ``place``."""
@@ -137,48 +137,16 @@ class ChunkStates:
         if state is None:
             assert place.columns is not None  # a place has a state, columns or a mapping
             assert place.arena is not None
-            state = classify(place.columns, self._free(place.arena, place, place.columns)).states[0]
+            state = classify(place.columns, self._free(place.arena)).states[0]
         return chunk_of(self._state.abi, place.address, place.word, place.size, state)
 
     @cached_property
     def _cached(self) -> Membership:
         return membership((), self._tcaches)
 
-    def _free(self, arena: Arena, place: Place, columns: Columns) -> Membership:
-        """Return lists that are enough to tell the state of the chunk at ``place``.
-
-        A chunk in a tcache or fastbin passes for used in the chunk behind it; one in a bin does not, and is linked
-        both ways. Where these disagree the heap is corrupt, and all lists are read.
-        """
-        merged = columns.after is None or not columns.after & PREV_INUSE
-        found = self._some(arena, bin_index(self._state.abi, place.size) if merged else 0)
-        if found.get(place.address) is None and (merged or self._is_linked(place.address)):
-            return self._some(arena, None)
-        return found
-
-    def _some(self, arena: Arena, index: int | None) -> Membership:
-        free = self._lists.get((arena.address, index))
+    def _free(self, arena: Arena) -> Membership:
+        free = self._lists.get(arena.address)
         if free is None:
-            memory, state = PageCache(self._memory, CACHED), self._state
-            if index is None:
-                free = arena_membership(memory, state, arena, self._tcaches, self._safe_linking)
-            else:
-                lists = read_fastbins(memory, state.abi, state.layout, arena, self._safe_linking)
-                if index:
-                    low, _ = bin_range(state.abi, index)
-                    lists += read_bins_for(memory, state.abi, arena, low)
-                free = membership(lists, self._tcaches)
-            self._lists[arena.address, index] = free
+            free = arena_membership(self._memory, self._state, arena, self._tcaches, self._safe_linking)
+            self._lists[arena.address] = free
         return free
-
-    def _is_linked(self, chunk: int) -> bool:
-        """Return whether fd or bk of a chunk leads to one that leads back, as in a bin."""
-        abi = self._state.abi
-        fd, bk = abi.header, abi.header + abi.word_size
-        for link, back in ((fd, bk), (bk, fd)):
-            try:
-                if abi.read_word(self._memory, abi.read_word(self._memory, chunk + link) + back) == chunk:
-                    return True
-            except MemoryFault:
-                pass
-        return False

@@ -104,11 +104,15 @@ class HeapCommand(gdb.Command):
             parsed.values[JSON.name] = ""
             return versioned(self.json_name, self.answer(parsed).body())
 
+    def split(self, argument: str) -> list[str]:
+        """Return the words of a command line, their quotes taken off as GDB does it."""
+        return gdb.string_to_argv(argument)
+
     def invoke(self, argument: str, from_tty: bool) -> None:
         """Run the command; every expected failure becomes one sentence of GDB's."""
         self.dont_repeat()
         with Told():
-            self.run(self._parsed(gdb.string_to_argv(argument), self.options))
+            self.run(self._parsed(self.split(argument), self.options))
 
     def _parsed(self, words: Sequence[str], options: Sequence[Option]) -> Parsed:
         parsed = parse(words, options)
