@@ -155,6 +155,26 @@ def test_a_stop_that_no_condition_asks_for_is_not_made(gdb: Gdb, programs: Progr
     assert re.findall(r"^\$\d+ = (.*)$", done.stdout, re.MULTILINE) == ["1", "1", "1"]
 
 
+def test_why_states_are_not_compared_by_gdb_itself(gdb: Gdb, programs: Programs) -> None:
+    """What the documents say of ==: GDB calls the program's malloc, unless it may not, or it fails."""
+    done = gdb(
+        "python calls = []",
+        "python gdb.events.inferior_call.connect(calls.append)",
+        "break visit",
+        "run",
+        'print $_heap_state(p) == "used"',
+        "python print('called' if calls else 'not called')",
+        "python calls.clear()",
+        "set may-call-functions off",
+        'print $_heap_state(p) == "used"',
+        'print $_streq($_heap_state(p), "used")',
+        "python print('then', len(calls))",
+        program=programs["visits"],
+    )
+    assert "Too many array elements" in done.stderr or "\ncalled\n" in done.stdout
+    assert re.search(r"^\$\d+ = 1\nthen 0$", done.stdout, re.MULTILINE)
+
+
 def test_addresses_of_every_form(gdb: Gdb, programs: Programs) -> None:
     done = gdb(
         "python calls = []",
@@ -201,6 +221,25 @@ def test_memory_that_gdb_changes_is_read_again(gdb: Gdb, programs: Programs) -> 
         program=programs["visits"],
     ).succeeded()
     assert re.findall(r"^\$\d+ = (.*)$", done.stdout, re.MULTILINE) == ["1", "0", "1"]
+
+
+def test_what_may_be_in_an_unknown_tcache_is_not_called_used(gdb: Gdb, programs: Programs) -> None:
+    """Where a thread's variables cannot be read, its freed chunks look as used ones do."""
+    code = "import gdbheap.debugger.target as target; target.Target.tcache_address = lambda self, thread: None"
+    done = gdb(
+        "break stop_here",
+        "run",
+        "print $_heap_state(fast[0])",
+        f"python {code}",
+        "set heap main-arena auto",  # forgets what was read
+        "print $_heap_state(fast[0])",
+        "print $_heap_state(used[63])",
+        "print $_heap_state(used[1])",
+        "print $_heap_state(small[8])",
+        program=programs["totals"],
+    ).succeeded()
+    shown = re.findall(r'^\$\d+ = "(.*)"$', done.stdout, re.MULTILINE)
+    assert shown == ["tcache", "unknown", "unknown", "used", "small"]
 
 
 def test_without_a_heap_a_sentence_says_why(gdb: Gdb, programs: Programs) -> None:

@@ -120,7 +120,11 @@ class Heap:
         self._require_same_stop()
         with Told():
             place = self._lookup.place(int(address))
-            return None if place is None else Found(self._lookup.chunk(place), place.arena)
+            if place is None:
+                return None
+            chunk = self._lookup.chunk(place)
+        self._note(self._lookup.problems)
+        return Found(chunk, place.arena)
 
     @cached_property
     def _tcaches(self) -> Mapping[int, Tcache]:

@@ -11,8 +11,6 @@ TYPE_CHECKING = False  # as in typing, which takes long to import
 if TYPE_CHECKING:
     from gdbheap.debugger.lookup import Located
 
-UNKNOWN = "unknown"
-
 
 class HeapFunction(gdb.Function):
     """A convenience function; ``name`` is without the dollar, ``usage`` and ``summary`` are its help's first lines."""
@@ -74,7 +72,8 @@ class HeapState(HeapFunction):
     needs_state = True
     summary = "Return the state of the heap chunk that ADDRESS is in, as a string: used, tcache, fastbin, top ..."
     details = (
-        "The states are those of 'heap chunks'; \"unknown\" where ADDRESS is in no known chunk.\n"
+        "The states are those of 'heap chunks'. It is \"unknown\" where ADDRESS is in no known chunk, and where the chunk\n"
+        "is in use as far as is known, but may be in the tcache of a thread whose variables cannot be read.\n"
         "Compare it with GDB's own $_streq: == between strings makes GDB copy them into the program, with a call of\n"
         "its malloc, or fail.\n\n"
         'Example: break use if $_streq($_heap_state(p), "tcache")'
@@ -82,6 +81,8 @@ class HeapState(HeapFunction):
 
     def answer(self, chunk: Located | None) -> str:
         """Return the state."""
+        from gdbheap.debugger.lookup import UNKNOWN
+
         return UNKNOWN if chunk is None else chunk.state
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -18,9 +19,14 @@ from gdbheap.ptmalloc.chunk import Chunk
 from gdbheap.ptmalloc.locate import ChunkStates, Locator, Place, find_mmapped_at
 from gdbheap.ptmalloc.mmapped import MmappedChunks
 from gdbheap.ptmalloc.state import read_heap_state
+from gdbheap.ptmalloc.tcache import Tcache, tcache_index
 
 #: How often the heap of a process whose threads run is looked at, at most.
 _LOOKS = 5
+
+
+#: The state of a chunk that is not known, as the functions call it.
+UNKNOWN = "unknown"
 
 
 class Located(NamedTuple):
@@ -63,7 +69,24 @@ class Lookup:
         if place is None:
             return None
         number = None if place.arena is None else place.arena.number
-        return Located(place.address, place.size, number, self.chunk(place).state if with_state else "")
+        return Located(place.address, place.size, number, self._state_of(place) if with_state else "")
+
+    def _state_of(self, place: Place) -> str:
+        """Return the state of the chunk there: "unknown" where it may be in a tcache that cannot be read."""
+        state = self.chunk(place).state
+        layout = self._target.layout
+        if state != "used" or not self.problems or layout.tcache is None:
+            return state
+        return state if tcache_index(self._target.abi, layout, place.size) is None else UNKNOWN
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """A sentence for each thread whose tcache is not known: chunks in it pass for used."""
+        return self._tcaches[1]
+
+    @cached_property
+    def _tcaches(self) -> tuple[dict[int, Tcache], list[str]]:
+        return read_tcaches(self._target)
 
     @cached_property
     def _mmapped(self) -> MmappedChunks:
@@ -72,7 +95,7 @@ class Lookup:
     @cached_property
     def _states(self) -> ChunkStates:
         target = self._target
-        tcaches, _ = read_tcaches(target)
+        tcaches, _ = self._tcaches
         return ChunkStates(target.memory, self._state, tuple(tcaches.values()), target.safe_linking)
 
 

@@ -66,7 +66,7 @@ def read_tcaches(target: Target) -> tuple[dict[int, Tcache], list[str]]:
         if address is None:
             problems.append(
                 f"The tcache of thread {thread.num} cannot be found (its thread-local variable is not readable), "
-                "so chunks in it are shown as used."
+                "so chunks in it are shown as used: 'set heap tcache ADDRESS' in that thread gives it."
             )
         elif not tcache_is_dummy(target.symbols, target.layout, address):
             try:

@@ -227,9 +227,10 @@ def _address(word: str, text: str) -> int:
 
 
 def _forget() -> None:
-    from gdbheap.debugger import session
+    from gdbheap.debugger import session, stops
 
     session.drop()
+    stops.note_change()
 
 
 class _Prefix(gdb.Command):

@@ -18,7 +18,8 @@ _changes = 0
 _connected = False
 
 
-def _note_change(event: Any = None) -> None:
+def note_change(event: Any = None) -> None:
+    """Make what was read so far count as read at another stop."""
     global _changes
     _changes += 1
 
@@ -29,8 +30,8 @@ def changes() -> int:
     if not _connected:
         events = gdb.events
         for registry in (events.cont, events.memory_changed, events.inferior_call, events.exited, events.new_objfile):
-            registry.connect(_note_change)
-        events.clear_objfiles.connect(_note_change)
+            registry.connect(note_change)
+        events.clear_objfiles.connect(note_change)
         _connected = True
     return _changes
 

@@ -402,7 +402,8 @@ def _no_libc(names: list[str]) -> str:
         )
     return (
         "There is no glibc in this process: no libc.so.6 is loaded and the program itself holds no main_arena "
-        "(another C library, none at all, or a static program without debug symbols)."
+        "(another C library, none at all, or a static program without debug symbols; 'help set heap main-arena' tells "
+        "when addresses given by hand are enough)."
     )
 
 
