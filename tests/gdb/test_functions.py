@@ -233,7 +233,7 @@ def test_what_may_be_in_an_unknown_tcache_is_not_called_used(gdb: Gdb, programs:
         f"python {code}",
         "set heap main-arena auto",  # forgets what was read
         "print $_heap_state(fast[0])",
-        "print $_heap_state(used[63])",
+        "print $_heap_state(used[5])",
         "print $_heap_state(used[1])",
         "print $_heap_state(small[8])",
         program=programs["totals"],

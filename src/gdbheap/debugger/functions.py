@@ -72,8 +72,8 @@ class HeapState(HeapFunction):
     needs_state = True
     summary = "Return the state of the heap chunk that ADDRESS is in, as a string: used, tcache, fastbin, top ..."
     details = (
-        "The states are those of 'heap chunks'. It is \"unknown\" where ADDRESS is in no known chunk, and where the chunk\n"
-        "is in use as far as is known, but may be in the tcache of a thread whose variables cannot be read.\n"
+        "The states are those of 'heap chunks'. It is 'unknown' where ADDRESS is in no known chunk, and where the\n"
+        "chunk is in use as far as is known, but may be in the tcache of a thread whose variables cannot be read.\n"
         "Compare it with GDB's own $_streq: == between strings makes GDB copy them into the program, with a call of\n"
         "its malloc, or fail.\n\n"
         'Example: break use if $_streq($_heap_state(p), "tcache")'
