@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 
 from tests.support.debugger import Answers, Gdb
+from tests.support.environment import needs
 from tests.support.programs import Programs
-
-ON = "python print('==')"
 
 
 def lines(text: str) -> list[str]:
@@ -107,6 +108,24 @@ def test_gdb_switches_them_off_and_on(gdb: Gdb, programs: Programs) -> None:
     assert arena.startswith("main_arena, ")
     assert raw.startswith("{trim_threshold = ")
     assert params.startswith("all settings are the defaults")
+
+
+def test_structs_of_another_malloc_are_left_alone(gdb: Gdb, tmp_path: Path) -> None:
+    """dlmalloc has structs of the same names."""
+    needs("gcc")
+    source = tmp_path / "other.c"
+    source.write_text(
+        "struct malloc_chunk { unsigned long prev_foot, head; struct malloc_chunk *fd, *bk; } chunk = {1, 2, 0, 0};\n"
+        "struct malloc_state { unsigned smallmap, treemap; } state = {3, 4};\n"
+        "struct malloc_par { unsigned long magic; } params = {5};\n"
+        "int main(void) { return 0; }\n"
+    )
+    program = tmp_path / "other"
+    subprocess.run(["gcc", "-g", "-o", str(program), str(source)], check=True)
+    done = gdb("break main", "run", "print chunk", "print state", "print params", program=program).succeeded()
+    assert lines(done.stdout) == [
+        "{prev_foot = 1, head = 2, fd = 0x0, bk = 0x0}", "{smallmap = 3, treemap = 4}", "{magic = 5}"
+    ]  # fmt: skip
 
 
 def test_a_value_without_an_address_and_one_that_cannot_be_read(gdb: Gdb, programs: Programs) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.support.debugger import Answers, Gdb, Result
+from tests.support.environment import needs
 from tests.support.programs import Programs
 
 DEFAULTS = {
@@ -196,6 +198,44 @@ def test_addresses_by_hand(gdb: Gdb, answers: Answers, programs: Programs) -> No
     assert answers["without"]["arenas"][0]["states"]["tcache"]["chunks"] == 0
     assert answers["given"]["arenas"] == answers["heap"]["arenas"]
     assert answers["given_chunks"] == answers["chunks"]
+
+
+def test_a_static_program_without_symbols(gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path) -> None:
+    """Nothing tells where its glibc is; two addresses do, with the types of the same release from elsewhere."""
+    for tool in ("gcc", "strip", "nm"):
+        needs(tool)
+    known, stripped = tmp_path / "known", tmp_path / "stripped"
+    source = str(programs.source("totals.c"))
+    done = subprocess.run(["gcc", "-g", "-w", "-static", "-pthread", "-o", str(known), source], check=False)
+    if done.returncode:
+        pytest.skip("there is no static glibc")
+    subprocess.run(["strip", "-o", str(stripped), str(known)], check=True)
+    listed = subprocess.run(["nm", str(known)], capture_output=True, text=True, check=True).stdout
+    places = {name: int(address, 16) for address, name in re.findall(r"^(\w+) \w (\w+)$", listed, re.MULTILINE)}
+    at = places["totals_before"]
+    done_there = gdb(
+        f"break *{places['stop_here']}",
+        "run",
+        f"add-symbol-file {libc_debug_file(gdb, programs)} 0x70000000",
+        "heap",
+        f"set heap main-arena {places['main_arena']}",
+        f"set heap mp {places['mp_']}",
+        f"heap {answers.into('heap')}",
+        answers.python(
+            "theirs",
+            {"mallinfo2": f"list(gdb.selected_inferior().read_memory({at}, 80).cast('B').cast('N'))"},
+        ),
+        program=stripped,
+    )
+    done_there.has_no_internal_error()
+    assert "There is no glibc in this process" in done_there.stderr
+    assert "'help set heap main-arena'" in done_there.stderr
+    (arena,) = answers["heap"]["arenas"]
+    assert arena["address"] == places["main_arena"]
+    assert (arena["complete"], arena["unaccounted"], arena["problems"]) == (True, 0, [])
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    figures = dict(zip(names, answers["theirs"]["mallinfo2"]))
+    assert answers["heap"]["mallinfo2"] == {key: figures[key] for key in answers["heap"]["mallinfo2"]}
 
 
 def test_an_address_that_is_no_arena(gdb: Gdb, programs: Programs) -> None:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import gdb
 import gdb.printing
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from gdbheap.ptmalloc.params import ParamFact
 
 NAME = "gdbheap"
 
 
 class _Printer:
-    """Prints one value as one line; `print/r` shows its fields."""
+    """Prints one value as one line; `print/r` shows its fields. ``needs`` are fields that the struct must have."""
+
+    needs: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, value: gdb.Value) -> _Printer | None:
+        """Return a printer for the value, None where its struct only has the name of glibc's, as another malloc's."""
+        names = [field.name for field in value.type.strip_typedefs().fields()]
+        return cls(value) if all(name in names for name in cls.needs) else None
 
     def __init__(self, value: gdb.Value) -> None:
         self._value = value
@@ -42,6 +50,8 @@ class _Printer:
 
 class StatePrinter(_Printer):
     """An arena."""
+
+    needs = ("top", "bins", "system_mem", "attached_threads")
 
     def line(self) -> str:
         """Return its name, its memory, its top chunk and how many of its lists hold chunks."""
@@ -78,6 +88,8 @@ class StatePrinter(_Printer):
 class ChunkPrinter(_Printer):
     """A chunk's header."""
 
+    needs = ("fd", "bk", "fd_nextsize", "bk_nextsize")
+
     def line(self) -> str:
         """Return its size and flags, and what malloc returns for it."""
         from gdbheap.ptmalloc.chunk import flag_names
@@ -94,6 +106,8 @@ class ChunkPrinter(_Printer):
 
 class ParamsPrinter(_Printer):
     """malloc's settings and counters."""
+
+    needs = ("trim_threshold", "top_pad", "mmap_threshold", "sbrk_base")
 
     def line(self) -> str:
         """Return the settings that are not the defaults, and the counters that are not 0."""
@@ -128,7 +142,9 @@ def _arena_name(address: int) -> str:
 
     try:
         number = session.arena_number(session.target(), address)
-    except (TargetError, MemoryFault):
+    except TargetError:
+        return "an arena"
+    except MemoryFault:
         return f"no arena of the ring ({address:#x})"
     return f"arena {number}" if number else "main_arena"
 
@@ -142,7 +158,7 @@ def _offset(described: gdb.Type, name: str) -> int:
 def define() -> None:
     """Register the printers, for every file: behind those of others, which go first."""
     printers = gdb.printing.RegexpCollectionPrettyPrinter(NAME)
-    printers.add_printer("malloc_state", "^malloc_state$", StatePrinter)
-    printers.add_printer("malloc_chunk", "^malloc_chunk$", ChunkPrinter)
-    printers.add_printer("malloc_par", "^malloc_par$", ParamsPrinter)
+    printers.add_printer("malloc_state", "^malloc_state$", StatePrinter.of)
+    printers.add_printer("malloc_chunk", "^malloc_chunk$", ChunkPrinter.of)
+    printers.add_printer("malloc_par", "^malloc_par$", ParamsPrinter.of)
     gdb.printing.register_pretty_printer(None, printers, replace=True)
