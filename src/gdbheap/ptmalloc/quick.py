@@ -163,10 +163,9 @@ class QuickTally:
 
 
 def _check_sizes(abi: Abi, found: Counter[int]) -> None:
-    for word in found:
-        size = word & ~FLAG_BITS
-        if size < abi.min_size or size % abi.alignment:
-            raise _Odd
+    least, odd = abi.min_size, abi.alignment - 1 & ~FLAG_BITS
+    if min(found) < least or any(word & odd for word in found):
+        raise _Odd
 
 
 def _follow(words: array[int], stops: Sequence[int]) -> tuple[list[int], int]:
