@@ -31,7 +31,7 @@ from gdbheap.ptmalloc.chunk import (
     state_table,
 )
 from gdbheap.ptmalloc.regions import Plan, Region
-from gdbheap.ptmalloc.totals import ArenaTotals, totals
+from gdbheap.ptmalloc.totals import ArenaTotals, careful_totals
 from gdbheap.ptmalloc.walk import Block, Columns, Membership
 
 #: What bytes can be, by number: in a chunk of one of STATES; heap_info and malloc_state; before the first or behind
@@ -399,7 +399,7 @@ def map_arena(
     Each area gets at most ``most_cells`` cells, and keeps its first ``most_runs`` runs.
     """
     builder = _Builder(abi, plan.arena, window, most_cells, most_runs)
-    found = totals(memory, abi, plan, free, builder.add)
+    found = careful_totals(memory, abi, plan, free, builder.add)
     return builder.result(found)
 
 
