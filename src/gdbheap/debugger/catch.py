@@ -257,8 +257,8 @@ class Recorder:
         """Note that other processes run while GDB is busy with a fork, an execve or the end of the process ``pid``."""
         if any(process.pid != pid and process.is_running() for process in self._processes.values()):
             self._history.missed(
-                "Processes ran at the same time: GDB stops all of them when one forks, executes or ends, and can then "
-                "miss a call that another was just making."
+                "Processes ran at the same time: while GDB is busy with one that forks, executes or ends, it can miss "
+                "calls that others make."
             )
 
     def _forked(self, parent: int, child: int) -> None:
