@@ -20,13 +20,6 @@ class Recorded:
     events: Sequence[dict[str, Any]]
 
     @property
-    def programs(self) -> list[str]:
-        """The files that it ran, without the one that it had from its maker; none follows itself."""
-        files = [os.path.realpath(program["file"]) for program in self.record["programs"]]
-        files = [file for file, before in zip(files, [None, *files]) if file != before]
-        return files if self.record["made_by"] is None else files[1:]
-
-    @property
     def of_malloc(self) -> list[dict[str, Any]]:
         """The events that malloc made."""
         return [event for event in self.events if event["kind"] == "malloc"]
@@ -42,9 +35,23 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """The last program that it ran, or that of its maker."""
-        files = self.seen.programs or [program["file"] for program in self.recorded.record["programs"]]
-        return os.path.basename(files[-1])
+        """The last program that it ran."""
+        return os.path.basename(self.programs[-1])
+
+    @property
+    def programs(self) -> list[str]:
+        """The files that it ran as they were recorded, first the one that it had from its maker."""
+        return in_turn([program["file"] for program in self.recorded.record["programs"]])
+
+    def ran_the_same(self) -> None:
+        """Fail unless it executed the files that strace saw it execute."""
+        assert self.programs == in_turn([self.programs[0], *self.seen.programs])
+
+
+def in_turn(files: Sequence[str]) -> list[str]:
+    """Return the files without those that follow themselves: GDB may tell of a file twice."""
+    real = [os.path.realpath(file) for file in files]
+    return [file for place, file in enumerate(real) if not place or real[place - 1] != file]
 
 
 def traced(gdb: Gdb, answers: Answers, program: Any, args: Sequence[str] = ()) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _PATH = re.compile(r'"((?:[^"\\]|\\.)*)"')
 class Process:
     """One process: its calls in the order in which they were made, what it executed, and whom it made, in order.
 
-    ``time`` is the second in which it made its first call that strace was told to watch.
+    ``moments`` are the times of the calls, in seconds.
     """
 
     pid: int
@@ -34,7 +34,7 @@ class Process:
     programs: list[str] = field(default_factory=list)
     children: list[Process] = field(default_factory=list)
     threads: int = 1
-    time: float = 0.0
+    moments: list[float] = field(default_factory=list)
 
     def all(self) -> Iterator[Process]:
         """Yield the process and all that came of it, each before those that it made."""
@@ -86,10 +86,10 @@ def read_tree(folder: Path) -> Process:
             waiting += [new for new, (maker, thread) in made_by.items() if thread and maker == tid]
         found = Process(pid, threads=len(tids))
         together = sorted(((line.time, tid, line) for tid in tids for line in files.get(tid, [])), key=lambda e: e[0])
-        found.time = together[0][0] if together else 0.0
-        for _, tid, line in together:
+        for moment, tid, line in together:
             if line.name in ARGUMENTS:
                 args = line.args.replace(" <unfinished ...>", "")
+                found.moments.append(moment)
                 found.calls.append(read_call(tid, line.name, args, line.result))
             elif line.name == "execve":
                 path = _PATH.match(line.args)

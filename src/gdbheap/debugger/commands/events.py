@@ -32,7 +32,8 @@ class HeapEvents(HeapCommand):
         from gdbheap.growth.arena_reason import arena_reasons
         from gdbheap.growth.predict import predictions
         from gdbheap.render.events import event_rows
-        from gdbheap.render.json_events import event_object
+        from gdbheap.render.json_events import event_object, gap_object
+        from gdbheap.render.processes import gap_lines
         from gdbheap.render.units import count_of
 
         require_events()
@@ -44,12 +45,13 @@ class HeapEvents(HeapCommand):
             first = max(0, len(events) - limit) if parsed.given("count") else 0
             predicted, chosen = predictions(events, history.caught), arena_reasons(events)
             objects = [event_object(event, predicted.get(event.id), chosen.get(event.id)) for event in events[first:]]
-            return {"events": objects, "left_out": first}
+            return {"events": objects, "left_out": first, "gaps": [gap_object(gap) for gap in history.gaps]}
 
         def lines(style: Plain) -> Iterator[str]:
             first = 0 if parsed.given("all") else max(0, len(events) - limit)
             yield from event_rows(events[first:])
             if first:
                 yield f"{count_of(first, 'older event')} left out: 'heap events -all' lists them."
+            yield from gap_lines(history.gaps)
 
         return Answer(body, lines)
