@@ -11,6 +11,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from gdbheap.growth.event import KINDS
+from gdbheap.growth.groups import BY
+from gdbheap.growth.phases import PHASES
 from gdbheap.ptmalloc.chunk import STATES
 from gdbheap.simulate.paths import PATHS
 from tests.support.debugger import Answers, Gdb
@@ -20,7 +23,9 @@ from tests.support.programs import Programs
 SCHEMA: dict[str, Any] = json.loads((ROOT / "docs" / "schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 SEEN = ("heap", "heap arenas", "heap top", "heap params", "heap chunks")
-RECORDED = ("heap events", "heap timeline", "heap why-grow -all", "heap why-grow")
+RECORDED = ("heap events", "heap events -by caller", "heap timeline", "heap why-grow -all", "heap why-grow")
+
+GROUPED = ("heap events", "heap events -by arena", "heap timeline", "heap why-grow")
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -45,7 +50,7 @@ def test_recorded_and_seen(gdb: Gdb, answers: Answers, programs: Programs, name:
     run(gdb, answers, programs, name, "heap catch", commands=(*SEEN, *RECORDED))
     for command in (*SEEN, *RECORDED):
         answer = answers[command.replace(" ", "_")]
-        assert answer["command"] == command.removesuffix(" -all")
+        assert answer["command"] == command.split(" -")[0]
         assert not errors(answer), command
 
 
@@ -99,7 +104,7 @@ def test_what_is_printed_is_what_is_written(gdb: Gdb, answers: Answers, programs
 def sound(gdb: Gdb, programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Return an answer of each command, by name, with two elements of each list."""
     answers = Answers(tmp_path_factory.mktemp("sound"))
-    commands = (*SEEN, "heap events", "heap timeline", "heap why-grow")
+    commands = (*SEEN, *GROUPED)
     run(gdb, answers, programs, "threads", "heap catch -malloc", commands=commands)
     return {command: shortened(answers[command.replace(" ", "_")]) for command in commands}
 
@@ -124,7 +129,7 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
             yield from objects(inner)
 
 
-@pytest.mark.parametrize("command", [*SEEN, "heap events", "heap timeline", "heap why-grow"])
+@pytest.mark.parametrize("command", [*SEEN, *GROUPED])
 def test_every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> None:
     """The schema must reject an answer that lacks any key, has one more, or has one of another type."""
     assert not errors(sound[command])
@@ -176,7 +181,11 @@ def test_the_schemas_lists_are_the_codes() -> None:
     assert event["path"]["enum"] == [*PATHS, None]
     assert SCHEMA["$defs"]["state_name"]["enum"] == list(STATES)
     source = (ROOT / "src" / "gdbheap" / "growth" / "requester.py").read_text(encoding="utf-8")
-    assert set(event["kind"]["enum"]) == set(re.findall(r'Requester\(\s*"([\w-]+)"', source))
+    kinds = SCHEMA["$defs"]["kind_name"]["enum"]
+    assert kinds == list(KINDS)
+    assert set(kinds) == set(re.findall(r'Requester\(\s*"([\w-]+)"', source))
+    assert SCHEMA["$defs"]["heap events"]["properties"]["by"]["enum"] == [*BY, None]
+    assert SCHEMA["$defs"]["phases"]["items"]["properties"]["name"]["enum"] == list(PHASES)
 
 
 def test_every_key_is_described() -> None:

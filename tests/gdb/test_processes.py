@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.gdb.test_events_strace import one_for_one
+from tests.gdb.test_events_strace import one_for_one, plain, seen
 from tests.support.debugger import Answers, Gdb, Result
 from tests.support.programs import Programs
 from tests.support.recorded_processes import Pair, pairs, traced
@@ -42,7 +43,7 @@ def both_runs(gdb: Gdb, answers: Answers, program: Path, mode: str) -> tuple[dic
 @pytest.mark.parametrize("mode", list(ONE_THREAD))
 def test_each_process_is_recorded(gdb: Gdb, answers: Answers, programs: Programs, mode: str) -> None:
     """Each process made the calls that strace saw of it, ran those programs, and ended so; malloc's are predicted."""
-    found, both = both_runs(gdb, answers, programs["family"], mode)
+    _found, both = both_runs(gdb, answers, programs["family"], mode)
     for pair in both:
         pair.ran_the_same()
         assert pair.recorded.record["recorded"]
@@ -54,7 +55,7 @@ def test_each_process_is_recorded(gdb: Gdb, answers: Answers, programs: Programs
 
 def test_a_thread_that_forks(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     """The child has one thread, the one that forked, and its arena; what its maker did before is the maker's."""
-    found, both = both_runs(gdb, answers, programs["family"], "thread-fork")
+    _found, both = both_runs(gdb, answers, programs["family"], "thread-fork")
     maker, child = both
     assert maker.seen.threads == 2
     one_for_one(maker.recorded.events, maker.seen.calls)
@@ -67,7 +68,7 @@ def test_events_have_their_time_and_their_process(gdb: Gdb, answers: Answers, pr
     """Times never go back, and processes begin and end in the order in which they do under strace."""
     found, both = both_runs(gdb, answers, programs["family"], "fork-twice")
     times = [event["time"] for event in found["events"]]
-    assert times[0] == 0
+    assert times[0] < 0.1, "from the first event on"
     assert times == sorted(times)
     assert times[-1] <= found["seconds"]
     assert found["largest"]
@@ -84,7 +85,7 @@ def times_of(both: list[Pair]) -> list[tuple[tuple[int, ...], float]]:
 @pytest.mark.parametrize(("mode", "last"), [("exit-inside", "exited with 7"), ("exec-inside", "exited with 0")])
 def test_a_thread_ends_inside_its_call(gdb: Gdb, answers: Answers, programs: Programs, mode: str, last: str) -> None:
     """Its call has no result, as under strace; nothing that comes later is taken for it."""
-    found, (pair,) = both_runs(gdb, answers, programs["family"], mode)
+    _found, (pair,) = both_runs(gdb, answers, programs["family"], mode)
     one_for_one(pair.recorded.events, pair.seen.calls)
     (event,) = [event for event in pair.recorded.events if event["result"] is None]
     assert (event["syscall"], event["args"][1], event["delta"], event["exact"]) == ("mmap", 1 << 30, None, None)
@@ -101,7 +102,7 @@ def test_a_call_without_a_return_in_the_list(gdb: Gdb, programs: Programs) -> No
     number = line.split()[0]
     result = gdb("heap catch", "run", f"heap why-grow {number}", program=programs["family"], args=["exit-inside"])
     result.succeeded()
-    assert "has not returned" in result.stdout or "not returned" in result.stdout
+    assert f"event {number}: mmap has not returned" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -275,45 +276,56 @@ def test_the_users_own_condition_on_their_catchpoint(gdb: Gdb, answers: Answers,
     assert answers["events"]["gaps"] == []
 
 
-#: Sends GDB a real SIGINT while the recorder reads the event of this number, once.
+#: Sends GDB a real SIGINT while the recorder is inside a function of its own, at the call of that number.
 INTERRUPT = """
 import os, signal
-import gdbheap.debugger.catch as recorder
-judge = recorder.requester
-def interrupted(event, earlier=()):
-    if event.id == {number} and recorder.requester is not judge:
-        recorder.requester = judge
+from gdbheap.debugger import catch, recorded
+owner, name, wanted = {owner}, {name!r}, {number}
+inside, calls = getattr(owner, name), 0
+def interrupted(*args, **named):
+    global calls
+    result = inside(*args, **named)
+    calls += 1
+    if calls == wanted:
         os.kill(os.getpid(), signal.SIGINT)
         for turn in range(1000000):
             pass
-    return judge(event, earlier)
-recorder.requester = interrupted
+    return result
+setattr(owner, name, interrupted)
 """
 
 
-@pytest.mark.parametrize("number", [3, 20])
+@pytest.mark.parametrize(
+    ("owner", "name", "number"),
+    [
+        ("recorded.SyscallReader", "entry", 3),  # a call of the loader's
+        ("recorded.SyscallReader", "entry", 25),  # one of malloc's, from a stack that is known
+        ("catch", "read_at_call", 1),  # the first growth, while malloc's state is read
+        ("recorded.SyscallReader", "name", 21),  # a return
+    ],
+)
 def test_gdb_is_interrupted_while_it_reads_a_call(
-    gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path, number: int
+    gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path, owner: str, name: str, number: int
 ) -> None:
-    """GDB stops there and goes on at `continue`; the call that is missing is the only one, and that is said."""
+    """GDB stops there and goes on at `continue`; what is missing is one call or its result, and that is said."""
     root, _ = trace_tree(tmp_path / "strace", programs["growth"])
     result = gdb(
         "heap catch",
-        f"python exec({INTERRUPT.format(number=number)!r}, {{}})",
+        f"python exec({INTERRUPT.format(owner=owner, name=name, number=number)!r}, {{}})",
         "run",
-        "echo STOPPED\\n",
+        "info inferiors",
         "continue",
-        f"heap events {answers.into('events')}",
+        f"heap events -all {answers.into('events')}",
         program=programs["growth"],
     )
     assert "Traceback" not in result.stdout + result.stderr, result.describe()
-    assert "STOPPED" in result.stdout
+    assert f"process {answers.events('events')[0]['process']}" in result.stdout.split("Num  Description")[1]
     found = answers["events"]
     (gap,) = found["gaps"]
-    assert gap["after"] == number - 1
     assert "interrupted" in gap["reason"]
     assert gaps_of(result)
-    calls = [call for place, call in enumerate(root.calls, 1) if place != number]
-    one_for_one(found["events"], calls)
-    for event in found["events"]:
-        assert event["exact"] is not False, event
+    recorded_calls = Counter(plain(event) for event in found["events"])
+    missing = Counter(seen(call) for call in root.calls) - recorded_calls
+    assert sum(missing.values()) == 1, missing
+    assert abs(len(root.calls) - len(found["events"])) <= 1
+    assert all(event["exact"] is not False for event in found["events"])

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from tabulate import tabulate
 
-from tests.gdb.test_events_strace import one_for_one
+from tests.gdb.test_events_strace import one_for_one, plain, seen
 from tests.support.debugger import Answers, Gdb, malloc_events
 from tests.support.environment import ROOT, glibc_version, needs, plain_environment
 from tests.support.procmaps import MAPS, mapped_bytes
 from tests.support.programs import Programs
-from tests.support.recorded_processes import Pair, pairs, plain, seen, traced
+from tests.support.recorded_processes import Pair, pairs, traced
 from tests.support.strace import Call, trace
 from tests.support.strace_processes import trace_tree
 

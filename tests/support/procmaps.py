@@ -38,5 +38,11 @@ def mapped_bytes(text: str) -> int:
     return sum(part.end - part.start for part in parse(text) if part.name not in GROWS_BY_ITSELF)
 
 
+def accessible_bytes(text: str) -> int:
+    """Return how many bytes are mapped, by what system calls can change, that the program may use in some way."""
+    parts = (part for part in parse(text) if part.name not in GROWS_BY_ITSELF)
+    return sum(part.end - part.start for part in parts if not part.permissions.startswith("---"))
+
+
 #: A Python expression for inside GDB: the text of the selected process's maps.
 MAPS = "open('/proc/%d/maps' % gdb.selected_inferior().pid).read()"

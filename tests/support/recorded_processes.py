@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.support.debugger import Answers, Gdb
-from tests.support.strace import Call
 from tests.support.strace_processes import Process
 
 
@@ -77,13 +76,3 @@ def pairs(answer: dict[str, Any], root: Process) -> list[Pair]:
     found = list(below(first, root, ()))
     assert len(found) == len(records) == len(list(root.all()))
     return found
-
-
-def plain(event: dict[str, Any]) -> tuple[str, tuple[int, ...], int | None]:
-    """Return what strace says of a call, from an event's JSON."""
-    return event["syscall"], tuple(event["args"]), event["result"]
-
-
-def seen(call: Call) -> tuple[str, tuple[int, ...], int | None]:
-    """Return the same from a call that strace saw."""
-    return call.syscall, call.args, call.result

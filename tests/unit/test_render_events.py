@@ -228,13 +228,20 @@ def test_one_line_has_all() -> None:
 
 
 def test_rows_stand_in_columns() -> None:
-    header, *rows = event_rows([*seeds_history().events, mapped()._replace(id=12345, thread=42)])
+    events = [*seeds_history().events, mapped()._replace(id=12345, thread=42, time=61.5)]
+    header, *rows = event_rows(events, Plain())
     assert len(rows) == 3
-    assert [row.split()[:3] for row in rows] == [["1", "1", "brk"], ["2", "1", "brk"], ["12345", "42", "mmap"]]
+    assert [row.split()[:4] for row in rows] == [
+        ["1", "0.000", "1", "brk"],
+        ["2", "0.000", "1", "brk"],
+        ["12345", "61.500", "42", "mmap"],
+    ]
     place = header.index("amount")
     assert [row[place - 1] for row in rows] == [" "] * 3
     assert rows[1][place:].startswith("+0x21000")
-    assert list(event_rows([])) == [header]
+    assert list(event_rows([], Plain())) == [header]
+    several = list(event_rows(events, Plain(), several_processes=True))
+    assert [row.split()[2] for row in several] == ["process", "1", "1", "1"]
 
 
 names = st.text(st.characters(exclude_categories=[]), min_size=1, max_size=12)
@@ -247,7 +254,7 @@ def test_nothing_of_the_target_reaches_the_terminal_raw(function: str, file: str
     event = mapped()._replace(
         frames=(unnamed, user), user=user, requester=Requester("program", purpose), requested=None
     )
-    for line in (event_line(event, Plain()), *event_rows([event]), place_text(unnamed)):
+    for line in (event_line(event, Plain()), *event_rows([event], Plain()), place_text(unnamed)):
         assert printable(line) == line
 
 

@@ -96,8 +96,8 @@ def _first_decisive(frames: Sequence[Frame]) -> Decision:
     return Decision(len(frames), False, unnamed, wrapper, False, False)
 
 
-def _is_runtime(frame: Frame) -> bool:
-    """Whether a frame is of glibc, of the loader, of a C++ library or its headers, or of another malloc."""
+def is_runtime(frame: Frame) -> bool:
+    """Return whether a frame is of glibc, of the loader, of a C++ library or its headers, or of another malloc."""
     base = base_name(frame.objfile)
     return (
         in_libc(frame)
@@ -127,7 +127,7 @@ def user_frame(frames: Sequence[Frame]) -> Frame | None:
 
 
 def _user_place(frames: Sequence[Frame]) -> int | None:
-    own = [place for place, frame in enumerate(frames) if (frame.function or frame.objfile) and not _is_runtime(frame)]
+    own = [place for place, frame in enumerate(frames) if (frame.function or frame.objfile) and not is_runtime(frame)]
     for place in own:
         if frames[place].line is not None:
             return place

@@ -103,8 +103,7 @@ class ChunkHeader(NamedTuple):
 class Requester(NamedTuple):
     """Whose memory a call is about.
 
-    ``kind`` is ``malloc``, ``loader``, ``thread-stack``, ``locale``, ``stdio``, ``program`` or ``other``, and
-    ``purpose`` a short phrase.
+    ``kind`` is one of KINDS, and ``purpose`` a short phrase.
     """
 
     kind: str
@@ -144,6 +143,8 @@ class Requested(NamedTuple):
     inner: tuple[str, ...]
 
 
+#: Whose memory a call can be about: the kinds of Requester.
+KINDS = ("malloc", "loader", "thread-stack", "locale", "stdio", "program", "other")
 #: In place of a number of bytes that can no longer be looked up.
 UNKNOWN_BYTES = -1
 #: An event that nobody has judged yet.

@@ -95,6 +95,14 @@ class History:
         """Return the system calls that were recorded when the event of that number was."""
         return next((calls for first, calls in reversed(self.choices) if first <= number), SYSCALLS)
 
+    @property
+    def caught_always(self) -> frozenset[str]:
+        """The system calls that were recorded from the first kept event to the newest."""
+        first = self.dropped + 1
+        later = [calls for number, calls in self.choices if first < number <= self.recorded]
+        found = frozenset(name for name in SYSCALLS if name in self.caught(first))
+        return found.intersection(*later)
+
     def before(self, event: Event) -> Sequence[Event]:
         """Return the kept events from before ``event``, oldest first."""
         return self.events[: max(0, event.id - 1 - self.dropped)]

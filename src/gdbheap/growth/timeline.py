@@ -256,8 +256,8 @@ def timeline(history: History, process: int) -> Timeline:
     Where the process executed one program after another, it is about the last one: no memory survives that.
     """
     everything = list(history.of_process(process))
-    events = _of_present_program(history, everything)
-    fresh = _is_fresh(events)
+    events = of_present_program(history, everything)
+    fresh = is_fresh(events)
     counter = _Counter(fresh)
     if not fresh:
         counter.start_at(*_found_at_start(events))
@@ -283,7 +283,7 @@ def timeline(history: History, process: int) -> Timeline:
     )
 
 
-def _of_present_program(history: History, events: list[Event]) -> list[Event]:
+def of_present_program(history: History, events: list[Event]) -> list[Event]:
     """Return the events from after the last execve, or all where none came after it."""
     record = history.processes.get(events[0].process)
     began = record.programs[-1][0] if record is not None and record.programs else 0
@@ -303,7 +303,7 @@ def _readings(events: Sequence[Event]) -> Iterator[tuple[Event, Reading]]:
     return ((event, event.reading) for event in events if event.reading is not None)
 
 
-def _is_fresh(events: Sequence[Event]) -> bool:
+def is_fresh(events: Sequence[Event]) -> bool:
     """Whether malloc had nothing yet when the recording of this program began."""
     first = events[0]
     if first.syscall == "brk" and first.args[0] == 0 and first.requester.kind == "loader":

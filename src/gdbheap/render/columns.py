@@ -9,7 +9,7 @@ from functools import cached_property
 from gdbheap.growth.timeline import OF_MALLOC, SERIES, Level, Series, Timeline
 from gdbheap.render.callers import caller_line
 from gdbheap.render.events import owner_text
-from gdbheap.render.units import count_of, human_size
+from gdbheap.render.units import count_of, human_size, signed_size
 
 _MOST_NAMED = 8
 
@@ -114,11 +114,6 @@ def picture(timeline: Timeline, *, by: str, rest: bool) -> Picture:
     """Return what is to be drawn of a timeline: malloc's memory, and with ``rest`` that of all others as well."""
     names = SERIES if rest else OF_MALLOC
     return Picture(timeline, names, timeline.levels(names), by)
-
-
-def signed_size(delta: int) -> str:
-    """Return a change as people read it: ``+132 KiB``, ``-1.9 MiB``, ``0 bytes``."""
-    return f"{'-' if delta < 0 else '+' if delta else ''}{human_size(abs(delta))}"
 
 
 def time_text(seconds: float) -> str:

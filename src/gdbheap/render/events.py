@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gdbheap.growth.event import Event
+from gdbheap.growth.phases import Phase
 from gdbheap.growth.requester import FREE_PAGES, OWN_MAPPING
 from gdbheap.render.callers import caller_line
 from gdbheap.render.calls import advice_name
 from gdbheap.render.escape import printable
+from gdbheap.render.phases import phase_text
 from gdbheap.render.style import Plain
 from gdbheap.render.units import human_size, signed_hex
 from gdbheap.simulate import kernel
@@ -102,11 +104,21 @@ def event_line(event: Event, style: Plain, several_processes: bool = False) -> s
     )
 
 
-def event_rows(events: Sequence[Event]) -> Iterator[str]:
-    """Yield the recorded events as a table in fixed columns, a header first."""
-    yield f"{'#':>5}  {'thread':>6}  {'call':<8}  {'amount':<26}  whose, and who asked"
+def event_rows(
+    events: Sequence[Event], style: Plain, several_processes: bool = False, phases: Sequence[Phase] = ()
+) -> Iterator[str]:
+    """Yield the recorded events as a table in fixed columns, a header first, and a line before each of the phases."""
+    process = f"{'process':>8}  " if several_processes else ""
+    yield f"{'#':>5}  {'seconds':>8}  {process}{'thread':>6}  {'call':<8}  {'amount':<26}  whose, and who asked"
+    coming = list(phases)
     for event in events:
+        phase = None
+        while coming and coming[0].first.id <= event.id:
+            phase = coming.pop(0)
+        if phase is not None:
+            yield style.paint("heading", f"-- {phase_text(phase)}")
+        process = f"{event.process:>8}  " if several_processes else ""
         yield (
-            f"{event.id:>5}  {event.thread:>6}  {event.syscall:<8}  {amount_text(event):<26}  "
-            f"{owner_text(event)}  [{caller_line(event)}]"
+            f"{event.id:>5}  {event.time:>8.3f}  {process}{event.thread:>6}  {event.syscall:<8}  "
+            f"{amount_text(event):<26}  {owner_text(event)}  [{caller_line(event)}]"
         )

@@ -30,6 +30,7 @@ def event_object(event: Event, prediction: Prediction | None, reason: ArenaReaso
     return {
         "id": event.id,
         "process": event.process,
+        "time": event.time,
         "thread": event.thread,
         "tid": event.tid,
         "syscall": event.syscall,

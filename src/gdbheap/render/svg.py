@@ -17,13 +17,12 @@ from gdbheap.render.columns import (
     notes,
     round_unit,
     series_text,
-    signed_size,
     step_text,
     time_text,
 )
 from gdbheap.render.escape import printable
 from gdbheap.render.events import amount_text
-from gdbheap.render.units import count_of, human_size
+from gdbheap.render.units import count_of, human_size, signed_size
 
 _WIDTH = 1200
 _LEFT, _RIGHT = 90, 30

@@ -19,12 +19,11 @@ from gdbheap.render.columns import (
     notes,
     round_unit,
     series_text,
-    signed_size,
     step_text,
     time_text,
 )
 from gdbheap.render.style import Plain
-from gdbheap.render.units import human_size
+from gdbheap.render.units import human_size, signed_size
 
 #: How narrow and low a drawing can be, and how wide and high.
 LEAST_WIDTH, MOST_WIDTH = 40, 1000

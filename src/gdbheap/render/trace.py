@@ -6,13 +6,20 @@ from collections.abc import Iterator, Sequence
 
 from gdbheap.growth.event import Event
 from gdbheap.growth.explain import Explanation
+from gdbheap.growth.groups import grouped
 from gdbheap.growth.history import Ending, History
+from gdbheap.growth.phases import phases
 from gdbheap.growth.predict import predictions
 from gdbheap.render.escape import printable
+from gdbheap.render.groups import group_lines
+from gdbheap.render.phases import phase_lines
 from gdbheap.render.processes import gap_lines, process_lines
 from gdbheap.render.style import Plain
 from gdbheap.render.units import count_of
 from gdbheap.render.why import explanation_lines
+
+#: How many callers are listed at most.
+_CALLERS = 10
 
 
 def report_lines(
@@ -29,6 +36,12 @@ def report_lines(
     if len(processes) > 1:
         yield ""
         yield from process_lines(processes, events)
+    elif events:
+        yield ""
+        yield from phase_lines(phases(history, events[0].process))
+    for by, limit in (("kind", None), ("caller", _CALLERS)) if events else ():
+        yield ""
+        yield from group_lines(grouped(history, events, by), by, history.caught_always, limit)
     for item in explained:
         yield ""
         yield from explanation_lines(item, style)

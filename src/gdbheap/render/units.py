@@ -31,3 +31,8 @@ def count_of(number: int, noun: str) -> str:
 def hex_size(size: int) -> str:
     """Return a number of bytes both ways: ``0x21000 (132 KiB)``; just ``0`` for none."""
     return f"{size:#x} ({human_size(size)})" if size else "0"
+
+
+def signed_size(delta: int) -> str:
+    """Return a change as people read it: ``+132 KiB``, ``-1.9 MiB``, ``0 bytes``."""
+    return f"{'-' if delta < 0 else '+' if delta else ''}{human_size(abs(delta))}"

@@ -59,7 +59,7 @@ def headline(event: Event) -> str:
     """Return in one line what moved, by how much, from where to where."""
     call, args, result = event.syscall, event.args, event.result
     if result is None:
-        return f"{call} is being asked; the kernel has not answered yet"
+        return f"{call} has not returned: the kernel has not answered, or its answer was not seen"
     if event.failed:
         return f"{call_text(call, args)} was refused by the kernel"
     delta = event.delta
