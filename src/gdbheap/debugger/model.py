@@ -9,6 +9,7 @@ import gdb
 from gdbheap.debugger import session
 from gdbheap.debugger.catch import RECORDER
 from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.interposed import other_malloc
 from gdbheap.debugger.target import Target, each_thread, is_core
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.starts import region_starts
@@ -19,6 +20,7 @@ from gdbheap.ptmalloc.account import Account, FreeFacts
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.state import HeapState, read_heap_state
 from gdbheap.ptmalloc.tcache import Tcache, read_tcache, tcache_is_dummy
+from gdbheap.render.escape import printable
 
 
 def read_state() -> HeapState:
@@ -26,6 +28,12 @@ def read_state() -> HeapState:
     target = session.target()
     state = read_heap_state(target.memory, target.abi, target.layout, target.main_arena, target.mp)
     if not state.in_use:
+        other = other_malloc()
+        if other is not None:
+            raise TargetError(
+                f"This program's malloc is that of {printable(other)}, not glibc's: glibc's heap is empty, and gdbheap "
+                "knows no other. 'heap catch' shows which memory it gets."
+            )
         raise TargetError(
             "malloc has not taken any memory from the kernel yet: there is no heap before the program's first malloc."
         )
