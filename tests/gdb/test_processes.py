@@ -64,6 +64,16 @@ def test_a_thread_that_forks(gdb: Gdb, answers: Answers, programs: Programs) -> 
     assert all(event["exact"] is True for pair in both for event in pair.recorded.of_malloc)
 
 
+def test_a_fork_while_another_thread_is_inside_its_call(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """The call returns in the process that made it, and is none of the child's."""
+    _, (maker, child) = both_runs(gdb, answers, programs["family"], "fork-inside")
+    one_for_one(maker.recorded.events, maker.seen.calls)
+    one_for_one(child.recorded.events, child.seen.calls)
+    (event,) = [event for event in maker.recorded.events if event["args"][1:2] == [1 << 28]]
+    assert event["delta"] == 1 << 28
+    assert all(event["exact"] is True for pair in (maker, child) for event in pair.recorded.of_malloc)
+
+
 def test_events_have_their_time_and_their_process(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     """Times never go back, and processes begin and end in the order in which they do under strace."""
     found, both = both_runs(gdb, answers, programs["family"], "fork-twice")
@@ -329,3 +339,36 @@ def test_gdb_is_interrupted_while_it_reads_a_call(
     assert sum(missing.values()) == 1, missing
     assert abs(len(root.calls) - len(found["events"])) <= 1
     assert all(event["exact"] is not False for event in found["events"])
+
+
+#: Kills the program while the recorder reads the call of that number.
+KILL = INTERRUPT.replace("os.kill(os.getpid(), signal.SIGINT)", "os.kill(gdb.selected_inferior().pid, signal.SIGKILL)")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "number"),
+    [("recorded.SyscallReader", "entry", 3), ("catch", "read_at_call", 2), ("recorded.SyscallReader", "name", 21)],
+)
+def test_the_program_dies_while_a_call_is_read(
+    gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path, owner: str, name: str, number: int
+) -> None:
+    """What was recorded stays and is right; how the process ended is known; GDB goes on."""
+    root, _ = trace_tree(tmp_path / "strace", programs["growth"])
+    code = f"import gdb\n{KILL.format(owner=owner, name=name, number=number)}"
+    report = answers.path("report").with_suffix(".txt")
+    result = gdb(
+        f"python exec({code!r}, {{}})",
+        f"heap trace -o {report} {answers.into('trace')}",
+        "echo went on\\n",
+        program=programs["growth"],
+    )
+    assert "Traceback" not in result.stdout + result.stderr, result.describe()
+    assert "went on" in result.stdout
+    found = answers["trace"]
+    events = found["events"]
+    assert 0 < len(events) < len(root.calls)
+    one_for_one(events[:-1], root.calls[: len(events) - 1])
+    assert events[-1]["result"] in (None, root.calls[len(events) - 1].result)
+    assert all(event["exact"] is not False for event in events)
+    assert [process["end"] for process in found["processes"]] == ["killed by signal 9"]
+    assert (found["status"], found["killed_by"]) == (137, 9)
