@@ -1,7 +1,6 @@
 """Promise: a malloc that is not glibc's is recognised and said: nothing of its is called glibc's, or explained as such.
 
-With the real libraries, preloaded and linked, and with a malloc of the program's own. The oracle for whose malloc a
-program calls is GDB: where a breakpoint in main, then a step into malloc, gets to.
+With the real libraries, preloaded and linked, and with a malloc of the program's own.
 """
 
 from __future__ import annotations
@@ -174,6 +173,27 @@ def test_glibcs_own_is_not_taken_for_another(gdb: Gdb, answers: Answers, program
     result, events = recorded(gdb, answers, programs[program])
     assert "not glibc's" not in result.stdout
     assert not [event for event in events if event["purpose"].startswith("another malloc")]
+
+
+def test_what_glibcs_malloc_has_all_the_same(gdb: Gdb, answers: Answers, tmp_path: Path) -> None:
+    """A library may call glibc's malloc by its other name: its arenas are shown, and its calls explained."""
+    path, program, source = library("libjemalloc.so.2"), tmp_path / "both", tmp_path / "both.c"
+    source.write_text(
+        "#include <stdlib.h>\nextern void *__libc_malloc(size_t);\nvoid stop_here(void) {}\n"
+        "int main(void)\n{\n"
+        "    if (malloc(300000) == NULL || __libc_malloc(200) == NULL || __libc_malloc(400000) == NULL)\n"
+        "        return 1;\n    stop_here();\n    return 0;\n}\n"
+    )
+    subprocess.run([needs("gcc"), "-g", "-o", str(program), str(source)], check=True)
+    steps = ("heap catch", "break stop_here", "run", "echo HEAP\\n", f"heap {answers.into('heap')}")
+    preload = [f"set environment LD_PRELOAD {path}"]
+    result = gdb(*steps, f"heap events {answers.into('events')}", before=preload, program=program).succeeded()
+    assert said(result.stdout.split("HEAP")[0], path.name) == 1
+    assert said(result.stdout.split("HEAP")[1], path.name) == 1
+    assert "main_arena" in result.stdout.split("HEAP")[1]
+    mine = [event for event in answers.events("events") if event["kind"] == "malloc"]
+    assert [event["path"] for event in mine] == ["brk-first", "mmap-chunk"]
+    assert all(event["exact"] is True for event in mine)
 
 
 def test_an_allocator_beside_glibcs(gdb: Gdb, answers: Answers, tmp_path: Path) -> None:

@@ -8,6 +8,9 @@ import gdb
 
 from gdbheap.debugger.target import is_libc, is_runtime, objfile_name, program_file
 
+#: What was found, by the inferior's number, its process and how many object files it had: looking takes a while.
+_found: dict[tuple[int, int, int], str | None] = {}
+
 
 def other_malloc() -> str | None:
     """Return the base name of the object file whose malloc the program uses, None where that is glibc's, or unknown.
@@ -15,6 +18,14 @@ def other_malloc() -> str | None:
     A name is looked up in the object files in the order in which they were loaded: the program, what LD_PRELOAD names,
     the libraries that it is linked with. That is also the order of GDB's list.
     """
+    inferior = gdb.selected_inferior()
+    key = inferior.num, inferior.pid, len(gdb.objfiles())
+    if key not in _found:
+        _found[key] = _look()
+    return _found[key]
+
+
+def _look() -> str | None:
     try:
         _, locations = gdb.decode_line("malloc")
     except gdb.error:
