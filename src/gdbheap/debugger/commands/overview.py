@@ -5,6 +5,12 @@ from __future__ import annotations
 from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand
 from gdbheap.debugger.options import Parsed
 
+TYPE_CHECKING = False  # as in typing, which takes long to import
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gdbheap.render.style import Plain
+
 
 class Heap(HeapCommand):
     """Show the whole heap in one table."""
@@ -30,8 +36,20 @@ class Heap(HeapCommand):
 
     def answer(self, parsed: Parsed) -> Answer:
         """Return the totals of every arena."""
+        from gdbheap.debugger.interposed import other_malloc
         from gdbheap.debugger.model import read_account
         from gdbheap.render.account import account_lines, account_object
+        from gdbheap.render.escape import printable
 
         account = read_account()
-        return Answer(lambda: account_object(account), lambda style: account_lines(account, style))
+
+        def lines(style: Plain) -> Iterator[str]:
+            yield from account_lines(account, style)
+            other = other_malloc()
+            if other is not None:
+                yield (
+                    f"This program's malloc is that of {printable(other)}, not glibc's: here is only what was asked of "
+                    "glibc's own."
+                )
+
+        return Answer(lambda: account_object(account), lines)
