@@ -98,10 +98,11 @@ def _tcache_list(params: Params, layout: Layout, tcache: Tcache, item: TcacheBin
     limit = params.get("tcache_count")
     problems = item.problems
     places = item.counter if layout.tcache_counts_down else max(limit - item.counter, 0)
-    if layout.tcache_counts_down and item.complete and item.counter + len(item.pointers) != limit:
+    expected = limit - len(item.pointers)
+    if layout.tcache_counts_down and item.complete and item.counter != expected:
         problems += (
-            f"num_slots[{item.index}] of the tcache at {tcache.address:#x} is {item.counter}; it should be "
-            f"{limit - len(item.pointers)}, as mp_.tcache_count is {limit} and {len(item.pointers)} chunks are in that bin.",
+            f"num_slots[{item.index}] of the tcache at {tcache.address:#x} is {item.counter}; it should be {expected}, "
+            f"as that bin has {len(item.pointers)} chunks and mp_.tcache_count is {limit}.",
         )
     addresses = tuple(pointer - tcache.header for pointer in item.pointers)
     return ChunkList(
