@@ -13,14 +13,14 @@ from gdbheap.debugger.tcaches import read_thread_tcaches
 from gdbheap.debugger.whereabouts import class_of, elsewhere, stack_owner, stack_pointers, symbol_at
 from gdbheap.mappings import MappedRange, range_of
 from gdbheap.memory import MemoryFault, PageCache
-from gdbheap.ptmalloc.abi import FLAG_BITS
+from gdbheap.ptmalloc.account import search_mmapped
 from gdbheap.ptmalloc.bins import read_free_lists
-from gdbheap.ptmalloc.chunk import USED, Chunk, chunk_of
+from gdbheap.ptmalloc.chunk import TCACHE, USED, Chunk
 from gdbheap.ptmalloc.heaps import HeapChain
 from gdbheap.ptmalloc.holder import Found, Holder, extent, find_holders
 from gdbheap.ptmalloc.inspection import Inspection, Listed, Mapping, WordNote
 from gdbheap.ptmalloc.lists import ChunkList, arena_list, position_of, tcache_lists
-from gdbheap.ptmalloc.mmapped import MmappedChunk, MmappedChunks, find_mmapped
+from gdbheap.ptmalloc.mmapped import MmappedChunk, MmappedChunks
 from gdbheap.ptmalloc.mmapped import holder as mmapped_holder
 from gdbheap.ptmalloc.place import Place, arena_place, heap_holding, plan_of, struct_place
 from gdbheap.ptmalloc.problems import Problems
@@ -90,12 +90,8 @@ class Inspector:
 
     @cached_property
     def _mmapped(self) -> MmappedChunks:
-        state = self._state
-        taken = [extent(plan, region) for plan in self._plans for region in plan.regions]
-        taken += [
-            (heap.address, heap.address + heap.max_size) for chain in state.heaps.values() for heap in chain.heaps
-        ]
-        return find_mmapped(self._memory, state.abi, state.layout, state.params, self._ranges, taken)
+        walked = [extent(self._plans[0], region) for region in self._plans[0].regions]
+        return search_mmapped(self._memory, self._state, self._ranges, walked)
 
     @cached_property
     def _stacks(self) -> dict[int, int]:
@@ -182,13 +178,9 @@ class Inspector:
         )
 
     def _of_mapping(self, address: int, found: MmappedChunk, size: int) -> Inspection:
-        abi = self._state.abi
-        end = found.block + found.length
-        # Up to glibc 2.42 the size takes the mapping's rest in; the header is never usable.
-        usable = end - found.address - abi.header
-        chunk = chunk_of(abi, found.address, found.word, found.word & ~FLAG_BITS, USED)._replace(
-            state="mmapped", request_max=usable
-        )
+        chunk = self._mmapped_chunk(found)
+        usable = chunk.request_max
+        listed = self._in_tcache(chunk)
         start, content = self._content(address, chunk, usable, size)
         problem = self._mmapped.problem
         return Inspection(
@@ -202,24 +194,33 @@ class Inspector:
             mapping=Mapping(found.block, found.length),
             before=None,
             after=None,
-            listed=None,
+            listed=listed,
             purpose=None,
             content_start=start,
             content=content,
-            notes=self._notes(chunk, None, start, content),
+            notes=self._notes(chunk, listed, start, content),
             resumed=None,
             problems=() if problem is None else (problem,),
         )
 
     def _listed(self, arena: _Arena, chunk: Chunk) -> Listed | None:
         if chunk.state == "tcache":
+            return self._in_tcache(chunk)
+        found = position_of(arena.lists, chunk.address)
+        return None if found is None else Listed(*found, None)
+
+    def _in_tcache(self, chunk: Chunk) -> Listed | None:
+        if chunk.state == "tcache":
             for thread, lists, _ in self._threads:
                 found = position_of(lists, chunk.address)
                 if found is not None:
                     return Listed(*found, thread)
-            return None
-        found = position_of(arena.lists, chunk.address)
-        return None if found is None else Listed(*found, None)
+        return None
+
+    def _mmapped_chunk(self, found: MmappedChunk) -> Chunk:
+        # From glibc 2.43 on a tcache may keep such a chunk.
+        cached = any(found.address in tcache.chunks for tcache in self._facts.tcaches)
+        return found.row(self._state.abi, TCACHE if cached else USED)
 
     def _purpose(self, holder: Holder) -> str | None:
         chunk = holder.chunk
@@ -299,8 +300,7 @@ class Inspector:
                 continue
             mmapped = mmapped_holder(self._mmapped.chunks, value)
             if mmapped is not None:
-                chunk = chunk_of(self._state.abi, mmapped.address, mmapped.word, mmapped.size, USED)
-                found[value] = chunk._replace(state="mmapped")
+                found[value] = self._mmapped_chunk(mmapped)
         for index, addresses in by_plan.items():
             holders = self._find(self._plans[index], addresses).holders
             found.update((address, holder.chunk) for address, holder in holders.items())

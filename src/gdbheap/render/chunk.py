@@ -28,7 +28,6 @@ _STATES = {
     "free": "free by its neighbour's flag, but on no list that could be read",
     "top": "the top chunk: what is left of the arena's memory",
     "fencepost": "a fencepost: malloc closes a part of the heap with it",
-    "mmapped": "in use, with a mapping of its own",
 }
 
 
@@ -36,16 +35,19 @@ def _line(label: str, text: str) -> str:
     return f"{label:<{_INDENT}}{text}"
 
 
-def place_lines(address: int, place: Place, style: Plain) -> Iterator[str]:
+def place_lines(address: int, place: Place, frees: Sequence[Foretold], style: Plain) -> Iterator[str]:
     """Yield what is at an address that no chunk holds."""
     yield f"{style.paint('address', f'{address:#x}')} is in no chunk. {printable(place.text)}"
+    for foretold in frees:
+        yield from _free_lines(foretold, style)
 
 
 def inspection_lines(found: Inspection, frees: Sequence[Foretold], style: Plain) -> Iterator[str]:
     """Yield all that is known of a chunk."""
     chunk = found.chunk
     address = style.paint("address", f"{chunk.address:#x}")
-    yield f"chunk {address}, {hex_size(chunk.size)}: {style.paint('name', _STATES[chunk.state])}"
+    own = ", with a mapping of its own" if found.mapping is not None else ""
+    yield f"chunk {address}, {hex_size(chunk.size)}: {style.paint('name', _STATES[chunk.state])}{own}"
     yield _line("address", _address_text(found))
     yield _line("size word", _size_word_text(found))
     yield _line("usable", _usable_text(found))
@@ -72,6 +74,8 @@ def _address_text(found: Inspection) -> str:
         where = "the user pointer: what malloc returned for it"
     elif found.address == chunk.address:
         where = f"where the chunk begins; its user pointer is {chunk.pointer:#x}"
+    elif found.address < chunk.address:
+        where = f"in its mapping, before the chunk; its user pointer is {chunk.pointer:#x}"
     elif inside < 0:
         where = f"in its header; its user pointer is {chunk.pointer:#x}"
     else:
@@ -98,7 +102,7 @@ def _usable_text(found: Inspection) -> str:
     if chunk.state == "top":
         return f"a request of up to {found.usable:,} bytes can be cut from it"
     text = f"{found.usable:,} bytes"
-    if chunk.state in ("used", "mmapped"):
+    if chunk.state == "used":
         return f"{text} (malloc_usable_size)"
     return f"{text}, when it is given out again"
 
@@ -196,7 +200,7 @@ def _end_text(foretold: Foretold) -> str:
     return texts[end.kind]
 
 
-def place_object(address: int, place: Place) -> dict[str, object]:
+def place_object(address: int, place: Place, frees: Sequence[Foretold]) -> dict[str, object]:
     """Return what is at an address that no chunk holds as JSON has it."""
     mapping = place.mapping
     return {
@@ -215,7 +219,7 @@ def place_object(address: int, place: Place) -> dict[str, object]:
         "thread": place.thread,
         "arena": None if place.arena is None else place.arena.name,
         "chunk": None,
-        "free": [],
+        "free": [free_object(item) for item in frees],
     }
 
 

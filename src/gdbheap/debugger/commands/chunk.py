@@ -56,8 +56,10 @@ class HeapChunk(HeapCommand):
         inspector = Inspector()
         found = inspector.inspect(address, size)
         if isinstance(found, Place):
-            place = found
-            return Answer(lambda: place_object(address, place), lambda style: place_lines(address, place, style))
+            place, frees = found, inspector.foretell([address])
+            return Answer(
+                lambda: place_object(address, place, frees), lambda style: place_lines(address, place, frees, style)
+            )
         inspection = found
         pointers = [inspection.chunk.pointer]
         # free takes a pointer at its word, so one into the middle is another question.
