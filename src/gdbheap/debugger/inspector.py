@@ -160,7 +160,7 @@ class Inspector:
         return Inspection(
             address=address,
             chunk=chunk,
-            word=holder.word,
+            word=self._state.abi.read_word(self._memory, chunk.address + self._state.abi.word_size),
             usable=chunk.request_max,
             arena=arena,
             threads=tuple(model.threads_of_arenas(self._state).get(arena.address, ())),

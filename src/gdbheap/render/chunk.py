@@ -64,7 +64,20 @@ def inspection_lines(found: Inspection, frees: Sequence[Foretold], style: Plain)
         yield style.paint("bad", _line("known from", found.resumed))
     for foretold in frees:
         yield from _free_lines(foretold, style)
+        if is_unnoticed(found, foretold):
+            text = "  The chunk is free already, and free would not notice: it would be on lists twice."
+            yield style.paint("bad", _line("", text))
     yield from (style.paint("bad", problem) for problem in found.problems)
+
+
+def is_unnoticed(found: Inspection, foretold: Foretold) -> bool:
+    """Whether free would take a chunk that is free already, without any of its checks failing."""
+    return (
+        found.listed is not None
+        and foretold.pointer == found.chunk.pointer
+        and foretold.end is not None
+        and foretold.end.kind not in ("abort", "crash")
+    )
 
 
 def _address_text(found: Inspection) -> str:
@@ -74,6 +87,8 @@ def _address_text(found: Inspection) -> str:
         where = "the user pointer: what malloc returned for it"
     elif found.address == chunk.address:
         where = f"where the chunk begins; its user pointer is {chunk.pointer:#x}"
+        if found.before is not None and found.word & PREV_INUSE:
+            where += " (the chunk before it may use this word too)"
     elif found.address < chunk.address:
         where = f"in its mapping, before the chunk; its user pointer is {chunk.pointer:#x}"
     elif inside < 0:
@@ -263,7 +278,7 @@ def inspection_object(found: Inspection, frees: Sequence[Foretold]) -> dict[str,
             "resumed": found.resumed,
             "problems": list(found.problems),
         },
-        "free": [free_object(item) for item in frees],
+        "free": [free_object(item, is_unnoticed(found, item)) for item in frees],
     }
 
 
@@ -278,8 +293,8 @@ def _listed_object(listed: Listed) -> dict[str, object]:
     }
 
 
-def free_object(foretold: Foretold) -> dict[str, object]:
-    """Return what free would do as JSON has it."""
+def free_object(foretold: Foretold, unnoticed: bool = False) -> dict[str, object]:
+    """Return what free would do as JSON has it; ``unnoticed`` says that it would be a double free of a free chunk."""
     end = foretold.end
     return {
         "pointer": foretold.pointer,
@@ -290,6 +305,7 @@ def free_object(foretold: Foretold) -> dict[str, object]:
         "size": None if end is None else end.size,
         "arena": None if end is None else end.arena,
         "index": None if end is None else end.index,
+        "double_free": unnoticed,
         "merged": [] if end is None else list(end.merged),
         "changes": [] if end is None else list(end.changes),
         "steps": [{"function": step.function, "text": step.text} for step in foretold.steps],
