@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from gdbheap.render.style import Plain
 
 
+def expression_completions(last: str, word: str) -> list[str]:
+    """Return what GDB completes ``last``, the end of an expression, with; ``word`` is what of it may be replaced."""
+    import gdb
+
+    begin = f"print {last}"
+    kept = len(begin) - len(word)
+    found = gdb.execute(f"complete {begin}", to_string=True).splitlines()
+    return [line[kept:] for line in found if line.startswith(begin)]
+
+
 class HeapChunk(HeapCommand):
     """Show one chunk."""
 
@@ -39,6 +49,14 @@ class HeapChunk(HeapCommand):
     def split(self, argument: str) -> list[str]:
         """Return the words of a command line as they were typed: quotes belong to the expression."""
         return _WORD.findall(argument)
+
+    def completions(self, text: str, word: str) -> list[str]:
+        """Return the options, or what GDB completes an expression with."""
+        typed = text.split()
+        last = "" if not typed or text[-1].isspace() else typed[-1]
+        if last.startswith("-") or not last:
+            return super().completions(text, word)
+        return expression_completions(last, word)
 
     def answer(self, parsed: Parsed) -> Answer:
         """Return the chunk that holds the address, or what is there."""
