@@ -207,7 +207,7 @@ def _end_text(foretold: Foretold) -> str:
         "nothing": "do nothing.",
         "unsorted": f"put the chunk{merged} at the front of the unsorted list.",
         "small": f"put the chunk{merged} at the front of small bin {end.index}.",
-        "top": f"make the chunk part of the top chunk, then {end.size or 0:#x} bytes from {end.chunk or 0:#x}.",
+        "top": f"make the chunk part of the top chunk: {end.size or 0:#x} bytes from {end.chunk or 0:#x} on.",
         "munmap": "give the chunk's mapping back to the kernel.",
         "abort": "abort the program.",
         "crash": "crash the program (SIGSEGV).",
