@@ -18,6 +18,9 @@ from gdbheap.simulate.free_chunk import ENDS, Foretold
 
 _INDENT = 14
 _ROW = 16
+#: Fewer printable characters than this may be a number by chance.
+_LEAST_TEXT = 4
+_BACKSLASH = "\\"
 _STATES = {
     "used": "in use",
     "tcache": "free, in a tcache",
@@ -152,7 +155,26 @@ def _neighbour_text(chunk: Chunk | None, none: str) -> str:
     return none if chunk is None else f"{chunk.address:#x}, {hex_size(chunk.size)}: {_STATES[chunk.state]}"
 
 
+def _text_of(found: Inspection) -> str | None:
+    """Return the text that the chunk begins with, escaped; None where its content is something else."""
+    if found.content_start != found.chunk.pointer or found.listed is not None:
+        return None
+    data, end, _ = found.content.partition(b"\0")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if end or error.end < len(data):
+            return None
+        text = data[: error.start].decode("utf-8")  # cut in the middle of a character
+    if len(text) < _LEAST_TEXT or not all(each.isprintable() or each in "\n\t\r" for each in text):
+        return None
+    return f'"{printable(text.replace(_BACKSLASH, _BACKSLASH * 2))}"' + ("" if end else " ...")
+
+
 def _content_lines(found: Inspection) -> Iterator[str]:
+    text = _text_of(found)
+    if text is not None:
+        yield _line("text", text)
     first = found.content_start - found.chunk.pointer
     notes = {note.offset: note for note in found.notes}
     label = "content"
