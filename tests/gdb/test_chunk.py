@@ -240,11 +240,19 @@ def test_expressions(gdb: Gdb, answers: Answers, programs: Programs) -> None:
         f"heap chunk large -json {answers.path('array')}",
         f"heap chunk totals_before -json {answers.path('struct')}",
         answers.python(
-            "before", {"top": "number('(long)main_arena.top')", "calls": "gdb.parameter('may-call-functions')"}
+            "before",
+            {
+                "top": "number('(long)main_arena.top')",
+                "calls": "gdb.parameter('may-call-functions')",
+            },
         ),
         "heap chunk malloc(100)",
         answers.python(
-            "after", {"top": "number('(long)main_arena.top')", "calls": "gdb.parameter('may-call-functions')"}
+            "after",
+            {
+                "top": "number('(long)main_arena.top')",
+                "calls": "gdb.parameter('may-call-functions')",
+            },
         ),
         program=programs["totals"],
     )
