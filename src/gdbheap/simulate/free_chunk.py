@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Union
 
 from gdbheap.memory import Memory, MemoryFault
-from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Abi
+from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Abi, round_down
 from gdbheap.ptmalloc.bins import bin_index, fastbin_index
 from gdbheap.ptmalloc.heaps import heap_for
 from gdbheap.ptmalloc.layout import Layout
@@ -273,9 +273,10 @@ def _tcache_index(state: FreeState, size: int) -> int | None:
     if state.layout.tcache is None or size < state.abi.min_size:
         return None
     params = state.growth.params
-    index = tcache_index(state.abi, state.layout, size)
-    if state.layout.tcache_counts_down:
+    if state.layout.tcache_counts_down:  # csize2tidx no longer rounds up a size that is no multiple of the alignment
+        index = tcache_index(state.abi, state.layout, round_down(size, state.abi.alignment))
         return index if size < params.get("tcache_max_bytes") else None
+    index = tcache_index(state.abi, state.layout, size)
     return index if index is not None and index < params.get("tcache_bins") else None
 
 
