@@ -161,8 +161,8 @@ def test_each_tcache_is_as_gdb_walks_it(seen: Answers) -> None:
     assert [str(item["thread"]) for item in bins["tcaches"]] == sorted(truth, key=int)
     for item in bins["tcaches"]:
         expected = truth[str(item["thread"])]
-        if expected is None:
-            assert item["address"] is None
+        if item["address"] is None:
+            assert not expected, "no tcache, or 2.43's pretended one, which is empty"
             assert item["known"]
             continue
         counts = {name.replace("count", "tcache"): each for name, each in expected.items() if "count" in name}
@@ -178,6 +178,8 @@ def test_each_tcache_is_as_gdb_walks_it(seen: Answers) -> None:
 
 def test_the_counts_are_malloc_infos(seen: Answers) -> None:
     """As many chunks on each list as glibc reports, arena by arena."""
+    if not seen["walk"]["fastbins"]:
+        pytest.skip("malloc_info of a glibc without fastbins has another form")
     figures = read_malloc_info(seen["figures"]["xml"], seen["figures"]["ring"])
     for arena, truth in zip(seen["bins"]["arenas"], figures):
         assert arena["address"] == truth.address
@@ -303,7 +305,8 @@ def test_a_tcache_that_cannot_be_found(gdb: Gdb, answers: Answers, programs: Pro
         program=programs["totals"],
     ).succeeded()
     (item,) = answers["lost"]["tcaches"]
-    assert not item["known"]
+    if item["known"]:
+        pytest.skip("this GDB finds thread-local variables by itself")
     assert item["why"] in result.stdout
     assert "cannot be found" in item["why"]
     assert "thread-local" in item["why"] or "libthread_db" in item["why"]

@@ -299,7 +299,9 @@ def _to_tcache(state: FreeState, chunk: int, size: int, function: str) -> Genera
         if limit == 0:
             return None
         yield Step(
-            "tcache_init", f"The thread has no tcache yet: one is made first, of {state.layout.tcache.size} bytes."
+            "tcache_init",
+            f"The thread has no tcache yet: one is made first, of {state.layout.tcache.size} bytes. What memory that "
+            "takes, and which calls, is not foretold here.",
         )
         yield Step(function, f"Its bin {index} is empty; mp_.tcache_count allows {limit}.")
         return Freed("tcache", chunk=chunk, size=size, index=index)
