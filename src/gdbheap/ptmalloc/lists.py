@@ -32,8 +32,8 @@ class ChunkList:
     index: int
     low: int
     high: int | None
-    addresses: tuple[int, ...]
-    sizes: tuple[int, ...]
+    addresses: Sequence[int]
+    sizes: Sequence[int]
     limit: int | None
     places: int | None
     problems: tuple[str, ...]
