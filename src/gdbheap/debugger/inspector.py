@@ -22,7 +22,7 @@ from gdbheap.ptmalloc.inspection import Inspection, Listed, Mapping, WordNote
 from gdbheap.ptmalloc.lists import ChunkList, arena_list, position_of, tcache_lists
 from gdbheap.ptmalloc.mmapped import MmappedChunk, MmappedChunks
 from gdbheap.ptmalloc.mmapped import holder as mmapped_holder
-from gdbheap.ptmalloc.place import Place, arena_place, heap_holding, plan_of, struct_place
+from gdbheap.ptmalloc.place import Place, arena_place, heap_holding, lost_heap_place, plan_of, struct_place
 from gdbheap.ptmalloc.problems import Problems
 from gdbheap.ptmalloc.regions import Plan, regions
 from gdbheap.ptmalloc.walk import Membership, membership
@@ -134,7 +134,8 @@ class Inspector:
             chunk = mmapped_holder(self._mmapped.chunks, address)
             if chunk is not None:
                 return self._of_mapping(address, chunk, size)
-        return elsewhere(self._ranges, address)
+        lost = lost_heap_place(self._memory, self._state, address)
+        return elsewhere(self._ranges, address) if lost is None else lost
 
     def foretell(self, pointers: Iterable[int]) -> tuple[Foretold, ...]:
         """Return what free of each pointer would do if the selected thread called it now."""
