@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -241,6 +243,7 @@ def test_expressions(gdb: Gdb, answers: Answers, programs: Programs) -> None:
         f"heap chunk -json {answers.path('dashes')} {typed['dashes']}",
         f"heap chunk $p -json {answers.path('variable')}",
         f"heap chunk -js {answers.path('first')} -bytes 16 large[2]",
+        f'heap chunk large[2] -json "{answers.path("two words")}"',
         f"heap chunk large -json {answers.path('array')}",
         f"heap chunk totals_before -json {answers.path('struct')}",
         answers.python(
@@ -261,9 +264,9 @@ def test_expressions(gdb: Gdb, answers: Answers, programs: Programs) -> None:
         program=programs["totals"],
     )
     result.has_no_internal_error()
-    found = [answers[name]["chunk"] for name in (*typed, "variable", "first")]
+    found = [answers[name]["chunk"] for name in (*typed, "variable", "first", "two words")]
     assert {chunk["pointer"] for chunk in found} == {found[0]["pointer"]}
-    assert [chunk["offset"] for chunk in found] == [0, 100, 0, 0, 8, -16, 0, 0]
+    assert [chunk["offset"] for chunk in found] == [0, 100, 0, 0, 8, -16, 0, 0, 0]
     assert len(answers["first"]["chunk"]["content"]) == 32
     assert "large" in answers["array"]["symbol"]
     assert "totals_before" in answers["struct"]["symbol"]
@@ -396,3 +399,45 @@ def test_where_something_else_moved_the_break(gdb: Gdb, answers: Answers, progra
     assert post["chunk"]["usable"] == 0
     assert hole["where"] in ("foreign", "gap")
     assert "break" in hole["text"]
+
+
+def leave_out(core: Path, address: int) -> None:
+    """Take the bytes of the segment at ``address`` out of a core file, as the kernel does where it is told to."""
+    data = bytearray(core.read_bytes())
+    (table,) = struct.unpack_from("<Q", data, 0x20)
+    size, count = struct.unpack_from("<HH", data, 0x36)
+    for header in range(table, table + size * count, size):
+        kind, _, _, start, _, _, length = struct.unpack_from("<IIQQQQQ", data, header)
+        if kind == 1 and start <= address < start + length:
+            struct.pack_into("<Q", data, header + 0x20, 0)
+            core.write_bytes(data)
+            return
+    raise AssertionError(f"no segment holds {address:#x}")
+
+
+def test_a_core_file_without_the_heap(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """What a core file left out reads as zeros in GDB: it is called missing, and nothing is foretold from it."""
+    core = answers.folder / "core"
+    gdb(
+        "break stop_here",
+        "run",
+        answers.python("truth", {"pointer": "number('(long)victim')"}),
+        f"generate-core-file {core}",
+        program=programs["frees"],
+        args=["unsorted"],
+    ).succeeded()
+    pointer = answers["truth"]["pointer"]
+    leave_out(core, pointer)
+    gdb(
+        f"core-file {core}",
+        f"heap chunk {pointer} -json {answers.path('missing')}",
+        f"heap chunk 0x10 -json {answers.path('nothing')}",
+        program=programs["frees"],
+    ).succeeded()
+    found = answers["missing"]
+    assert found["where"] == "missing"
+    assert found["chunk"] is None
+    assert found["free"][0]["end"] is None
+    assert "does not hold" in found["free"][0]["meaning"]
+    assert answers["nothing"]["where"] == "unmapped"
+    assert answers["nothing"]["free"][0]["end"] is None

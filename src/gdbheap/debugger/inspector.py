@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gdbheap.debugger import model, session
-from gdbheap.debugger.freeing import free_state
+from gdbheap.debugger.freeing import free_state, lacks
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.tcaches import read_thread_tcaches
 from gdbheap.debugger.whereabouts import class_of, elsewhere, stack_owner, stack_pointers, symbol_at
@@ -122,6 +122,11 @@ class Inspector:
         own = struct_place(self._state, address)
         if own is not None:
             return own
+        if lacks(self._ranges, address):
+            mapping = range_of(self._ranges, address)
+            return Place(
+                "missing", "The process had memory there, but the core file does not hold it.", mapping=mapping
+            )
         plan = plan_of(self._state, self._plans, address)
         if plan is not None:
             found = self._find(plan, [address])
@@ -139,7 +144,7 @@ class Inspector:
 
     def foretell(self, pointers: Iterable[int]) -> tuple[Foretold, ...]:
         """Return what free of each pointer would do if the selected thread called it now."""
-        state = free_state(self._target, self._state)
+        state = free_state(self._target, self._state, self._ranges)
         return tuple(foretell(state, pointer) for pointer in pointers)
 
     def _of_arena(self, address: int, holder: Holder, found: Found, size: int) -> Inspection:

@@ -31,6 +31,7 @@ PLACES: Mapping[str, str] = {
     "file": "It is in memory that a file is mapped to: the program, a library.",
     "kernel": "It is in memory that the kernel maps for itself.",
     "memory": "It is in anonymous memory that is none of malloc's, as far as can be told.",
+    "missing": "It is in memory of the process that the core file does not hold.",
     "unmapped": "Nothing is mapped there.",
     "unknown": "It is in no memory of malloc's, and what is mapped is not known.",
 }

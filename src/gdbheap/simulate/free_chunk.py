@@ -48,7 +48,8 @@ class FreeState:
     whether free makes one where there is none. ``key`` marks chunks in a tcache: tcache_key (glibc 2.34) or the
     tcache's address (2.29), None where there is no such mark. ``safe_linking`` says whether links are mangled.
     ``max_fast`` is global_max_fast, None where it is not known. ``hook`` is __free_hook where that is honoured (up to
-    2.33), else 0.
+    2.33), else 0. ``partial`` says that memory which cannot be read may have been there all the same, as with a core
+    file.
     """
 
     memory: Memory
@@ -63,6 +64,7 @@ class FreeState:
     safe_linking: bool
     max_fast: int | None
     hook: int = 0
+    partial: bool = False
 
     @property
     def abi(self) -> Abi:
@@ -160,6 +162,10 @@ def free_chunk(state: FreeState, pointer: int) -> Freeing:
     except _Abort as abort:
         return Freed("abort", message=str(abort))
     except MemoryFault as fault:
+        if state.partial:
+            raise Unpredictable(
+                f"free would read {fault.size} bytes at {fault.address:#x}, which cannot be read: {fault.reason}."
+            ) from None
         yield Step("free", f"It reads {fault.size} bytes at {fault.address:#x}, which cannot be read: {fault.reason}.")
         return Freed("crash")
 
