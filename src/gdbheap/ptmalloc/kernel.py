@@ -137,7 +137,9 @@ class _Measure:
         self._resident = facts.resident
         self._ranges = Spans((item.start, item.end) for item in facts.ranges)
         self._missing = Spans(
-            (item.start + item.held, item.end) for item in facts.ranges if item.anonymous and item.held < item.size
+            (item.start + item.held, item.end)
+            for item in facts.ranges
+            if item.anonymous and item.held < item.size and item.permissions[0] != "-"
         )
         #: Why resident memory is not known where the kernel could have told it.
         self.why_not = ""
