@@ -438,6 +438,6 @@ def test_a_core_file_without_the_heap(gdb: Gdb, answers: Answers, programs: Prog
     assert found["where"] == "missing"
     assert found["chunk"] is None
     assert found["free"][0]["end"] is None
-    assert "does not hold" in found["free"][0]["meaning"]
+    assert "the core file does not have it" in found["free"][0]["meaning"]
     assert answers["nothing"]["where"] == "unmapped"
     assert answers["nothing"]["free"][0]["end"] is None

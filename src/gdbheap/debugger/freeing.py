@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import gdb
 
 from gdbheap.debugger.allocator import read_allocator
 from gdbheap.debugger.target import Target, is_core
-from gdbheap.mappings import MappedRange, range_of
-from gdbheap.memory import Memory, MemoryFault
+from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.heaps import heap_max_size
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.ptmalloc.tcache import tcache_is_dummy
@@ -21,28 +18,8 @@ from gdbheap.simulate.state import GrowthState
 _HOOKS_GONE = (2, 34)
 
 
-class _CoreMemory:
-    """The memory of a core file without what it left out: GDB shows zeros there."""
-
-    def __init__(self, memory: Memory, ranges: Sequence[MappedRange]) -> None:
-        self._memory = memory
-        self._ranges = ranges
-
-    def read(self, address: int, size: int) -> bytes:
-        """Return the ``size`` bytes at ``address``; raise MemoryFault where any of them is not there."""
-        if lacks(self._ranges, address, size):
-            raise MemoryFault(address, size, "the core file does not hold it")
-        return self._memory.read(address, size)
-
-
-def lacks(ranges: Sequence[MappedRange], address: int, size: int = 1) -> bool:
-    """Whether a core file lacks any of ``size`` bytes at ``address``, which the process had mapped."""
-    mapping = range_of(ranges, address)
-    return mapping is not None and mapping.anonymous and address + size > mapping.start + mapping.held
-
-
-def free_state(target: Target, state: HeapState, ranges: Sequence[MappedRange]) -> FreeState:
-    """Return what free would look at if the selected thread called it now; ``ranges`` are what is mapped.
+def free_state(target: Target, state: HeapState) -> FreeState:
+    """Return what free would look at if the selected thread called it now.
 
     Raises MemoryFault where mp_ is unreadable.
     """
@@ -61,7 +38,7 @@ def free_state(target: Target, state: HeapState, ranges: Sequence[MappedRange]) 
 
     tcache, makes = _tcache(target)
     return FreeState(
-        memory=_CoreMemory(target.memory, ranges) if is_core() else target.memory,
+        memory=target.memory,
         layout=state.layout,
         growth=read_allocator(target, None).state,
         arena_at=arena_at,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gdbheap.debugger import model, session
-from gdbheap.debugger.freeing import free_state, lacks
+from gdbheap.debugger.freeing import free_state
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.tcaches import read_thread_tcaches
-from gdbheap.debugger.whereabouts import class_of, elsewhere, stack_owner, stack_pointers, symbol_at
+from gdbheap.debugger.whereabouts import class_of, elsewhere, lacks, stack_owner, stack_pointers, symbol_at
 from gdbheap.mappings import MappedRange, range_of
 from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc.account import search_mmapped
@@ -144,7 +144,7 @@ class Inspector:
 
     def foretell(self, pointers: Iterable[int]) -> tuple[Foretold, ...]:
         """Return what free of each pointer would do if the selected thread called it now."""
-        state = free_state(self._target, self._state, self._ranges)
+        state = free_state(self._target, self._state)
         return tuple(foretell(state, pointer) for pointer in pointers)
 
     def _of_arena(self, address: int, holder: Holder, found: Found, size: int) -> Inspection:
