@@ -401,6 +401,21 @@ def test_where_something_else_moved_the_break(gdb: Gdb, answers: Answers, progra
     assert "break" in hole["text"]
 
 
+def test_a_tcache_that_cannot_be_read(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """What is in it looks used: that is said, and that free would crash."""
+    gdb(
+        "break stop_here",
+        "run",
+        "set variable tcache = 0x123450",
+        f"heap chunk fast[3] -json {answers.path('chunk')}",
+        program=programs["totals"],
+    ).succeeded()
+    chunk = answers["chunk"]["chunk"]
+    assert chunk["state"] == "used"
+    assert any("0x123450" in problem and "shown as used" in problem for problem in chunk["problems"])
+    assert answers["chunk"]["free"][0]["end"] == "crash"
+
+
 def leave_out(core: Path, address: int) -> None:
     """Take the bytes of the segment at ``address`` out of a core file, as the kernel does where it is told to."""
     data = bytearray(core.read_bytes())

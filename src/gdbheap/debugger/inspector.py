@@ -153,6 +153,8 @@ class Inspector:
         problems = Problems()
         if self._state.ring.problem is not None:
             problems.add(self._state.ring.problem)
+        if chunk.state == "used":  # or on a list that could not be read
+            problems.extend(self._facts.problems)
         plan = self._arenas[arena.address].plan
         problems.extend(plan.problems)
         near = {f"{item.address:#x}" for item in (holder.before, chunk, holder.after) if item is not None}
