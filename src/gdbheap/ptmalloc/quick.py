@@ -108,8 +108,6 @@ class QuickTally:
         low = bisect_left(free.addresses, position)
         high = bisect_left(free.addresses, position + 8 * count, low)
         listed = free.addresses[low:high]
-        if any(map(and_, listed, repeat(7))):
-            raise _Odd
         stops = list(map(rshift, map(sub, listed, repeat(position)), repeat(3)))
         column, index = _follow(words, [*stops, count])
         distinct = set(column)
@@ -195,6 +193,8 @@ def quick_totals(
     """Return what the bytes of a sound arena of a 64-bit process are; None where anything about it is odd."""
     if abi.word_size != 8 or abi.alignment != 16 or free.problems or plan.problems or not plan.complete:
         return None
+    if not isinstance(free.addresses, array):
+        return None  # some addresses are not aligned, or on two lists
     if plan.top_is_lost or sum(region.top is not None for region in plan.regions) != 1:
         return None
     tally = QuickTally(memory, abi, plan, free, max_block)
