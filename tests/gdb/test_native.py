@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.debugger import Gdb
+from tests.support.debugger import Answers, Gdb
+from tests.support.environment import needs
 from tests.support.programs import Programs
 
 #: In GDB: both ways of reading, over every mapping, and a count of those that were read without GDB.
@@ -83,3 +84,27 @@ def test_without_proc_gdb_reads(gdb: Gdb, programs: Programs) -> None:
     assert "cannot be read: Permission denied" in second
     tables = [text.split("malloc counts")[0].strip() for text in (first, second)]
     assert tables[0] == tables[1]
+
+
+def test_a_remote_process_is_asked_through_gdb(gdb: Gdb, programs: Programs, answers: Answers) -> None:
+    """The same account, but for what is resident; /proc of this machine is not taken for the other's."""
+    needs("gdbserver")
+    gdb("break stop_here", "run", f"heap {answers.into('local')}", program=programs["census"]).succeeded()
+    done = gdb(
+        f"target remote | gdbserver --once - {programs['census']}",
+        "break stop_here",
+        "continue",
+        f"heap {answers.into('remote')}",
+        "kill",
+        program=programs["census"],
+    )
+    done.has_no_internal_error()
+    local, remote = answers["local"], answers["remote"]
+    assert remote["kernel"]["why_not_resident"] == "the process is not of this machine"
+    assert remote["kernel"]["whole"]["resident"] is None
+    assert remote["mmapped_found"] == local["mmapped_found"]
+    assert remote["mmapped_found"]["proven"] is True
+    for key in ("mallinfo2", "sum", "problems"):
+        assert remote[key] == local[key]
+    mapped = [answer["kernel"]["arenas"]["mapped"] for answer in (local, remote)]
+    assert mapped[0] == mapped[1] > 0

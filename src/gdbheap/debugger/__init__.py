@@ -29,12 +29,15 @@ def load() -> None:
         prefixes.append(PREFIX)
     from gdbheap.debugger.commands.arenas import HeapArenas
     from gdbheap.debugger.commands.base import HeapCommand
+    from gdbheap.debugger.commands.bins import HeapBins
     from gdbheap.debugger.commands.catch import HeapCatch
+    from gdbheap.debugger.commands.chunk import HeapChunk
     from gdbheap.debugger.commands.chunks import HeapChunks
     from gdbheap.debugger.commands.events import HeapEvents
     from gdbheap.debugger.commands.map import HeapMap
     from gdbheap.debugger.commands.overview import Heap
     from gdbheap.debugger.commands.params import HeapParams
+    from gdbheap.debugger.commands.tcache import HeapTcache
     from gdbheap.debugger.commands.timeline import HeapTimeline
     from gdbheap.debugger.commands.top import HeapTop
     from gdbheap.debugger.commands.trace import HeapTrace
@@ -42,6 +45,7 @@ def load() -> None:
 
     commands = (
         *(HeapArenas, HeapTop, HeapParams, HeapChunks, HeapMap),
+        *(HeapChunk, HeapBins, HeapTcache),
         *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace),
     )
     settings.define(prefixes)

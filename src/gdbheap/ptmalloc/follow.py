@@ -7,11 +7,11 @@ what it is. So they need not tell one fault from another, only never miss one.
 from __future__ import annotations
 
 import struct
+import sys
 from array import array
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
-from operator import and_, ge
+from operator import ge
 from typing import Optional
 
 from gdbheap.memory import Memory, MemoryFault
@@ -109,8 +109,13 @@ class Followed:
 
     def aligned(self, abi: Abi) -> bool:
         """Whether all user pointers are aligned."""
-        place = -abi.header % abi.alignment
-        return set(map(and_, self.addresses, repeat(abi.alignment - 1))) <= {place}
+        place, mask = -abi.header % abi.alignment, abi.alignment - 1
+        return {low & mask for low in set(low_bytes(self.addresses))} <= {place}
+
+
+def low_bytes(numbers: array[int]) -> bytes:
+    """Return the lowest byte of each number."""
+    return numbers.tobytes()[0 if sys.byteorder == "little" else numbers.itemsize - 1 :: numbers.itemsize]
 
 
 @dataclass(frozen=True)
@@ -175,12 +180,13 @@ def _bin(found: Followed, start: Start, shift: int) -> _Run:
     """Follow a bin: yield the number of each block that is needed, and be sent it; yield None at the end."""
     add, add_word = found.new_addresses.append, found.new_words.append
     chunk, before, header = start.front, start.header, start.header
+    bits, mask = _SHIFT, _MASK
     try:
         while chunk != header:
-            number = chunk >> _SHIFT
+            number = chunk >> bits
             block = yield number
-            while chunk >> _SHIFT == number and chunk != header:
-                place = (chunk & _MASK) >> shift
+            while chunk >> bits == number and chunk != header:
+                place = (chunk & mask) >> shift
                 if block[place + 3] != before:
                     before = 0
                     break
@@ -201,15 +207,15 @@ def _fastbin(found: Followed, start: Start, shift: int, header: int) -> _Run:
     """Follow a fastbin, as ``_bin`` does."""
     add, add_word = found.new_addresses.append, found.new_words.append
     chunk, mangled = start.front, start.mangled
-    most = _LOOKED
+    bits, mask, most = _SHIFT, _MASK, _LOOKED
     try:
         while chunk:
-            number = chunk >> _SHIFT
+            number = chunk >> bits
             block = yield number
             left = most  # a loop may never leave the block
-            while chunk >> _SHIFT == number and chunk and left:
+            while chunk >> bits == number and chunk and left:
                 left -= 1
-                place = (chunk & _MASK) >> shift
+                place = (chunk & mask) >> shift
                 add(chunk)
                 add_word(block[place + 1])
                 link = block[place + 2]

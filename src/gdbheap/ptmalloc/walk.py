@@ -31,6 +31,7 @@ from gdbheap.ptmalloc.chunk import (
     USED,
     state_table,
 )
+from gdbheap.ptmalloc.follow import low_bytes
 from gdbheap.ptmalloc.problems import Problems
 from gdbheap.ptmalloc.regions import Gap, Plan, Region
 from gdbheap.ptmalloc.tcache import Tcache
@@ -39,6 +40,8 @@ MAX_BLOCK = 1 << 20
 _MIN_BLOCK = 1 << 12
 _FIRST_BLOCK = 1 << 16
 _IS_MERGED = state_table(*MERGED_STATES)
+#: A byte without its upper bits.
+_LOW_BITS = bytes(byte & 7 for byte in range(256))
 #: Chunks of free lists that are sorted at once, about.
 _SORTED = 500_000
 
@@ -79,8 +82,8 @@ def membership(lists: Iterable[FreeList], tcaches: Iterable[Tcache] = ()) -> Mem
     ordered, states = array("Q"), bytearray()
     for codes in _codes(sources) if aligned else ():
         codes.sort()
+        states += low_bytes(array("Q", codes)).translate(_LOW_BITS)
         ordered.extend(map(and_, codes, repeat(~7)))
-        states += bytes(map(and_, codes, repeat(7)))
     if not aligned or any(map(eq, ordered, islice(ordered, 1, None))):
         return _odd_membership(sources)
     return Membership(ordered, bytes(states))
