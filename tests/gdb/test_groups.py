@@ -67,6 +67,16 @@ def test_each_event_is_in_one_group(recorded: Answers) -> None:
         assert len({group["name"] for group in answer["groups"]}) == len(answer["groups"])
 
 
+def test_the_groups_by_caller_name_callers(recorded: Answers) -> None:
+    """GDB goes on behind the loader's first function; what is there is the stack's own contents, no caller."""
+    frames = [frame for event in recorded["library"]["events"] for frame in event["frames"]]
+    assert not [frame for frame in frames if frame["pc"] < 0x1000 or frame["objfile"] == "[stack]"]
+    if any("libstdc++.so.6" in str(frame["objfile"]) for frame in frames):
+        assert "libstdc++.so.6" in {group["name"] for group in recorded["library"]["groups"]}
+    own = {"__glibc_morecore", "sysmalloc", "sysmalloc_mmap"}
+    assert not own & {group["name"].split(" ")[0] for group in recorded["caller"]["groups"]}
+
+
 def test_the_kinds_are_those_of_the_events(recorded: Answers) -> None:
     answer = recorded["kind"]
     kind = {event["id"]: event["kind"] for event in answer["events"]}

@@ -1067,6 +1067,19 @@ def test_the_users_own_frame(name: str, function: str, line: int | None) -> None
     assert user_frame(event.frames) == found
 
 
+def test_the_c_plus_plus_library_asks_for_itself_before_main() -> None:
+    constructors = "[ld-linux-x86-64.so.2] call_init <- _dl_init <- _dl_start_user"
+    for asks in ("__libc_malloc", "__libc_malloc <- [libstdc++.so.6] operator new(unsigned long)"):
+        frames = f"[libc.so.6] __brk <- __sbrk <- sysmalloc <- {asks} <- [libstdc++.so.6] pool <- {constructors}"
+        found = user_frame(Stack("brk", (0,), 0x1000, "", "", frames).event.frames)
+        assert found is not None
+        assert found.name == "pool"
+    frames = "[libc.so.6] __brk <- __libc_malloc <- [libstdc++.so.6] pool <- [a.out] main at a.c:1"
+    found = user_frame(Stack("brk", (0,), 0x1000, "", "", frames).event.frames)
+    assert found is not None
+    assert found.name == "main"
+
+
 def test_no_frame_of_the_users() -> None:
     for name in ("loader break", "thread's end", "static malloc", "static TLS"):
         assert user_frame(STACKS[name].event.frames) is None

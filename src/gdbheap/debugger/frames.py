@@ -12,6 +12,9 @@ from gdbheap.growth.event import FRAME_VARIABLES, Frame, plain_name
 
 #: How many callers are kept of one event.
 DEPTH = 64
+#: No code is in the lowest page. GDB goes on behind the loader's first function all the same, where the number of
+#: arguments lies in place of a return address.
+_LOWEST_CODE = 4096
 
 
 class _Place:
@@ -64,7 +67,7 @@ class FrameReader:
         inlined = 0  # how many inlined frames came before at this very pc
         while frame is not None:
             pc = frame.pc()
-            if pc == 0:
+            if pc < _LOWEST_CODE:
                 break
             if len(stack.frames) == DEPTH:
                 stack.more = True

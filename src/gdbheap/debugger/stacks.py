@@ -37,7 +37,7 @@ _LARGEST = 16 << 10  # bytes of stack that are compared at most
 _SHAPES = 8  # stacks that are kept for one program counter and stack pointer
 _KEYS = 4096  # such pairs that are kept
 #: Functions that GDB's unwinding ends at for good; a stack that ended otherwise may go on another time.
-_OUTERMOST = frozenset({"main", "_start", "clone", "__clone", "clone3", "__clone3"})
+_OUTERMOST = frozenset({"main", "_start", "_dl_start_user", "clone", "__clone", "clone3", "__clone3"})
 _SAVED = re.compile(r"\b(\w+) at (0x[0-9a-f]+)")
 _RANGE = re.compile(r"Range (0x[0-9a-f]+)-(0x[0-9a-f]+): a variable in \$(\w+)$", re.MULTILINE)
 _CONSTANT = re.compile(

@@ -19,6 +19,10 @@ from gdbheap.growth.names import (
 )
 
 
+#: What C++ calls malloc and free from.
+_OPERATORS = ("operator new", "operator delete")
+
+
 @dataclass(frozen=True)
 class Decision:
     """The first frame that is no wrapper, and what stands before it.
@@ -106,7 +110,7 @@ def is_runtime(frame: Frame) -> bool:
         or OTHER_MALLOC_FILE.match(base) is not None
         or base.startswith(("linux-vdso", "system-supplied DSO"))
         or frame.name in ENTRIES
-        or frame.name.startswith(("std::", "__gnu_cxx::", "operator new", "operator delete"))
+        or frame.name.startswith(("std::", "__gnu_cxx::", *_OPERATORS))
         or "/include/c++/" in (frame.file or "")
     )
 
@@ -115,7 +119,8 @@ def user_frame(frames: Sequence[Frame]) -> Frame | None:
     """Return the newest frame of the user's own code that has a source line, of a stack (newest first).
 
     The user's own is what is neither in libc, ld.so, libpthread or libstdc++ nor in C++'s headers. Where none of it
-    has a line, it is the newest such frame; None where there is none.
+    has a line, it is the newest such frame. Where there is none at all, it is the C++ library's own function, as when
+    its constructors run before main; None where there is none of that either.
     """
     code = code_of(frames)
     if code not in _user_places:
@@ -135,5 +140,8 @@ def _user_place(frames: Sequence[Frame]) -> int | None:
     for place in own:
         name = function_of(frames[place])
         if name != "_start" and not (static and (name in WRAPPERS or known_to_libc(name))):
+            return place
+    for place, frame in enumerate(frames):
+        if RUNTIME_FILE.match(base_name(frame.objfile)) and not frame.name.startswith(_OPERATORS):
             return place
     return None

@@ -105,9 +105,12 @@ def _caller(event: Event) -> Hashable:
 
 
 def _library(event: Event) -> str:
-    """Return the file of the newest caller that is outside of the C and C++ run time, else of the one that decides."""
-    own = next((frame for frame in event.frames if frame.objfile is not None and not is_runtime(frame)), None)
-    if own is None:
+    """Return the file of the newest caller that is outside of the C and C++ run time, else of the one that decides.
+
+    Where the C++ library asks for itself, before main, it is its file.
+    """
+    own = next((frame for frame in event.frames if frame.objfile is not None and not is_runtime(frame)), event.user)
+    if own is None or own.objfile is None:
         decisive = event.frames[decide(event.frames).index :]
         own = next((frame for frame in (*decisive, *event.frames) if frame.objfile is not None), None)
     return base_name(own.objfile) if own is not None else "no caller is known"
