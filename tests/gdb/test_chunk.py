@@ -104,7 +104,9 @@ def test_every_free_chunk_is_found_on_its_list(gdb: Gdb, answers: Answers, progr
         for owner, lists in owners.items():
             for each, rows in lists.items():
                 if "count" not in each:
-                    expected += [(kind, owner, int(each.split()[1]), place, row[0]) for place, row in enumerate(rows)]
+                    expected += [
+                        (kind, owner, int(each.split()[1]), place, row[0]) for place, row in enumerate(rows, 1)
+                    ]
     answers_given = list(answered(answers, "chunk"))
     assert len(answers_given) == len(expected) > 10
     ends = set()
@@ -377,6 +379,30 @@ def test_a_corrupt_heap(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     assert answers["lost"]["chunk"] is None
     assert answers["listed"]["chunk"]["resumed"] in result.stdout
     assert answers["lost"]["text"] in result.stdout
+    assert "is 0x0; the size should be" in answers["lost"]["text"], "it says which size word is wrong"
+    assert "is in no chunk" not in result.stdout
+
+
+def test_a_key_that_was_overwritten(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """The word is called the key where it is glibc's tcache_key; where it is not, what it should be is said."""
+    result = gdb(
+        "break stop_here",
+        "run",
+        f"heap chunk part[1] -json {answers.path('sound')}",
+        answers.python("truth", {"key": "number('tcache_key')"}),
+        "set *((long *) part[1] + 1) = 0x1234",
+        f"heap chunk part[1] -json {answers.path('wiped')}",
+        program=programs["totals"],
+    ).succeeded()
+    key = answers["truth"]["key"] & 0xFFFFFFFFFFFFFFFF
+    words = {name: answers[name]["chunk"]["words"][1] for name in ("sound", "wiped")}
+    assert words["sound"]["value"] == key
+    assert words["sound"]["text"] == "key: what free knows a chunk in a tcache by"
+    assert words["wiped"]["value"] == 0x1234
+    assert f"it should be {key:#x}" in words["wiped"]["text"]
+    (foretold,) = answers["wiped"]["free"]
+    assert foretold["double_free"], "free looks for the key and for nothing else"
+    assert f"it should be {key:#x}" in result.stdout
 
 
 def test_where_something_else_moved_the_break(gdb: Gdb, answers: Answers, programs: Programs) -> None:

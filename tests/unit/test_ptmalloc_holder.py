@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gdbheap.ptmalloc import walk
 from gdbheap.ptmalloc.account import FreeFacts, plan_arena
-from gdbheap.ptmalloc.holder import Found, find_holders
+from gdbheap.ptmalloc.holder import Found, find_holders, why_unknown_after, why_unknown_before
 from gdbheap.ptmalloc.place import (
     PLACES,
     arena_place,
@@ -126,6 +126,33 @@ def test_behind_a_wrong_size() -> None:
             assert holder.before.address == rows[place - 1].address
 
 
+def test_why_a_neighbour_is_not_known() -> None:
+    """There is none, or the walk stopped there: the size word that stopped it is named, also for what lies behind."""
+    image, rows = made()
+    asked = [row.address + 16 for row in rows]
+    sound = found_in(image, rows, asked).holders
+    for holder in sound.values():
+        assert why_unknown_before(holder, Found()) is None
+        assert why_unknown_after(holder, Found()) is None
+    image.word(rows[5].address + 8, 0x4142434445464748)
+    found = found_in(image, rows, asked)
+    holders = [found.holders.get(address) for address in asked]
+    first, stopped, top = holders[0], holders[4], holders[-1]
+    assert first is not None
+    assert stopped is not None
+    assert top is not None
+    assert (why_unknown_before(first, found), why_unknown_after(first, found)) == (None, None)
+    assert "0x4142434445464748" in (why_unknown_after(stopped, found) or "")
+    assert top.before is None
+    assert "not known" in (why_unknown_before(top, found) or "")
+    assert why_unknown_after(top, found) is None
+    state = state_of(image)
+    plan, _ = plan_arena(image.memory, state, state.ring.arenas[0], FreeFacts((), True))
+    place = arena_place(state, plan, found.gaps, found.problems, rows[5].address + 16)
+    assert place.kind == "gap"
+    assert "0x4142434445464748" in place.text
+
+
 def test_a_pointer_taken_at_its_word() -> None:
     """Where no list knows of a chunk before it, the address itself is tried as what malloc returned."""
     image = Image()
@@ -202,7 +229,7 @@ def test_places_in_a_threads_heap() -> None:
     for offset in (0, 0x10, 0x3000, 0x4FFF, 0x5000, 0x3FFFFFF):
         plan = plan_of(state, plans, heap + offset)
         assert plan is plans[1]
-        place = arena_place(state, plan, (), heap + offset)
+        place = arena_place(state, plan, (), (), heap + offset)
         assert place.kind in PLACES
         assert place.arena == state.ring.arenas[1]
         kinds[offset] = (place.kind, "still accessible" in place.text)
@@ -216,7 +243,7 @@ def test_places_in_a_threads_heap() -> None:
     }
     assert heap_holding(state, heap + 0x4000000) is None
     assert plan_of(state, plans, heap - 1) is None
-    padding = arena_place(state, plans[1], (), plans[1].regions[0].start - 1)
+    padding = arena_place(state, plans[1], (), (), plans[1].regions[0].start - 1)
     assert padding.kind == "padding"
     assert plan_of(state, plans, MAIN_BASE + 8) is plans[0]
 

@@ -434,6 +434,22 @@ def test_a_tcache_key_that_was_overwritten() -> None:
     image.word(rows[1].address + 24, 0x41414141)
     assert not cache_of(image, rows).problems
     assert "wrote to memory that it had freed" in cache_of(image, rows, KEY).problems[0]
+    image.word(rows[1].address + 8, 0x5555_5555_0007)  # a link that was overwritten leads anywhere: no chunk has a key
+    (problem,) = cache_of(image, rows, KEY).problems
+    assert "size word" in problem
+
+
+def test_a_tcache_with_fewer_chunks_than_it_counts() -> None:
+    """Where a link cannot be followed, the count says how many chunks malloc will still hand out from there."""
+    image = Image("2.36", 64)
+    rows = main_heap(image, [(0x20, "tcache"), (0x20, "tcache"), (0x20, "tcache")])
+    assert image.layout.tcache is not None
+    front = next(row for row in rows if row.address + 16 == cache_of(image, rows).bins[0].pointers[0])
+    image.word(front.address + 16, 0x41)
+    (item,) = cache_of(image, rows).bins
+    assert (len(item.pointers), item.complete) == (1, False)
+    assert "counts[0]" in item.problems[-1]
+    assert "is 3, but they were not all found" in item.problems[-1]
 
 
 def test_a_tcache_needs_memory_and_layout() -> None:

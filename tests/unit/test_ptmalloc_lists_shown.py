@@ -104,7 +104,7 @@ def test_lists_of_a_thread(version: str, bits: int) -> None:
         assert [row.next for row in links] == [*(address + header for address in item.addresses[1:]), 0]
         assert [row.pointer for row in links] == [address + header for address in item.addresses]
         assert len(list_rows(image.memory, image.abi, item, image.safe_linking, 1)) == 1
-        assert position_of(lists, item.addresses[-1]) == (item, len(item.addresses) - 1)
+        assert position_of(lists, item.addresses[-1]) == (item, len(item.addresses))
     assert position_of(lists, 1) is None
     assert tcache.chunk == rows[0].address
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.chunk import Chunk
 from gdbheap.ptmalloc.inspection import Inspection, Listed, WordNote
 from gdbheap.ptmalloc.inspection import Mapping as OwnMapping
@@ -17,6 +18,7 @@ from gdbheap.simulate.calls import Call
 from gdbheap.simulate.free_chunk import Foretold, Freed, Step
 
 CHUNK = Chunk(0x1000, 0x1010, 0x40, 1, "used", 0x38)
+ARENA = Arena(0x9000, 0, 0, 0, 0x2000, 0x100, 0, (), (), 0x9060, (), 0x9000, 0, 1, 0x21000, 0x21000)
 LIST = ChunkList("fastbin", 2, 0x40, 0x40, (0x900, 0x1000), (0x40, 0x40), None, None, (), True)
 FOUND = Inspection(
     address=0x1010,
@@ -82,6 +84,20 @@ def test_words_and_symbols_are_escaped() -> None:
     assert line == r"0x10 is in no chunk. It is '\x1b[2Jname' of it."
 
 
+def test_where_chunks_are_not_known_none_is_denied() -> None:
+    """What a corrupt heap hides is not said to be in no chunk, and a neighbour is not said to be missing."""
+    (line,) = place_lines(0x10, Place("gap", "The walk stopped at 0x8."), (), Plain())
+    assert line == "0x10 may be in a chunk, but its chunk is not known. The walk stopped at 0x8."
+    arena = replace(FOUND, mapping=None, arena=ARENA)
+    assert "before        none: it is the first one there\nbehind        none: it is the last one there" in text_of(
+        arena
+    )
+    assert "no chunk is before it" in text_of(arena)
+    hidden = text_of(replace(arena, why_no_before="not known: so.", why_no_after="not known: and so."))
+    assert "before        not known: so.\nbehind        not known: and so." in hidden
+    assert "the chunk before it is in use" in hidden
+
+
 def test_rows_of_the_content() -> None:
     shown = text_of(replace(FOUND, content=bytes(range(0x30, 0x30 + 20))))
     assert "+0x0000  30 31 32 33 34 35 36 37  38 39 3a 3b 3c 3d 3e 3f  0123456789:;<=>?" in shown
@@ -114,7 +130,7 @@ def test_the_size_word_in_words() -> None:
 
 def test_a_double_free_that_is_not_noticed() -> None:
     """free takes a chunk that is in a fastbin, but not its front: that is said."""
-    listed = replace(FOUND, listed=Listed(LIST, 1, None), chunk=CHUNK._replace(state="fastbin"))
+    listed = replace(FOUND, listed=Listed(LIST, 2, None), chunk=CHUNK._replace(state="fastbin"))
     taken = Foretold(0x1010, (Step("_int_free", "It fits."),), (), Freed("fastbin", index=2))
     assert "fastbin 2, chunks of 0x40: number 2 of 2, from the front; no limit" in text_of(listed, taken)
     assert "free would not notice" in text_of(listed, taken)

@@ -102,15 +102,17 @@ def test_the_account_names_every_byte() -> None:
 def test_what_is_not_sound_is_said() -> None:
     account = account_of(an_image())
     ((arena, totals),) = account.arenas
-    gaps = (Gap(0x7001000, 0x7002000, "no chunk there.", False), Gap(None, 0x7003000, "not read.", False))
+    gaps = (
+        Gap(0x7001000, 0x7002000, "From 0x7001000 on: no chunk there.", False),
+        Gap(None, 0x7003000, "not read.", False),
+    )
     odd = replace(totals, gaps=gaps, problems=("A chunk is wrong.",), system_mem=totals.system_mem + 0x1230)
     wrong = replace(account, arenas=((arena, odd),), problems=("The ring is broken.",))
     text = "\n".join(account_lines(wrong, Plain()))
     facts = (
         "0x7001000",
-        "0x7002000",
         "no chunk there.",
-        "0x7003000",
+        "not read.",
         "A chunk is wrong.",
         "The ring is broken.",
         "0x1230",

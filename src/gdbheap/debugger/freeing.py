@@ -46,7 +46,7 @@ def free_state(target: Target, state: HeapState) -> FreeState:
         heap_max_size=heap_max_size(state.abi, state.layout, state.params),
         tcache=tcache,
         makes_tcache=makes,
-        key=_key(target, tcache),
+        key=key_of(target, tcache),
         safe_linking=target.safe_linking,
         max_fast=_sized(target, "global_max_fast"),
         hook=_hook(target),
@@ -72,7 +72,8 @@ def _tcache(target: Target) -> tuple[int | None, bool]:
         return 0, False
 
 
-def _key(target: Target, tcache: int | None) -> int | None:
+def key_of(target: Target, tcache: int | None) -> int | None:
+    """Return the key of chunks in the tcache at this address, None where there is none or it is not known."""
     key = target.word("tcache_key")  # 2.34
     if key is not None or not tcache:
         return key

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gdbheap.debugger import model, session
-from gdbheap.debugger.freeing import free_state
+from gdbheap.debugger.freeing import free_state, key_of
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.tcaches import read_thread_tcaches
 from gdbheap.debugger.whereabouts import class_of, elsewhere, lacks, stack_owner, stack_pointers, symbol_at
@@ -17,7 +17,7 @@ from gdbheap.ptmalloc.account import search_mmapped
 from gdbheap.ptmalloc.bins import read_free_lists
 from gdbheap.ptmalloc.chunk import TCACHE, USED, Chunk
 from gdbheap.ptmalloc.heaps import HeapChain
-from gdbheap.ptmalloc.holder import Found, Holder, extent, find_holders
+from gdbheap.ptmalloc.holder import Found, Holder, extent, find_holders, why_unknown_after, why_unknown_before
 from gdbheap.ptmalloc.inspection import Inspection, Listed, Mapping, WordNote
 from gdbheap.ptmalloc.lists import ChunkList, arena_list, position_of, tcache_lists
 from gdbheap.ptmalloc.mmapped import MmappedChunk, MmappedChunks
@@ -133,7 +133,7 @@ class Inspector:
             holder = found.holders.get(address)
             if holder is not None:
                 return self._of_arena(address, holder, found, size)
-            return arena_place(self._state, plan, found.gaps, address)
+            return arena_place(self._state, plan, found.gaps, found.problems, address)
         mapping = range_of(self._ranges, address)
         if mapping is not None and mapping.may_be_heap and self._state.params.get("n_mmaps") > 0:
             chunk = mmapped_holder(self._mmapped.chunks, address)
@@ -183,6 +183,8 @@ class Inspector:
             notes=self._notes(chunk, listed, start, content),
             resumed=holder.resumed,
             problems=problems.texts(),
+            why_no_before=why_unknown_before(holder, found),
+            why_no_after=why_unknown_after(holder, found),
         )
 
     def _of_mapping(self, address: int, found: MmappedChunk, size: int) -> Inspection:
@@ -275,11 +277,11 @@ class Inspector:
     def _link_note(self, offset: int, value: int, name: str, listed: Listed | None) -> WordNote:
         assert listed is not None
         if name == "key":
-            return WordNote(offset, value, "link", "key: what free knows a chunk in a tcache by")
+            return WordNote(offset, value, "link", self._key_text(value, listed.thread))
         text = f"{name}: "
         following = value
         if listed.list.is_single and self._facts.safe_linking:
-            following = value ^ (listed.list.addresses[listed.position] + self._state.abi.header >> 12)
+            following = value ^ (listed.list.addresses[listed.position - 1] + self._state.abi.header >> 12)
             text += f"{following:#x}, hidden by safe-linking; " if following else "hidden by safe-linking; "
         if following == 0:
             return WordNote(
@@ -287,12 +289,22 @@ class Inspector:
             )
         pointed = following - (self._state.abi.header if listed.list.kind == "tcache" else 0)
         if pointed in listed.list.addresses:
-            position = listed.list.addresses.index(pointed)
-            return WordNote(offset, value, "link", f"{text}the chunk at {pointed:#x}, position {position}", pointed)
+            position = listed.list.addresses.index(pointed) + 1
+            return WordNote(offset, value, "link", f"{text}the chunk at {pointed:#x}, number {position}", pointed)
         own = struct_place(self._state, following + self._state.abi.header)
         if own is not None and own.kind == "arena":
             return WordNote(offset, value, "link", f"{text}the list itself, in {own.arena.name if own.arena else ''}")
         return WordNote(offset, value, "link", f"{text}no chunk of this list")
+
+    def _key_text(self, value: int, thread: int | None) -> str:
+        """Return what the word is where a chunk in the tcache of ``thread`` has its key."""
+        own = next((address for number, _, address in self._threads if number == thread), None)
+        expected = key_of(self._target, None if own is None else own + self._state.abi.header)
+        if expected is None:
+            return "the word behind the link: this glibc has no key there, or it is not known"
+        if value == expected:
+            return "key: what free knows a chunk in a tcache by"
+        return f"key: it should be {expected:#x}; with another, free does not see that the chunk is in a tcache already"
 
     def _chunks_of(self, values: Sequence[int]) -> dict[int, Chunk]:
         """Return the chunks that pointers lead into: one walk for each arena that any of them is in."""

@@ -18,7 +18,6 @@ from gdbheap.growth.names import (
     known_to_libc,
 )
 
-
 #: What C++ calls malloc and free from.
 _OPERATORS = ("operator new", "operator delete")
 

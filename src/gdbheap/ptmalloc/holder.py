@@ -56,6 +56,28 @@ def extent(plan: Plan, region: Region) -> tuple[int, int]:
     return region.address, end
 
 
+def problems_at(gap: Gap, problems: Iterable[str]) -> list[str]:
+    """Return those of the problems that are about the very place where a gap begins."""
+    return [] if gap.start is None else [text for text in problems if f" the chunk at {gap.start:#x} " in text]
+
+
+def why_unknown_before(holder: Holder, found: Found) -> str | None:
+    """Return why the chunk before the holder's is not known; None where it is, or where there is none."""
+    if holder.before is not None:
+        return None
+    behind_a_gap = any(gap.end == holder.chunk.address and not gap.foreign for gap in found.gaps)
+    return "not known: the walk did not come here" if behind_a_gap or holder.resumed is not None else None
+
+
+def why_unknown_after(holder: Holder, found: Found) -> str | None:
+    """Return why the chunk behind the holder's is not known; None where it is, or where there is none."""
+    end = holder.chunk.address + holder.chunk.size
+    for gap in found.gaps:
+        if gap.start == end and not gap.foreign:
+            return " ".join(("not known.", *(problems_at(gap, found.problems) or [gap.why])))
+    return None if holder.after is not None or holder.resumed is None else "not known: the walk went no further"
+
+
 def find_holders(
     memory: Memory, abi: Abi, plan: Plan, free: Membership, addresses: Iterable[int], known: Iterable[int] = ()
 ) -> Found:

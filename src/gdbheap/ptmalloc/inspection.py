@@ -12,7 +12,7 @@ from gdbheap.ptmalloc.lists import ChunkList
 
 @dataclass(frozen=True)
 class Listed:
-    """Where a free chunk is listed: ``position`` (0 is the front) on ``list``, of a thread's tcache or of an arena."""
+    """Where a free chunk is listed: ``position`` (1 is the front) on ``list``, of a thread's tcache or of an arena."""
 
     list: ChunkList
     position: int
@@ -48,10 +48,11 @@ class Inspection:
     """One chunk, asked for by an ``address`` in it.
 
     ``word`` is its size word and ``usable`` what malloc_usable_size says of it, in bytes. ``before`` and ``after`` are
-    its neighbours, None where there are none or they cannot be known. ``arena``, ``threads`` (the debugger's numbers of
-    those that use the arena) and ``heap`` are what it belongs to; ``mapping`` is set for a chunk with a mapping of its
-    own, which has none of these. ``purpose`` is what it is for where malloc itself uses it. ``content`` is a part of
-    its user data, from ``content_start`` on. ``resumed`` says how it is known in a heap that could not be walked to it.
+    its neighbours, None where there are none or they cannot be known: why not is then ``why_no_before`` and
+    ``why_no_after``. ``arena``, ``threads`` (the debugger's numbers of those that use the arena) and ``heap`` are what
+    it belongs to; ``mapping`` is set for a chunk with a mapping of its own, which has none of these. ``purpose`` is
+    what it is for where malloc itself uses it. ``content`` is a part of its user data, from ``content_start`` on.
+    ``resumed`` says how it is known in a heap that could not be walked to it.
     """
 
     address: int
@@ -71,3 +72,5 @@ class Inspection:
     notes: tuple[WordNote, ...]
     resumed: str | None
     problems: tuple[str, ...]
+    why_no_before: str | None = None
+    why_no_after: str | None = None

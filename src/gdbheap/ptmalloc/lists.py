@@ -54,7 +54,7 @@ class ChunkList:
 
 
 class ListRow(NamedTuple):
-    """One chunk of a list: its ``position`` (0 is the front) and its links. A named tuple is quicker to make.
+    """One chunk of a list: its ``position`` (1 is the front) and its links. A named tuple is quicker to make.
 
     ``stored`` is the link as it is in memory, ``next`` what it means: the address of the next chunk, in a tcache its
     user pointer, as glibc has them; 0 at the end. ``back`` is bk, None where the list has no such link. The three
@@ -119,7 +119,7 @@ def list_rows(
     unpack = struct.Struct(f"{abi.order}2{abi.word_code}").unpack
     single = item.is_single
     masked = single and safe_linking
-    for position, (address, size) in enumerate(zip(item.addresses[:limit], item.sizes[:limit])):
+    for position, (address, size) in enumerate(zip(item.addresses[:limit], item.sizes[:limit]), 1):
         pointer = address + header
         try:
             stored, back = unpack(read(pointer, 2 * word))
@@ -165,10 +165,10 @@ def list_totals(abi: Abi, arena: Arena) -> dict[str, int]:
 
 
 def position_of(lists: Sequence[ChunkList], address: int) -> tuple[ChunkList, int] | None:
-    """Return the list that the chunk at ``address`` is on and its position there, None where it is on none."""
+    """Return the list that the chunk at ``address`` is on and its position there (1 is the front), None: on none."""
     for item in lists:
         if address in item.addresses:
-            return item, item.addresses.index(address)
+            return item, item.addresses.index(address) + 1
     return None
 
 

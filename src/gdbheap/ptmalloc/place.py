@@ -11,7 +11,7 @@ from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.bins import UNSORTED_BIN, bin_index
 from gdbheap.ptmalloc.heaps import HeapInfo, heap_containing
-from gdbheap.ptmalloc.holder import extent
+from gdbheap.ptmalloc.holder import extent, problems_at
 from gdbheap.ptmalloc.layout import LayoutUnknown
 from gdbheap.ptmalloc.regions import Gap, Plan
 from gdbheap.ptmalloc.state import HeapState
@@ -135,8 +135,11 @@ def plan_of(state: HeapState, plans: Sequence[Plan], address: int) -> Plan | Non
     return None
 
 
-def arena_place(state: HeapState, plan: Plan, gaps: Iterable[Gap], address: int) -> Place:
-    """Return what is at ``address``, in memory of the plan's arena, where no chunk holds it."""
+def arena_place(state: HeapState, plan: Plan, gaps: Iterable[Gap], problems: Iterable[str], address: int) -> Place:
+    """Return what is at ``address``, in memory of the plan's arena, where no chunk holds it.
+
+    ``gaps`` and ``problems`` are what was found on the way there: the problem where the walk stopped says why.
+    """
     arena = plan.arena
     inside = heap_holding(state, address)
     if inside is not None:
@@ -146,7 +149,7 @@ def arena_place(state: HeapState, plan: Plan, gaps: Iterable[Gap], address: int)
     for gap in gaps:
         if (gap.start is None or gap.start <= address) and address < gap.end:
             kind = "foreign" if gap.foreign else "gap"
-            return Place(kind, gap.why, arena=arena)
+            return Place(kind, " ".join((*problems_at(gap, problems), gap.why)), arena=arena)
     for region in plan.regions:
         start, end = extent(plan, region)
         if start <= address < min(region.start, end):

@@ -155,7 +155,7 @@ def _follow(memory: Memory, abi: Abi, index: int, head: int, safe_linking: bool,
                 f"The chunk at {pointer - abi.header:#x} in tcache bin {index} has the size word {word:#x}; its size "
                 f"should be {expected}."
             )
-        if key is not None and mark != key:
+        elif key is not None and mark != key:
             result.problems.add(
                 f"key of the free chunk at {pointer - abi.header:#x} in tcache bin {index} is {mark:#x}; it should "
                 f"be {key:#x}: the program wrote to memory that it had freed."
@@ -189,11 +189,9 @@ def read_tcache(
         if not head and not claimed:
             continue
         result = _follow(memory, abi, index, head, safe_linking, key)
-        if not layout.tcache_counts_down and result.complete and claimed != len(result.found):
-            result.problems.add(
-                f"counts[{index}] of the tcache at {address:#x} is {claimed}, but that bin has "
-                f"{len(result.found)} chunks."
-            )
+        if not layout.tcache_counts_down and claimed != len(result.found):
+            found = f"that bin has {len(result.found)} chunks" if result.complete else "they were not all found"
+            result.problems.add(f"counts[{index}] of the tcache at {address:#x} is {claimed}, but {found}.")
         low, high = tcache_range(abi, index)
         pointers, sizes = tuple(result.found), tuple(result.found.values())
         bins.append(TcacheBin(index, low, high, pointers, sizes, counter, result.problems.texts(), result.complete))

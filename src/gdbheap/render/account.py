@@ -35,10 +35,7 @@ def account_lines(account: Account, style: Plain) -> Iterator[str]:
     yield ""
     yield from _kernel_lines(account)
     for arena, totals in account.arenas:
-        for gap in totals.gaps:
-            start = "an unknown address" if gap.start is None else f"{gap.start:#x}"
-            yield style.paint("bad", f"{arena.name}: not walked from {start} to {gap.end:#x}: {gap.why}")
-        for problem in totals.problems:
+        for problem in (*totals.problems, *(gap.why for gap in totals.gaps)):
             yield style.paint("bad", f"{arena.name}: {problem}")
     for problem in _problems(account):
         yield style.paint("bad", problem)

@@ -197,8 +197,5 @@ def facts(scene: Scene) -> Iterator[tuple[str, str]]:
 def problems(scene: Scene) -> Iterator[str]:
     """Yield what is not sound in the arena, and what could not be walked."""
     name, found = scene.drawn.arena.name, scene.drawn.totals
-    for gap in found.gaps:
-        start = "an unknown address" if gap.start is None else f"{gap.start:#x}"
-        yield f"{name}: not walked from {start} to {gap.end:#x}: {gap.why}"
-    for problem in found.problems:
+    for problem in (*found.problems, *(gap.why for gap in found.gaps)):
         yield f"{name}: {problem}"

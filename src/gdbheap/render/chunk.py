@@ -21,6 +21,8 @@ _ROW = 16
 #: Fewer printable characters than this may be a number by chance.
 _LEAST_TEXT = 4
 _BACKSLASH = "\\"
+#: The places where a chunk may well be.
+_UNKNOWN_PLACES = ("gap", "missing", "unknown")
 _STATES = {
     "used": "in use",
     "tcache": "free, in a tcache",
@@ -39,8 +41,9 @@ def _line(label: str, text: str) -> str:
 
 
 def place_lines(address: int, place: Place, frees: Sequence[Foretold], style: Plain) -> Iterator[str]:
-    """Yield what is at an address that no chunk holds."""
-    yield f"{style.paint('address', f'{address:#x}')} is in no chunk. {printable(place.text)}"
+    """Yield what is at an address that no chunk holds, as far as that is known."""
+    what = "may be in a chunk, but its chunk is not known." if place.kind in _UNKNOWN_PLACES else "is in no chunk."
+    yield f"{style.paint('address', f'{address:#x}')} {what} {printable(place.text)}"
     for foretold in frees:
         yield from _free_lines(foretold, style)
 
@@ -60,8 +63,8 @@ def inspection_lines(found: Inspection, frees: Sequence[Foretold], style: Plain)
     if found.listed is not None:
         yield _line("list", _listed_text(found.listed))
     if found.mapping is None:
-        yield _line("before", _neighbour_text(found.before, "the first of its region, or not known"))
-        yield _line("behind", _neighbour_text(found.after, "the last of its region, or not known"))
+        yield _line("before", _neighbour_text(found.before, found.why_no_before or "none: it is the first one there"))
+        yield _line("behind", _neighbour_text(found.after, found.why_no_after or "none: it is the last one there"))
     yield from _content_lines(found)
     if found.resumed is not None:
         yield style.paint("bad", _line("known from", found.resumed))
@@ -107,10 +110,12 @@ def _size_word_text(found: Inspection) -> str:
     if flags & IS_MMAPPED:
         return f"{word:#x} = size {word & ~FLAG_BITS:#x} + IS_MMAPPED (a mapping of its own)"
     parts = [f"size {word & ~FLAG_BITS:#x}", *flag_names(flags)]
-    before = "in use" if flags & PREV_INUSE else "free"
+    before = "the chunk before it is in use" if flags & PREV_INUSE else "the chunk before it is free"
+    if flags & PREV_INUSE and found.before is None and found.why_no_before is None and found.mapping is None:
+        before = "no chunk is before it that could be free"
     # Free merged chunks have the flag clear in every arena.
     arena = "; not in main_arena" if flags & NON_MAIN_ARENA else ""
-    return f"{word:#x} = {' + '.join(parts)}: the chunk before it is {before}{arena}"
+    return f"{word:#x} = {' + '.join(parts)}: {before}{arena}"
 
 
 def _usable_text(found: Inspection) -> str:
@@ -145,7 +150,7 @@ def _listed_text(listed: Listed) -> str:
     owner = "" if listed.thread is None else f" of thread {listed.thread}"
     count = len(item.addresses)
     more = "" if item.complete else " that could be read"
-    place = f"number {listed.position + 1} of {count}{more}, from the front"
+    place = f"number {listed.position} of {count}{more}, from the front"
     if count == 1 and item.complete:
         place = "the only one on it"
     return f"{item.name}{owner}, {range_text(item)}: {place}; {limit_text(item)}"

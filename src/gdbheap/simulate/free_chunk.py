@@ -357,7 +357,7 @@ def _check_key(
                 )
                 raise _Abort("free(): unaligned chunk detected in tcache 2")
             if entry == pointer:
-                yield _failed(function, f"the chunk is in tcache bin {index} already, at position {count}")
+                yield _failed(function, f"the chunk is in tcache bin {index} already, as number {count + 1}")
                 raise _Abort("free(): double free detected in tcache 2")
             link = state.word(entry)
             entry = link ^ (entry >> 12) if state.safe_linking else link
