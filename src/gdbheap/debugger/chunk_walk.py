@@ -38,7 +38,8 @@ class ChunkWalk:
         self._facts = model.free_facts()
         self._memory = model.heap_memory()
         self._contents = PageCache(self._memory)
-        self._problems = list(self._facts.problems)
+        of_lists = (text for tcache in self._facts.tcaches for text in tcache.problems)
+        self._problems = [*self._facts.problems, *of_lists]
 
     def arenas(self, named: str | None) -> tuple[Arena, ...]:
         """Return the arenas that a command line names, or all; raise TargetError where there is none of that name."""

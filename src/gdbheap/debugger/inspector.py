@@ -159,7 +159,7 @@ class Inspector:
         problems.extend(plan.problems)
         near = {f"{item.address:#x}" for item in (holder.before, chunk, holder.after) if item is not None}
         lists = self._arenas[arena.address]
-        for text in (*found.problems, *lists.free.problems, *(text for item in lists.lists for text in item.problems)):
+        for text in (*found.problems, *lists.free.problems):
             # What is wrong elsewhere in the arena is for 'heap' to tell.
             if any(place in text for place in near):
                 problems.add(text)

@@ -72,8 +72,13 @@ class Membership:
 def membership(lists: Iterable[FreeList], tcaches: Iterable[Tcache] = ()) -> Membership:
     """Return what the free lists of one arena and the tcaches of all threads say about chunks.
 
-    A chunk that is on two lists keeps the state of the first, and is a problem.
+    A chunk that is on two lists keeps the state of the first, and is a problem. So is what is wrong with the lists of
+    the arena: chunks behind it may pass for used.
     """
+    lists = tuple(lists)
+    broken = Problems()
+    for item in lists:
+        broken.extend(item.problems)
     kinds = {"fastbin": FASTBIN, "unsorted": UNSORTED, "small": SMALL, "large": LARGE}
     sources = [(item.addresses, kinds[item.kind], f"the list {item.name}") for item in lists]
     sources += [(item.chunks, TCACHE, f"the tcache at {item.address:#x}") for item in tcaches]
@@ -85,8 +90,8 @@ def membership(lists: Iterable[FreeList], tcaches: Iterable[Tcache] = ()) -> Mem
         states += low_bytes(array("Q", codes)).translate(_LOW_BITS)
         ordered.extend(map(and_, codes, repeat(~7)))
     if not aligned or any(map(eq, ordered, islice(ordered, 1, None))):
-        return _odd_membership(sources)
-    return Membership(ordered, bytes(states))
+        return _odd_membership(sources, broken)
+    return Membership(ordered, bytes(states), broken.texts())
 
 
 def _codes(sources: Sequence[tuple[Sequence[int], int, str]]) -> Iterator[list[int]]:
@@ -109,10 +114,9 @@ def _codes(sources: Sequence[tuple[Sequence[int], int, str]]) -> Iterator[list[i
         yield codes
 
 
-def _odd_membership(sources: Sequence[tuple[Sequence[int], int, str]]) -> Membership:
-    """Return the membership of chunks some of which are on two lists, or not aligned."""
+def _odd_membership(sources: Sequence[tuple[Sequence[int], int, str]], problems: Problems) -> Membership:
+    """Return the membership of chunks some of which are on two lists, or not aligned; ``problems`` are known ones."""
     states: dict[int, int] = {}
-    problems = Problems()
     for addresses, state, name in sources:
         twice = states.keys() & addresses
         for address in sorted(twice):
