@@ -115,10 +115,41 @@ def test_limit_of_rows(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     assert answers["json"] == answers["all"]
 
 
+def test_limit_of_free_lists_and_words(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """What is set holds for each free list and for chunks close up too; -count and -all come first."""
+    commands = ("heap bins", "heap tcache", "heap map -words", "heap map -words -count 2", "heap map -words -all")
+    done = gdb(
+        "break stop_here",
+        "run 8000",
+        f"heap bins {answers.into('bins')} -all",
+        f"heap chunks {answers.into('chunks')} -all",
+        *(command for shown in commands for command in ("echo ==\\n", shown)),
+        "set heap limit 3",
+        *(command for shown in commands for command in ("echo ==\\n", shown)),
+        program=programs["many"],
+    ).succeeded()
+    parts = done.stdout.split("==\n")[1:]
+    rows = [len(re.findall(r"^ +\d+  0x", part, re.MULTILINE)) for part in parts]
+    chunks = [len(re.findall("^┌", part, re.MULTILINE)) for part in parts]
+    every = len(answers["chunks"]["arenas"][0]["chunks"])
+    found = {
+        name: [item["count"] for owner in answers["bins"][name] for item in owner["lists"]]
+        for name in answers["bins"]
+        if name in ("tcaches", "arenas")
+    }
+    of_bins, of_tcache = found["tcaches"] + found["arenas"], found["tcaches"]
+    assert max(of_bins) > 16
+    assert rows[:2] == [sum(min(count, 16) for count in counts) for counts in (of_bins, of_tcache)]
+    assert chunks[2:5] == [10, 2, every]
+    assert rows[5:7] == [sum(min(count, 3) for count in counts) for counts in (of_bins, of_tcache)]
+    assert chunks[7:] == [3, 2, every]
+    assert f"{every - 3:,} more chunks left out: -count N or -all shows" in parts[7]
+
+
 def test_limit_of_events(gdb: Gdb, programs: Programs) -> None:
     done = gdb("heap catch -malloc", "run", "echo ==\\n", "set heap limit 4", "heap events", program=programs["growth"])
     listed = done.succeeded().stdout.split("==\n")[1]
-    assert len(re.findall(r"^ +\d+ +1 ", listed, re.MULTILINE)) == 4
+    assert len(re.findall(r"^ +\d+ +[\d.]+ +1 ", listed, re.MULTILINE)) == 4
     assert "older events left out" in listed
 
 
@@ -139,6 +170,23 @@ def test_units(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     binary, in_bytes = re.findall(r"\(([\d.,]+ \w+)\)", after_stop(done))
     assert binary == f"{size / 1024:.1f} KiB"
     assert in_bytes == f"{size:,} bytes"
+
+
+def test_units_of_everything(gdb: Gdb, programs: Programs) -> None:
+    commands = ("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap map", "heap map -words")
+    recorded = (
+        "heap bins",
+        "heap events",
+        "heap events -by kind",
+        "heap why-grow",
+        "heap timeline",
+        "heap chunk mapped[0]",
+    )
+    done = gdb(
+        "set heap units bytes", "heap catch", "break stop_here", "run", *commands, *recorded, program=programs["totals"]
+    ).succeeded()
+    assert done.stdout.count(" bytes") > 100
+    assert not re.findall(r".*\d [KMG]iB.*", done.stdout)
 
 
 def test_colour(gdb: Gdb, programs: Programs) -> None:

@@ -85,8 +85,8 @@ class MapView:
         except MemoryFault:
             return b""
 
-    def closeups(self, start: int | None, count: int, most_rows: int) -> Shown:
-        """Return ``count`` chunks with their first ``most_rows`` rows, from the one that holds ``start`` on.
+    def closeups(self, start: int | None, count: int | None, most_rows: int) -> Shown:
+        """Return ``count`` chunks (None: all) from the one that holds ``start`` on, with ``most_rows`` rows at most.
 
         Raises TargetError where ``start`` is in no chunk.
         """
@@ -115,7 +115,7 @@ class MapView:
             heads.update(_heads(self.abi, plan.arena))
         return Shown(closeups, places, heads, left_out, problems)
 
-    def _chunks(self, start: int | None, count: int) -> tuple[list[Chunk], set[int], list[str], int]:
+    def _chunks(self, start: int | None, count: int | None) -> tuple[list[Chunk], set[int], list[str], int]:
         """Return chunks, the addresses of those that are the first of a region, problems, and how many are left out."""
         plans = self._plans
         if start is not None:
@@ -135,10 +135,10 @@ class MapView:
         for plan, free in plans:
             problems += [*plan.problems, *free.problems]
             blocks = walk_arena(self._memory, self.abi, plan, free)
-            rows = Rows(self.abi, blocks, Wanted(start=start or 0), count - len(chunks), see)
+            rows = Rows(self.abi, blocks, Wanted(start=start or 0), None if count is None else count - len(chunks), see)
             chunks += rows
             left_out += rows.left_out
-        if start is not None and count and not (chunks and chunks[0].address <= start):
+        if start is not None and count != 0 and not (chunks and chunks[0].address <= start):
             problem = f": {problems[-1]}" if problems else ""
             raise TargetError(f"{start:#x} is in no chunk that can be found{problem or '.'}")
         firsts = {region.start for plan, _ in plans for region in plan.regions}

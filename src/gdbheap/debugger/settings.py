@@ -92,7 +92,9 @@ class Limit(Setting):
     word = "limit"
     subject = "how many rows a list has at most"
     details = (
-        "It holds for commands that are not given -count N (default 200); JSON has every row all the same.\n"
+        "It holds for commands that are not given -count N: for the rows of 'heap chunks' and 'heap events', for each\n"
+        "free list of 'heap bins' and 'heap tcache', and for the chunks of 'heap map -words'. While it is 200, the\n"
+        "default, a free list has at most 16 and -words 10. JSON has every row all the same (but for -words).\n"
         "'unlimited' lists every row, as -all does.\n\n"
         "Example: set heap limit 1000"
     )
@@ -286,9 +288,14 @@ def colour() -> str:
     return str(_value(Colour))
 
 
-def limit() -> int | None:
-    """Return how many rows a list has at most, None for no limit."""
+def limit(usual: int = Limit.default) -> int | None:
+    """Return how many rows a list has at most, None for no limit.
+
+    ``usual`` is what a list has that is to be shorter or longer than others while nobody has set anything.
+    """
     rows = _value(Limit)
+    if rows == Limit.default:
+        return usual
     return None if rows is None or rows < 0 else int(rows)
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from gdbheap.growth.timeline import OF_MALLOC, SERIES, Level, Series, Timeline
 from gdbheap.render.callers import caller_line
 from gdbheap.render.events import owner_text
-from gdbheap.render.units import count_of, human_size, signed_size
+from gdbheap.render.units import count_of, human_size, in_bytes, signed_size
 
 _MOST_NAMED = 8
 
@@ -138,9 +138,12 @@ def round_unit(least: float) -> int:
 
 
 def axis_labels(values: Sequence[int]) -> list[str]:
-    """Return the labels of an axis of sizes: all in the largest unit in which two decimals say them exactly."""
+    """Return the labels of an axis of sizes: all in the largest unit in which two decimals say them exactly.
+
+    All are in bytes where every size is to be.
+    """
     for size, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if max(values) >= size and all(value * 100 % size == 0 for value in values):
+        if not in_bytes() and max(values) >= size and all(value * 100 % size == 0 for value in values):
             return [f"{value / size:.2f}".rstrip("0").rstrip(".") + f" {name}" if value else "0" for value in values]
     return [f"{value:,} bytes" if value else "0" for value in values]
 

@@ -14,6 +14,11 @@ def write_in_bytes(wanted: bool) -> None:
     _in_bytes = wanted
 
 
+def in_bytes() -> bool:
+    """Return whether every size is written in bytes."""
+    return _in_bytes
+
+
 def human_size(size: int) -> str:
     """Return a number of bytes as people read it: ``132 KiB``, ``1.5 MiB``, ``1,032 bytes``.
 

@@ -162,10 +162,15 @@ def evaluate(text: str, what: str) -> int:
         raise UsageError(f"{what} is a number or an expression that has one, not '{text}': {error}") from None
 
 
-def row_limit(parsed: Parsed) -> int | None:
-    """Return how many rows a list has at most, None for all: as -count and -all say, else as `set heap limit` does."""
+def row_limit(parsed: Parsed, usual: int | None = None) -> int | None:
+    """Return how many rows a list has at most, None for all: as -count and -all say, else as `set heap limit` does.
+
+    ``usual`` is how many it has while that is not set, where that is not what other lists have.
+    """
     from gdbheap.debugger import settings
 
+    if parsed.given("count"):
+        return number(parsed, "count", 0)
     if parsed.given("all"):
         return None
-    return number(parsed, "count", 0) if parsed.given("count") else settings.limit()
+    return settings.limit() if usual is None else settings.limit(usual)

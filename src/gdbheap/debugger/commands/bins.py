@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand
-from gdbheap.debugger.commands.tcache import COUNT, THREAD, complete_threads, row_limit, threads_of
+from gdbheap.debugger.commands.tcache import COUNT, THREAD, chunk_limit, complete_threads, threads_of
 from gdbheap.debugger.options import Option, Parsed, UsageError
 
 #: What a user calls a kind of list, and what it is called in malloc's own words where that differs.
@@ -73,7 +73,7 @@ class HeapBins(HeapCommand):
             raise UsageError(
                 f"{given} does not go with these kinds of lists: tcache is a thread's, the others an arena's."
             )
-        limit = row_limit(parsed)
+        limit = chunk_limit(parsed)
         state = read_state()
         reader = FreeListReader(state)
         arenas = chosen_arenas(state, parsed.text("arena")) if of_arenas else ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, evaluate, number, within
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, evaluate, number, row_limit, within
 from gdbheap.debugger.options import Option, Parsed, UsageError
 
 _ROWS = 40
@@ -41,7 +41,12 @@ class HeapMap(HeapCommand):
             f"Rows of an arena's drawing at most (default {_ROWS}); with -words, of a chunk ({_WORD_ROWS}).",
         ),
         Option("words", "", "Show the words of chunks instead."),
-        Option("count", "N", f"At most N chunks with -words (default {_CHUNKS}), N runs of a region with -json."),
+        Option(
+            "count",
+            "N",
+            f"At most N chunks with -words (default: 'set heap limit', else {_CHUNKS}), N runs of a region with -json.",
+        ),
+        Option("all", "", "Every chunk with -words."),
         Option("ascii", "", "Draw with ASCII alone (default where the host charset is not UTF-8)."),
         Option("svg", "FILE", "Write a picture into FILE besides, for a browser."),
         JSON,
@@ -148,7 +153,7 @@ def _words(parsed: Parsed, width: int, rows: int, *, ascii_only: bool) -> Answer
             raise UsageError(f"-{name} is for the drawing of an arena, not for -words.")
     view = MapView(parsed.text("arena"))
     start = evaluate(parsed.text("start") or "", "-start") if parsed.given("start") else None
-    shown = view.closeups(start, number(parsed, "count", _CHUNKS), rows)
+    shown = view.closeups(start, row_limit(parsed, _CHUNKS), rows)
 
     def lines(style: Plain) -> Iterator[str]:
         yield from words_lines(
@@ -156,7 +161,9 @@ def _words(parsed: Parsed, width: int, rows: int, *, ascii_only: bool) -> Answer
             word_size=view.abi.word_size, width=width, ascii_only=ascii_only,
         )  # fmt: skip
         if shown.left_out:
-            yield from wrapped(f"{count_of(shown.left_out, 'more chunk')} left out: -count N shows more.", width)
+            yield from wrapped(
+                f"{count_of(shown.left_out, 'more chunk')} left out: -count N or -all shows them.", width
+            )
         yield from (style.paint("bad", problem) for problem in shown.problems)
 
     def body() -> dict[str, object]:

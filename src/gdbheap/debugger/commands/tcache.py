@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, number
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, row_limit
 from gdbheap.debugger.options import Option, Parsed, UsageError
 
 #: Chunks of a list that are shown at most, unless a command says otherwise.
@@ -16,14 +16,12 @@ if TYPE_CHECKING:
     from gdbheap.render.style import Plain
 
 THREAD = Option("thread", "T", "The tcache of this thread, by GDB's number (default: the selected thread).")
-COUNT = Option("count", "N", f"At most N chunks of each list (default {LIMIT}).")
+COUNT = Option("count", "N", f"At most N chunks of each list (default: 'set heap limit', else {LIMIT}).")
 
 
-def row_limit(parsed: Parsed) -> int | None:
+def chunk_limit(parsed: Parsed) -> int | None:
     """Return how many chunks of each list are asked for, None for all; with -json alone that is all."""
-    if parsed.given("count"):
-        return number(parsed, "count", LIMIT)
-    return None if parsed.given("all") or parsed.given("json") else LIMIT
+    return None if parsed.given("json") and not parsed.given("count") else row_limit(parsed, LIMIT)
 
 
 def threads_of(parsed: Parsed) -> list[int]:
@@ -70,7 +68,7 @@ class HeapTcache(HeapCommand):
         from gdbheap.debugger.model import read_state
         from gdbheap.render.bins import tcache_lines, tcache_object
 
-        limit = row_limit(parsed)
+        limit = chunk_limit(parsed)
         reader = FreeListReader(read_state())
         found = reader.of_threads(threads_of(parsed))
 
