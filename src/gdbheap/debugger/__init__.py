@@ -36,6 +36,7 @@ def load() -> None:
     from gdbheap.debugger.commands.catch import HeapCatch
     from gdbheap.debugger.commands.chunks import HeapChunks
     from gdbheap.debugger.commands.events import HeapEvents
+    from gdbheap.debugger.commands.find import HeapFind
     from gdbheap.debugger.commands.overview import Heap
     from gdbheap.debugger.commands.params import HeapParams
     from gdbheap.debugger.commands.timeline import HeapTimeline
@@ -45,7 +46,7 @@ def load() -> None:
 
     for prefix in prefixes:
         for command in (
-            *(Heap, HeapArenas, HeapTop, HeapParams, HeapChunks),
+            *(Heap, HeapArenas, HeapTop, HeapParams, HeapChunks, HeapFind),
             *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace),
         ):
             command(prefix)
