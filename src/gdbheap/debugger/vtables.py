@@ -9,7 +9,9 @@ from fnmatch import fnmatchcase
 
 import gdb
 
-_SECTION = re.compile(r"\t(0x[0-9a-f]+) - (0x[0-9a-f]+) is \.(data|rodata|bss|gnu\.linkonce)\S*(?: in .*)?")
+from gdbheap.debugger.sections import sections
+
+_DATA = (".data", ".rodata", ".bss", ".gnu.linkonce")
 _VTABLE = re.compile(r"vtable for (.+) \+ (\d+) in section \S+(?: of .*)?")
 
 
@@ -59,9 +61,5 @@ class Vtables:
 
 def _data_sections() -> tuple[list[int], list[int]]:
     """Return the starts and the ends of the sections in which compilers put vtables, in ascending order."""
-    found = sorted(
-        (int(match[1], 16), int(match[2], 16))
-        for match in map(_SECTION.fullmatch, gdb.execute("info files", to_string=True).splitlines())
-        if match is not None
-    )
-    return [start for start, _ in found], [end for _, end in found]
+    found = [section for section in sections() if section.name.startswith(_DATA)]
+    return [section.start for section in found], [section.end for section in found]
