@@ -21,10 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from walk import ABI, BASE, Image, build, tightest
 
-from gdbheap.ptmalloc.problems import Problems
 from gdbheap.ptmalloc.scan import BytesSought, Pieces, WordSought, word_finder
 from gdbheap.ptmalloc.search import FoundRows, FoundTotals, Groups, Search, Sought, TypeNames
-from gdbheap.ptmalloc.whole import Missing, reach
+from gdbheap.ptmalloc.whole import Reached, reach
 
 CHUNKS = (10_000, 100_000, 1_000_000)
 RUNS = 5
@@ -75,8 +74,8 @@ def measure(chunks: int) -> None:
     def found(sought: Sought, types: TypeNames | None = None, *, grouped: bool = False, order: str = "") -> int:
         search, totals, groups = Search(memory, ABI, sought, types), FoundTotals(), Groups()
         rows = FoundRows(ABI, order, 200)
-        missing: list[Missing] = []
-        for block in reach(memory, ABI, plan, free, missing, Problems()):
+        reached = Reached()
+        for block in reach(memory, ABI, plan, free, reached):
             matches = search.matches(block)
             if matches is not None:
                 totals.see(matches)
@@ -84,7 +83,7 @@ def measure(chunks: int) -> None:
                     groups.see(matches)
                 if order:
                     rows.see(matches, "main_arena")
-        assert not missing
+        assert not reached.missing
         assert not grouped or sum(group.chunks for group in groups.groups()) == totals.chunks
         assert not order or len(rows.rows()) == 200
         return totals.chunks

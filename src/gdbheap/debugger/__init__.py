@@ -39,6 +39,7 @@ def load() -> None:
     from gdbheap.debugger.commands.find import HeapFind
     from gdbheap.debugger.commands.overview import Heap
     from gdbheap.debugger.commands.params import HeapParams
+    from gdbheap.debugger.commands.refs import HeapRefs
     from gdbheap.debugger.commands.timeline import HeapTimeline
     from gdbheap.debugger.commands.top import HeapTop
     from gdbheap.debugger.commands.trace import HeapTrace
@@ -46,7 +47,7 @@ def load() -> None:
 
     for prefix in prefixes:
         for command in (
-            *(Heap, HeapArenas, HeapTop, HeapParams, HeapChunks, HeapFind),
+            *(Heap, HeapArenas, HeapTop, HeapParams, HeapChunks, HeapFind, HeapRefs),
             *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace),
         ):
             command(prefix)

@@ -142,7 +142,9 @@ def _functions(addresses: Sequence[int]) -> Iterator[str]:
             if starts and start < starts[-1]:
                 break  # another stack, as a signal handler's
             starts.append(start)
-            names.append(f"frame #{frame.level()} {frame.name() or '?'}" if hasattr(frame, "level") else str(frame.name()))
+            names.append(
+                f"frame #{frame.level()} {frame.name() or '?'}" if hasattr(frame, "level") else str(frame.name())
+            )
             if start > last:
                 break
             frame = frame.older()

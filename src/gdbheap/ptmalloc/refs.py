@@ -10,13 +10,13 @@ from typing import NamedTuple
 from gdbheap.memory import Memory, PageCache
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.bins import read_free_lists
-from gdbheap.ptmalloc.chunk import Chunk, chunk_of
+from gdbheap.ptmalloc.chunk import Chunk
 from gdbheap.ptmalloc.heaps import HeapChain
 from gdbheap.ptmalloc.layout import Layout
 from gdbheap.ptmalloc.scan import Pieces, Unreadable, word_finder
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.ptmalloc.tcache import Tcache
-from gdbheap.ptmalloc.whole import WholeWalk
+from gdbheap.ptmalloc.whole import WholeWalk, chunk_in
 from gdbheap.symbols import Struct
 
 #: Where a reference can be, in the order in which they are shown: what can keep a chunk alive comes first.
@@ -37,9 +37,10 @@ class Reference:
 
     ``kind`` is one of KINDS. ``address`` is where the pointer is (None in a register), ``value`` the pointer, which
     safe-linking has ``mangled`` in memory. ``where`` says what is there: a register, a function's frame, a symbol, a
-    field of malloc's own, empty for none. ``chunk`` is the chunk that holds it, in the arena called ``arena``;
-    ``thread`` is whose register, stack or variable it is, and ``file`` the object file or the mapping's name. Each is
-    None where it does not apply. ``live`` is False for what is left over in a free chunk or below a stack pointer.
+    field of malloc's own, empty for none. ``chunk`` is the chunk that holds it, in the arena called ``arena`` (None for
+    an mmapped chunk); ``thread`` is whose register, stack or variable it is, and ``file`` the object file or the
+    mapping's name. Each is None where it does not apply. ``live`` is False for what is left over in a free chunk or
+    below a stack pointer.
     """
 
     kind: str
@@ -81,13 +82,14 @@ def words_into(
     return found
 
 
-def chunks_of(walk: WholeWalk, addresses: Sequence[int]) -> dict[int, tuple[str, Chunk]]:
-    """Return the arena's name and the chunk that each of ``addresses``, in ascending order, belongs to, if any does.
+def chunks_of(walk: WholeWalk, addresses: Sequence[int]) -> dict[int, tuple[str | None, Chunk]]:
+    """Return the chunk that each of ``addresses`` belongs to, and its arena's name (None for an mmapped chunk).
 
-    The word behind a chunk is its own as long as it is in use, although the next chunk begins there.
+    The addresses are in ascending order; one that belongs to no chunk is left out. The word behind a chunk is its own
+    as long as it is in use, although the next chunk begins there.
     """
     abi = walk.state.abi
-    found: dict[int, tuple[str, Chunk]] = {}
+    found: dict[int, tuple[str | None, Chunk]] = {}
     for arena, block in walk.blocks():
         columns = block.columns
         if not columns.addresses:
@@ -96,8 +98,7 @@ def chunks_of(walk: WholeWalk, addresses: Sequence[int]) -> dict[int, tuple[str,
         last = columns.addresses[-1] + columns.sizes[-1] + abi.word_size
         for address in addresses[bisect_left(addresses, first) : bisect_left(addresses, last)]:
             place = bisect_right(columns.addresses, address - abi.word_size) - 1
-            start, word, size = columns.addresses[place], columns.words[place], columns.sizes[place]
-            found[address] = arena.name, chunk_of(abi, start, word, size, block.states[place])
+            found[address] = None if arena is None else arena.name, chunk_in(abi, block, place)
     return found
 
 
@@ -129,9 +130,7 @@ class _Area(NamedTuple):
     struct: Struct
 
 
-def malloc_areas(
-    state: HeapState, tcaches: Mapping[int, Tcache], threads: Mapping[int, str] | None = None
-) -> list[_Area]:
+def malloc_areas(state: HeapState, tcaches: Mapping[int, Tcache]) -> list[_Area]:
     """Return malloc's own structs: mp_, arenas, heap_infos, and the tcaches by the number of their thread."""
     layout: Layout = state.layout
     found = [_Area(state.params.address, "mp_", layout.par)]
@@ -171,7 +170,7 @@ def link_at(abi: Abi, chunk: Chunk, address: int) -> str | None:
 
 
 def chunk_references(
-    abi: Abi, words: Iterable[Word], holders: Mapping[int, tuple[str, Chunk]], areas: Sequence[_Area]
+    abi: Abi, words: Iterable[Word], holders: Mapping[int, tuple[str | None, Chunk]], areas: Sequence[_Area]
 ) -> Iterator[Reference | Word]:
     """Yield the references that chunks and malloc's own structs hold, and the words that are in neither."""
     for word in words:

@@ -12,15 +12,14 @@ from typing import NamedTuple, Protocol, Union
 
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import Abi
-from gdbheap.ptmalloc.chunk import FASTBIN, FENCEPOST, STATES, TCACHE, TOP, USED, Chunk, chunk_of, state_table
+from gdbheap.ptmalloc.chunk import FENCEPOST, STATES, TOP, USED, Chunk, state_table
 from gdbheap.ptmalloc.scan import PIECE, BytesSought, Pieces, Unreadable, WordSought
-from gdbheap.ptmalloc.walk import Block, Columns
+from gdbheap.ptmalloc.walk import Block
+from gdbheap.ptmalloc.whole import MMAPPED, chunk_in, user_end
 
 _IS = tuple(state_table(state) for state in range(len(STATES)))
 #: What is looked for where no state is named: what malloc handed out or got back. The rest is nobody's.
 USUAL_STATES = tuple(name for number, name in enumerate(STATES) if number not in (TOP, FENCEPOST))
-#: The states in which a chunk's user data goes on over the first word of the chunk behind it.
-_LOOK_USED = frozenset((USED, TCACHE, FASTBIN))
 
 Content = Union[BytesSought, WordSought]
 
@@ -135,7 +134,7 @@ class Search:
         """Return where ``content`` begins in the chunks of ``mask`` whose user data holds it, by their places."""
         abi, addresses = self._abi, block.columns.addresses
         position = addresses[mask.index(1)] + abi.header
-        end = _user_end(abi, block, mask.rindex(1))
+        end = user_end(abi, block, mask.rindex(1))
         # A string may begin in one piece and end in the next.
         overlap = content.length - 1 if isinstance(content, BytesSought) else 0
         pieces = Pieces(self._memory, abi, max(PIECE, 2 * content.length))
@@ -202,12 +201,6 @@ def _mask_of(places: Iterable[int], count: int) -> bytes:
     return bytes(mask)
 
 
-def _user_end(abi: Abi, block: Block, place: int) -> int:
-    """Return where the user data of a chunk ends: malloc_usable_size behind its pointer, where it looks used."""
-    end = block.columns.addresses[place] + block.columns.sizes[place]
-    return end + abi.word_size if block.states[place] in _LOOK_USED else end
-
-
 def _search_piece(
     abi: Abi, block: Block, mask: bytes, content: Content, start: int, data: bytes, found: dict[int, int]
 ) -> int:
@@ -221,7 +214,7 @@ def _search_piece(
         place = bisect_right(addresses, address - word) - 1
         following = addresses[place] + header
         if address >= following:
-            if mask[place] and address + length <= _user_end(abi, block, place):
+            if mask[place] and address + length <= user_end(abi, block, place):
                 found.setdefault(place, address)
             place = mask.find(1, place + 1)
             if place < 0:
@@ -281,19 +274,23 @@ class FoundTotals(Counts):
 
 
 class Group(Counts):
-    """Chunks of one class, or of one ``size`` whose class is not known or was not asked for."""
+    """Chunks of one class, or of one ``size`` whose class is not known or was not asked for.
 
-    def __init__(self, class_name: str | None, size: int | None) -> None:
+    ``mmapped`` says that the chunks of a size have mappings of their own: those that have none are another group.
+    """
+
+    def __init__(self, class_name: str | None, size: int | None, mmapped: bool = False) -> None:
         super().__init__()
         self.class_name = class_name
         self.size = size
+        self.mmapped = mmapped
 
 
 class Groups:
     """What was found, grouped by class where the matches have one, and by size otherwise."""
 
     def __init__(self) -> None:
-        self._sizes: dict[int, Counter[int]] = {}  # by state: how many of each size
+        self._sizes: dict[tuple[int, bool], Counter[int]] = {}  # by state and mmapped: how many of each size
         self._classes: Counter[tuple[str, int]] = Counter()  # class and size
 
     def see(self, matches: Matches) -> None:
@@ -306,7 +303,8 @@ class Groups:
         for state in set(states):
             chosen = _both(mask, states.translate(_IS[state]))
             if 1 in chosen:
-                self._sizes.setdefault(state, Counter()).update(compress(sizes, chosen))
+                key = state, matches.block.columns.region.kind == MMAPPED
+                self._sizes.setdefault(key, Counter()).update(compress(sizes, chosen))
 
     def groups(self) -> list[Group]:
         """Return the groups, those with most bytes first."""
@@ -315,21 +313,23 @@ class Groups:
             if name not in by_class:
                 by_class[name] = Group(name, None)
             by_class[name].add(USED, count, count * size)  # in no other state is a class known
-        by_size: dict[int, Group] = {}
-        for state, counter in self._sizes.items():
+        by_size: dict[tuple[int, bool], Group] = {}
+        for (state, mmapped), counter in self._sizes.items():
             for size, count in counter.items():
-                if size not in by_size:
-                    by_size[size] = Group(None, size)
-                by_size[size].add(state, count, count * size)
+                if (size, mmapped) not in by_size:
+                    by_size[size, mmapped] = Group(None, size, mmapped)
+                by_size[size, mmapped].add(state, count, count * size)
         found = [*by_class.values(), *by_size.values()]
         return sorted(found, key=lambda group: (-group.bytes, -group.chunks, group.class_name or "", group.size or 0))
 
 
 class FoundChunk(NamedTuple):
-    """A chunk that is shown: in which ``arena`` (its name), where the content was found (``hit``), and its class."""
+    """A chunk that is shown: in which ``arena`` (its name, None for an mmapped chunk), where the content was found
+    (``hit``), and its class.
+    """
 
     chunk: Chunk
-    arena: str
+    arena: str | None
     hit: int | None
     class_name: str | None
 
@@ -345,50 +345,38 @@ class FoundRows:
         self._abi = abi
         self._order = order
         self._limit = limit
-        self._rows: list[tuple[int, int, int, int, int, str, int | None, str | None]] = []
-        self._last: tuple[int, int] | None = None  # order and address of the last row that is kept
+        self._rows: list[tuple[tuple[int, int], FoundChunk]] = []
+        self._last: tuple[int, int] | None = None  # the order of the last row that is kept
 
-    def see(self, matches: Matches, arena: str) -> None:
+    def see(self, matches: Matches, arena: str | None) -> None:
         """Add the matches of one block of that ``arena``."""
-        columns, states = matches.block.columns, matches.block.states
-        addresses, limit = columns.addresses, self._limit
-        places: Iterable[int] = compress(range(len(matches.mask)), matches.mask)
-        if self._last is not None:
-            if self._order == "address" and addresses[0] > self._last[1]:
-                return
-            last = self._last
-            places = [place for place in places if (self._key(columns, states, place), addresses[place]) < last]
-        self._rows += [
-            (
-                self._key(columns, states, place),
-                addresses[place],
-                columns.words[place],
-                columns.sizes[place],
-                states[place],
-                arena,
-                matches.hits.get(place),
-                matches.classes.get(place),
-            )
-            for place in places
-        ]
-        if limit is not None and len(self._rows) > 2 * limit:
+        block = matches.block
+        addresses = block.columns.addresses
+        last = self._last
+        if last is not None and self._order == "address" and addresses[0] > last[1]:
+            return
+        for place in compress(range(len(matches.mask)), matches.mask):
+            key = self._key(block, place), addresses[place]
+            if last is None or key < last:
+                found = FoundChunk(
+                    chunk_in(self._abi, block, place), arena, matches.hits.get(place), matches.classes.get(place)
+                )
+                self._rows.append((key, found))
+        if self._limit is not None and len(self._rows) > 2 * self._limit:
             self._cut()
 
+    def _key(self, block: Block, place: int) -> int:
+        if self._order == "size":
+            return -block.columns.sizes[place]
+        return block.states[place] if self._order == "state" else 0
+
     def _cut(self) -> None:
-        self._rows.sort(key=lambda row: row[:2])
+        self._rows.sort(key=lambda row: row[0])
         if self._limit is not None and len(self._rows) > self._limit:
             del self._rows[self._limit :]
-            self._last = self._rows[-1][:2] if self._rows else (-sys.maxsize, 0)
-
-    def _key(self, columns: Columns, states: bytes, place: int) -> int:
-        if self._order == "size":
-            return -columns.sizes[place]
-        return states[place] if self._order == "state" else 0
+            self._last = self._rows[-1][0] if self._rows else (-sys.maxsize, 0)
 
     def rows(self) -> list[FoundChunk]:
         """Return the rows in order."""
         self._cut()
-        return [
-            FoundChunk(chunk_of(self._abi, address, word, size, state), arena, hit, name)
-            for _, address, word, size, state, arena, hit, name in self._rows
-        ]
+        return [found for _, found in self._rows]

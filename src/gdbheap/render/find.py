@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gdbheap.ptmalloc.abi import Abi
@@ -70,14 +70,13 @@ def _of(part: Missing) -> str:
     return f"{part.arena} from {start} to {part.end:#x}: "
 
 
-def row_lines(
-    rows: Iterable[FoundChunk], content: Callable[[int, int], bytes], several_arenas: bool, searched: bool
-) -> Iterator[str]:
+def row_lines(rows: Sequence[FoundChunk], content: Callable[[int, int], bytes], searched: bool) -> Iterator[str]:
     """Yield the heading and a row for each chunk.
 
-    ``content`` reads bytes at an address. ``several_arenas`` adds the arena's name, ``searched`` where in the user data
-    the content is that was looked for; the preview then begins there.
+    ``content`` reads bytes at an address. ``searched`` adds where in the user data the content is that was looked
+    for; the preview then begins there. The arenas are named where any chunk is not in main_arena.
     """
+    several_arenas = any(row.arena != "main_arena" for row in rows)
     arena_head = f" {'arena':<10}" if several_arenas else ""
     at_head = f" {'at':<8}" if searched else ""
     yield (f"{'address':<18} {'pointer':<18} {'size':>10} {'request':>10} {'state':<9}{arena_head}{at_head} content")
@@ -88,7 +87,7 @@ def row_lines(
         text = preview(content(start, min(_PREVIEW, room)), _PREVIEW)
         if row.class_name is not None:
             text = f"{printable(row.class_name)}  {text}"
-        arena = f" {row.arena:<10}" if several_arenas else ""
+        arena = f" {row.arena or 'mmapped':<10}" if several_arenas else ""
         at = f" {start - chunk.pointer:<+#8x}" if searched else ""
         yield (
             f"{chunk.address:<#18x} {chunk.pointer:<#18x} {chunk.size:>#10x} {chunk.request_max:>10} "
@@ -121,6 +120,8 @@ def group_lines(groups: Sequence[Group], total: Counts, abi: Abi, limit: int | N
 def _requests(abi: Abi, group: Group) -> str:
     """Return the requests in bytes that get chunks of the group's size."""
     size = group.size or 0
+    if group.mmapped:
+        return "mmapped"
     if size == abi.min_size:
         return f"0-{abi.max_request(size)}"
     return f"{abi.max_request(size) - abi.alignment + 1}-{abi.max_request(size)}"
@@ -168,7 +169,10 @@ def find_object(
     return {
         "found": _counts_object(found),
         "by": by,
-        "groups": [{"class": group.class_name, "size": group.size, **_counts_object(group)} for group in kept],
+        "groups": [
+            {"class": group.class_name, "size": group.size, "mmapped": group.mmapped, **_counts_object(group)}
+            for group in kept
+        ],
         "groups_left_out": len(groups) - len(kept),
         "chunks": [
             {

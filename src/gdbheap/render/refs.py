@@ -28,13 +28,13 @@ class Searched:
 
 @dataclass(frozen=True)
 class Found:
-    """The references to a ``chunk`` in ``arena`` (its name): those ``shown``, how many of each kind there are, and how.
+    """The references to a ``chunk`` in ``arena`` (its name, None for an mmapped chunk): those that are ``shown``.
 
     ``kinds`` and ``aims`` count all of them: by kind, and by what they point to (start, inside, header).
     """
 
     chunk: Chunk
-    arena: str
+    arena: str | None
     shown: Sequence[Reference]
     kinds: dict[str, int]
     aims: dict[str, int]
@@ -61,7 +61,7 @@ def reference_lines(found: Found, abi: Abi, searched: Searched, whole: Wholeness
     chunk = found.chunk
     yield (
         f"chunk {style.paint('address', f'{chunk.address:#x}')} (pointer {chunk.pointer:#x}) of {chunk.size:#x} bytes, "
-        f"{chunk.state}, in {found.arena}"
+        f"{chunk.state}, {'with a mapping of its own' if found.arena is None else f'in {found.arena}'}"
     )
     if found.count:
         names = {"start": "to its start", "inside": "to its inside", "header": "to its header"}
@@ -79,8 +79,8 @@ def reference_lines(found: Found, abi: Abi, searched: Searched, whole: Wholeness
     else:
         yield "no pointer into it was found"
     yield (
-        f"searched: {count_of(searched.mappings, 'writable mapping')}, {hex_size(searched.bytes)}, and the registers of "
-        f"{count_of(searched.threads, 'thread')}"
+        f"searched: {count_of(searched.mappings, 'writable mapping')}, {hex_size(searched.bytes)}, and the registers "
+        f"of {count_of(searched.threads, 'thread')}"
     )
     yield from wholeness_lines(whole, style)
 

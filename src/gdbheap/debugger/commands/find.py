@@ -110,7 +110,7 @@ class HeapFind(HeapCommand):
             if groups is not None:
                 groups.see(matches)
             if rows is not None:
-                rows.see(matches, arena.name)
+                rows.see(matches, None if arena is None else arena.name)
         whole = Wholeness(walk.missing, search.unreadable, walk.problems)
         found = rows.rows() if rows is not None else []
         grouped = _ordered(groups.groups(), order) if groups is not None else []
@@ -127,7 +127,7 @@ class HeapFind(HeapCommand):
             if grouped:
                 yield from group_lines(grouped, totals, abi, limit)
             if found:
-                yield from row_lines(found, content, len(heap.arenas) > 1, bool(sought.contents))
+                yield from row_lines(found, content, bool(sought.contents))
             yield found_line(totals, whole)
             if found and len(found) < totals.chunks:
                 shown = sum(row.chunk.size for row in found)

@@ -9,18 +9,23 @@ _LIMIT = 200
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gdbheap.mappings import MappedRange
+    from gdbheap.ptmalloc.scan import Unreadable
 
 
 class HeapRefs(HeapCommand):
     """Look for pointers to a chunk."""
 
     word = "refs"
-    summary = "Find the pointers into a chunk: in registers, on stacks, in variables, in other chunks, in malloc's lists."
+    summary = (
+        "Find the pointers into a chunk: in registers, on stacks, in variables, in other chunks, in malloc's lists."
+    )
     details = (
-        "EXPRESSION is any address inside the chunk, or a pointer variable. All readable and writable memory is searched\n"
-        "for whole, aligned words, and the general registers of each thread's newest frame. A pointer that the program\n"
-        "keeps in another form (compressed, with tag bits, in a file or on a device) is not seen."
+        "EXPRESSION is any address inside the chunk, or a pointer variable. All readable and writable memory is\n"
+        "searched for whole, aligned words, and so are the general registers of each thread's newest frame. A pointer\n"
+        "that the program keeps in another form (compressed, with tag bits, in a file or on a device) is not seen."
     )
     options = (
         Option("limit", "N", f"At most N rows (default {_LIMIT})."),
@@ -32,7 +37,7 @@ class HeapRefs(HeapCommand):
 
     def answer(self, parsed: Parsed) -> Answer:
         """Return the references to the chunk that the expression is in."""
-        from gdbheap.debugger import session
+        from gdbheap.debugger import model, session
         from gdbheap.debugger.heap_search import Heap, place_of
         from gdbheap.debugger.roots import Roots
         from gdbheap.ptmalloc.refs import (
@@ -44,8 +49,8 @@ class HeapRefs(HeapCommand):
             mangled_links,
             words_into,
         )
-        from gdbheap.ptmalloc.scan import Unreadable
-        from gdbheap.render.refs import Found, Searched, Wholeness, aim, reference_lines, references_object
+        from gdbheap.render.find import Wholeness
+        from gdbheap.render.refs import Found, Searched, aim, reference_lines, references_object
 
         if not parsed.words:
             raise UsageError("heap refs needs an address or a pointer: see 'help heap refs'.")
@@ -57,27 +62,50 @@ class HeapRefs(HeapCommand):
 
         ranges, skipped = _to_search(heap.ranges)
         unreadable: list[Unreadable] = list(skipped)
-        words = words_into(heap.memory, abi, [(item.start, item.start + item.held) for item in ranges], low, high, unreadable)
+        spans = [(item.start, item.start + item.held) for item in ranges]
+        words = words_into(heap.memory, abi, spans, low, high, unreadable)
         if heap.facts.safe_linking:
             words += mangled_links(heap.memory, heap.state, heap.facts.tcaches, chunk)
             words.sort()
         walk = heap.walk()
         holders = chunks_of(walk, [word.address for word in words])
         roots = Roots(session.target(), heap.ranges, low, high)
-        areas = malloc_areas(heap.state, heap.tcaches)
+        areas = malloc_areas(heap.state, model.read_tcaches(session.target())[0])
         references = list(roots.registers)
         for item in chunk_references(abi, words, holders, areas):
             references.append(item if isinstance(item, Reference) else roots.reference(item))
         references.sort(key=lambda item: (KINDS.index(item.kind), item.thread or 0, item.address or 0))
-        limit = None if parsed.given("all") or (parsed.given("json") and not parsed.given("limit")) else number(parsed, "limit", _LIMIT)
+        unlimited = parsed.given("all") or (parsed.given("json") and not parsed.given("limit"))
+        limit = None if unlimited else number(parsed, "limit", _LIMIT)
         kinds = {kind: sum(item.kind == kind for item in references) for kind in KINDS}
         aims: dict[str, int] = {}
         for item in references:
             aims[aim(chunk, item.value)] = aims.get(aim(chunk, item.value), 0) + 1
-        found = Found(chunk, arena, roots.named(references[:limit]), kinds, aims)
+        found = Found(chunk, None if arena is None else arena.name, roots.named(references[:limit]), kinds, aims)
         searched = Searched(len(ranges), sum(item.held for item in ranges), roots.threads)
         whole = Wholeness(walk.missing, unreadable, (*walk.problems, *roots.problems))
         return Answer(
             lambda: references_object(found, searched, whole),
             lambda style: reference_lines(found, abi, searched, whole, style),
         )
+
+
+def _to_search(ranges: Sequence[MappedRange]) -> tuple[list[MappedRange], list[Unreadable]]:
+    """Return the mappings to search, and what of the writable ones is left out."""
+    from gdbheap.debugger.errors import TargetError
+    from gdbheap.ptmalloc.scan import Unreadable
+
+    if not ranges:
+        raise TargetError("Which addresses are mapped is not known here, so there is nothing to search in.")
+    found, left_out = [], []
+    for item in ranges:
+        if item.permissions[0] == "-" or item.permissions[1] == "-":
+            continue
+        if item.name.startswith("/dev/") and not item.name.startswith(("/dev/shm/", "/dev/zero")):
+            left_out.append(Unreadable(item.start, item.end, "it is a device's memory, which reading may change"))
+            continue
+        found.append(item)
+        if item.held < item.size:
+            why = "the core file does not hold it"
+            left_out.append(Unreadable(item.start + item.held, item.end, why))
+    return found, left_out
