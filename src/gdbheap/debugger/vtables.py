@@ -44,6 +44,11 @@ class Vtables:
                 found[word] = name
         return found
 
+    @property
+    def unresolved(self) -> int:
+        """How many of the words that were asked for point into the data of an object file, but into no known vtable."""
+        return sum(name is None for name in self._known.values())
+
     def wanted(self, name: str) -> bool:
         """Return whether chunks of this class are looked for."""
         return self._pattern is None or name == self._pattern or fnmatchcase(name, self._pattern)

@@ -39,7 +39,7 @@ class BytesSought:
 class WordSought:
     """A word, at an address that is a multiple of its length, whose value is at least ``low`` and below ``high``.
 
-    ``length`` is the ABI's word size.
+    ``length`` is the ABI's word size; ``high`` is not more than all that such a word can hold, plus one.
     """
 
     low: int

@@ -153,6 +153,15 @@ def _rest(
     return [(name, *empty, *_figures(_sum(rest), whole))]
 
 
+def unresolved_line(unresolved: int) -> str:
+    """Return what is to be said of first words that may be those of objects whose class no symbol tells."""
+    point = "points" if unresolved == 1 else "point"
+    return (
+        f"{count_of(unresolved, 'different first word')} {point} into data of the program or of a library, but into no "
+        f"vtable that a symbol names: whether objects are there, and of which class, is not known"
+    )
+
+
 def find_object(
     found: Counts,
     whole: Wholeness,
@@ -160,6 +169,7 @@ def find_object(
     groups: Sequence[Group],
     rows: Sequence[FoundChunk],
     limit: int | None,
+    unresolved: int,
 ) -> dict[str, object]:
     """Return what was found as JSON has it. ``limit`` is how many groups are kept of each kind."""
     classes = [group for group in groups if group.class_name is not None]
@@ -184,6 +194,7 @@ def find_object(
             for row in rows
         ],
         "left_out": found.chunks - len(rows) if listed else 0,
+        "unresolved": unresolved,
         **wholeness_object(whole),
     }
 

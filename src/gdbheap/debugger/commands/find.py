@@ -87,6 +87,7 @@ class HeapFind(HeapCommand):
             found_line,
             group_lines,
             row_lines,
+            unresolved_line,
             wholeness_lines,
         )
 
@@ -129,13 +130,16 @@ class HeapFind(HeapCommand):
             if found:
                 yield from row_lines(found, content, bool(sought.contents))
             yield found_line(totals, whole)
+            if classes is not None and classes.unresolved:
+                yield unresolved_line(classes.unresolved)
             if found and len(found) < totals.chunks:
                 shown = sum(row.chunk.size for row in found)
                 left = totals.chunks - len(found)
                 yield (f"{left:,} of them, {totals.bytes - shown:#x} bytes, left out: -limit N or -all shows them.")
             yield from wholeness_lines(whole, style)
 
-        return Answer(lambda: find_object(totals, whole, by, grouped, found, limit), lines)
+        unresolved = 0 if classes is None else classes.unresolved
+        return Answer(lambda: find_object(totals, whole, by, grouped, found, limit, unresolved), lines)
 
 
 def _form(parsed: Parsed) -> tuple[bool, str | None, str]:
