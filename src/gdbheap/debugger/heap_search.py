@@ -71,8 +71,10 @@ def place_of(text: str) -> tuple[int, int | None]:
         aggregates = (gdb.TYPE_CODE_ARRAY, gdb.TYPE_CODE_STRUCT, gdb.TYPE_CODE_UNION, gdb.TYPE_CODE_FUNC)
         if kind.code in aggregates:
             if value.address is None:
-                raise UsageError(f"'{text}' is a value that lies nowhere in memory; give an address.")
+                raise UsageError(f"'{text}' is a value that has no address in memory.")
             return int(value.address), kind.sizeof
+        if kind.code in (gdb.TYPE_CODE_FLT, gdb.TYPE_CODE_COMPLEX):
+            raise UsageError(f"'{text}' is a number with a fraction: that is no address.")
         size = None
         if kind.code == gdb.TYPE_CODE_PTR:
             pointed = kind.target().strip_typedefs()
