@@ -69,7 +69,13 @@ def read_tcaches(target: Target) -> tuple[dict[int, Tcache], list[str]]:
                 "so chunks in it are shown as used."
             )
         elif not tcache_is_dummy(target.symbols, target.layout, address):
-            found[thread.num] = read_tcache(memory, target.abi, target.layout, address, target.safe_linking, key)
+            try:
+                found[thread.num] = read_tcache(memory, target.abi, target.layout, address, target.safe_linking, key)
+            except MemoryFault as fault:
+                problems.append(
+                    f"The tcache of thread {thread.num}, at {address:#x}, cannot be read ({fault.reason}), so "
+                    "chunks in it are shown as used."
+                )
     return found, problems
 
 

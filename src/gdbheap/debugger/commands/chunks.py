@@ -25,7 +25,8 @@ class HeapChunks(HeapCommand):
     summary = "List the chunks of the heap: address, pointer, size, request that fits, flags, state and a preview."
     details = (
         "Flags: P the chunk before it is in use, M mmapped, A not in main_arena. States: used; on a free list, as\n"
-        "tcache, fastbin, unsorted, small or large; free by its flags but on no list; top; fencepost."
+        "tcache, fastbin, unsorted, small or large; free by its flags but on no list; top; fencepost.\n"
+        "Chunks that have mappings of their own come last."
     )
     options = (
         Option("arena", "N", "Only this arena: its number (0 is main_arena) or address."),
