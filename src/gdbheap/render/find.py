@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gdbheap.ptmalloc.abi import Abi
@@ -212,11 +212,10 @@ def wholeness_object(whole: Wholeness) -> dict[str, object]:
 
 
 def _counts_object(counts: Counts) -> dict[str, object]:
-    by_state: Mapping[str, tuple[int, int]] = counts.by_state()
     return {
         "chunks": counts.chunks,
         "bytes": counts.bytes,
         "states": {
-            state: {"chunks": by_state[state][0], "bytes": by_state[state][1]} for state in STATES if state in by_state
+            state: {"chunks": count, "bytes": size} for state, count, size in zip(STATES, counts.counts, counts.sizes)
         },
     }

@@ -54,8 +54,8 @@ class HeapRefs(HeapCommand):
 
         if not parsed.words:
             raise UsageError("heap refs needs an address or a pointer: see 'help heap refs'.")
-        address, _ = place_of(" ".join(parsed.words))
         heap = Heap()
+        address, _ = place_of(" ".join(parsed.words))
         abi = heap.state.abi
         arena, chunk = heap.require_chunk(address)
         low, high = chunk.address, chunk.address + chunk.size
