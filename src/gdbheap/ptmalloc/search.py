@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import compress
+from heapq import nsmallest
+from itertools import compress, islice
 from typing import NamedTuple, Protocol, Union
 
 from gdbheap.memory import Memory, MemoryFault
@@ -114,7 +115,7 @@ class Search:
         if not columns.addresses:
             return mask
         if sought.min_size > 0 or sought.max_size is not None:
-            distinct = set(columns.sizes) if len(columns.distinct) > 4096 else {*map(_size, columns.distinct)}
+            distinct = set(columns.sizes)
             high = max(distinct) if sought.max_size is None else sought.max_size
             right = {size for size in distinct if sought.min_size <= size <= high}
             if len(right) < len(distinct) or not right:
@@ -158,29 +159,24 @@ class Search:
         if 1 not in used:
             return {}
         abi, addresses = self._abi, block.columns.addresses
-        places = list(compress(range(len(used)), used))
-        start, end = addresses[places[0]] + abi.header, addresses[places[-1]] + abi.header + abi.word_size
-        words: dict[int, int] | Sequence[int]
+        pointers = [address + abi.header for address in compress(addresses, used)]
+        start, end, shift = pointers[0], pointers[-1] + abi.word_size, abi.word_size.bit_length() - 1
         try:
             words = abi.words(self._memory.read(start, end - start))
-            firsts = [words[(addresses[place] + abi.header - start) // abi.word_size] for place in places]
+            firsts = list(map(words.__getitem__, [(pointer - start) >> shift for pointer in pointers]))
         except MemoryFault:
             firsts = []
-            for place in places:
+            for pointer in pointers:
                 try:
-                    firsts.append(abi.read_word(self._memory, addresses[place] + abi.header))
+                    firsts.append(abi.read_word(self._memory, pointer))
                 except MemoryFault as fault:
                     firsts.append(0)
-                    pointer = addresses[place] + abi.header
                     self.unreadable.append(Unreadable(pointer, pointer + abi.word_size, fault.reason))
         known = types.classes(set(firsts))
         if not known:
             return {}
+        places = compress(range(len(used)), used)
         return {place: known[word] for place, word in zip(places, firsts) if word in known}
-
-
-def _size(word: int) -> int:
-    return word & ~7
 
 
 def _both(first: bytes, second: bytes) -> bytes:
@@ -350,25 +346,28 @@ class FoundRows:
 
     def see(self, matches: Matches, arena: str | None) -> None:
         """Add the matches of one block of that ``arena``."""
-        block = matches.block
-        addresses = block.columns.addresses
-        last = self._last
+        block, last = matches.block, self._last
+        columns, states = block.columns, block.states
+        addresses = columns.addresses
         if last is not None and self._order == "address" and addresses[0] > last[1]:
             return
-        for place in compress(range(len(matches.mask)), matches.mask):
-            key = self._key(block, place), addresses[place]
-            if last is None or key < last:
-                found = FoundChunk(
-                    chunk_in(self._abi, block, place), arena, matches.hits.get(place), matches.classes.get(place)
-                )
-                self._rows.append((key, found))
+        places = compress(range(len(matches.mask)), matches.mask)
+        if self._order == "size":
+            keys = [(-columns.sizes[place], addresses[place], place) for place in places]
+        elif self._order == "state":
+            keys = [(states[place], addresses[place], place) for place in places]
+        else:
+            keys = [(0, addresses[place], place) for place in islice(places, self._limit)]
+        if last is not None:
+            keys = [key for key in keys if key < last]
+        if self._limit is not None and len(keys) > self._limit:
+            keys = nsmallest(self._limit, keys)
+        for order, address, place in keys:
+            chunk = chunk_in(self._abi, block, place)
+            found = FoundChunk(chunk, arena, matches.hits.get(place), matches.classes.get(place))
+            self._rows.append(((order, address), found))
         if self._limit is not None and len(self._rows) > 2 * self._limit:
             self._cut()
-
-    def _key(self, block: Block, place: int) -> int:
-        if self._order == "size":
-            return -block.columns.sizes[place]
-        return block.states[place] if self._order == "state" else 0
 
     def _cut(self) -> None:
         self._rows.sort(key=lambda row: row[0])
