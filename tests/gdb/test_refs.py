@@ -115,8 +115,10 @@ def test_variables_are_named(looked: Looked) -> None:
     assert variables[truth["global"]]["where"] == "config"
     assert variables[truth["static"]]["where"].startswith("remembered")
     assert {Path(item["file"]).name for item in variables.values()} == {"leaky"}
-    (local,) = [item for item in looked.references("config", "tls") if item["address"] == truth["in_thread"]]
-    assert local["thread"] == 2
+    local = {item["address"]: item for item in looked.references("config", "tls")}
+    assert local.pop(truth["in_thread"])["thread"] == 2
+    # pthread_create keeps the argument of the thread's function.
+    assert [item["where"] for item in local.values()] == ["the thread's descriptor: arg"]
 
 
 def test_the_stack_of_another_thread(looked: Looked) -> None:

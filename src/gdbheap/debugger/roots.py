@@ -11,8 +11,10 @@ import gdb
 
 from gdbheap.debugger.sections import sections
 from gdbheap.debugger.target import Target, each_thread
-from gdbheap.mappings import MappedRange
+from gdbheap.mappings import MappedRange, range_of
+from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.refs import Reference, Word
+from gdbheap.symbols import Struct
 
 #: What x86-64 keeps below its stack pointer (the red zone), in bytes; no other machine has more.
 _RED_ZONE = 128
@@ -23,11 +25,11 @@ _SYMBOL = re.compile(r"(.+?) in section (\S+)(?: of .*)?")
 
 @dataclass(frozen=True)
 class _Thread:
-    """A thread by GDB's ``number``: its stack pointer, the mapping that is in, and its thread pointer if known."""
+    """A thread by GDB's ``number``: its stack and the pointer into that, and its thread pointer if known."""
 
     number: int
     stack_pointer: int
-    stack: MappedRange | None
+    stack: tuple[int, int]
     thread_pointer: int | None
 
 
@@ -45,6 +47,7 @@ class Roots:
         self._ranges = ranges
         self._threads: list[_Thread] = []
         self._own: dict[int, tuple[int, str]] = {}  # malloc's thread-local variables, by their address
+        self._descriptor = target.symbols.struct("pthread")
         self._sections = sections()
         self._starts = [section.start for section in self._sections]
         thread_local = [section for section in self._sections if section.name in (".tdata", ".tbss")]
@@ -63,12 +66,31 @@ class Roots:
             value = _register(frame, name)
             if value is not None and low <= value < high:
                 self.registers.append(Reference("register", None, value, name, thread=thread.num))
-        stack = next((item for item in self._ranges if item.start <= pointer < item.end), None)
-        self._threads.append(_Thread(thread.num, pointer, stack, _register(frame, "fs_base")))
+        base = _register(frame, "fs_base")
+        self._threads.append(_Thread(thread.num, pointer, self._stack(target, pointer, base), base))
         for name in ("tcache", "thread_arena"):
             address = target.symbols.thread_local(name)
             if address is not None:
                 self._own[address] = thread.num, name
+
+    def _stack(self, target: Target, pointer: int, base: int | None) -> tuple[int, int]:
+        """Return where the stack begins and ends that ``pointer`` is in; ``base`` is the thread pointer.
+
+        glibc notes the stacks of threads that it starts (allocate_stack, nptl/allocatestack.c). Another stack is the
+        whole mapping: the kernel may have made one of several that touch.
+        """
+        if base and self._descriptor is not None:
+            block, size = (self._descriptor.fields.get(name) for name in ("stackblock", "stackblock_size"))
+            if block is not None and size is not None:
+                try:
+                    start = target.abi.read_word(target.memory, base + block.offset)
+                    end = start + target.abi.read_word(target.memory, base + size.offset)
+                except MemoryFault:
+                    start = end = 0
+                if 0 < start <= pointer < end:  # 0 in the first thread, whose stack is the kernel's
+                    return start, end
+        mapped = range_of(self._ranges, pointer)
+        return (mapped.start, mapped.end) if mapped is not None else (pointer, pointer)
 
     def reference(self, word: Word) -> Reference:
         """Return whose a word is that is neither a chunk's nor malloc's; what its ``where`` costs is not asked yet."""
@@ -81,15 +103,18 @@ class Roots:
             if base and base - self._tls_size <= address < base:
                 where = f"thread pointer {address - base:+#x}"
                 return Reference("tls", address, word.value, where, thread=thread.number)
+            if base and self._descriptor is not None and base <= address < base + self._descriptor.size:
+                where = "the thread's descriptor" + _field(self._descriptor, address - base)
+                return Reference("tls", address, word.value, where, thread=thread.number)
         for thread in self._threads:
-            if thread.stack is not None and thread.stack.start <= address < thread.stack.end:
+            if thread.stack[0] <= address < thread.stack[1]:
                 live = address >= thread.stack_pointer - _RED_ZONE
                 where = "" if live else "below its stack pointer"
                 return Reference("stack", address, word.value, where, thread=thread.number, live=live)
         place = bisect_right(self._starts, address) - 1
         if place >= 0 and address < self._sections[place].end:
             return Reference("global", address, word.value, file=self._sections[place].file)
-        mapped = next((item for item in self._ranges if item.start <= address < item.end), None)
+        mapped = range_of(self._ranges, address)
         return Reference("other", address, word.value, file=mapped.name if mapped is not None else None)
 
     def named(self, references: Iterable[Reference]) -> list[Reference]:
@@ -116,6 +141,14 @@ class Roots:
             return match[1]
         section = self._sections[bisect_right(self._starts, address) - 1]
         return f"{section.name} + {address - section.start:#x}"
+
+
+def _field(struct: Struct, offset: int) -> str:
+    """Return the field of a struct that is at ``offset``, as it is shown behind the struct's name."""
+    for name, field in struct.fields.items():
+        if field.offset <= offset < field.offset + field.size:
+            return f": {name}"
+    return ""
 
 
 def _register_names(frame: gdb.Frame) -> list[str]:
