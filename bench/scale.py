@@ -41,11 +41,11 @@ def main(counts: list[int]) -> None:
     print(f"{head} {'listing':>8} {'/plain':>6} {'memory':>8}")
     for count in counts:
         with tempfile.TemporaryDirectory() as folder, open(f"{folder}/output", "wb") as output:
-            inside = (
-                f"python import sys; sys.path[:0] = [{str(ROOT / 'bench')!r}]; import scale; scale.inside({folder!r})"
-            )
-            line = [GDB, "-nx", "-q", "-batch", "-iex", "set debuginfod enabled off", "-ex", f"source {ROOT}/gdbheap"]
-            line += ["-ex", "break stop_here", "-ex", "run", "-ex", inside, "--args", str(program), str(count)]
+            code = f"import sys; sys.path[:0] = [{str(ROOT / 'bench')!r}]; import scale; scale.inside({folder!r})"
+            line = [GDB, "-nx", "-q", "-batch", "-iex", "set debuginfod enabled off"]
+            for command in (f"source {ROOT}/gdbheap", "break stop_here", "run", f"python {code}"):
+                line += ["-ex", command]
+            line += ["--args", str(program), str(count)]
             subprocess.run(line, check=True, stdout=output)
             values = dict(line.split() for line in Path(folder, "result").read_text(encoding="ascii").splitlines())
         loop, heap, walk = (float(values[name]) / count * 1e9 for name in ("loop", "heap", "walk"))

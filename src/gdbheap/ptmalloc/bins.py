@@ -11,7 +11,7 @@ from typing import NamedTuple
 from gdbheap.memory import Memory, MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import FLAG_BITS, Abi
 from gdbheap.ptmalloc.arena import Arena
-from gdbheap.ptmalloc.follow import Followed, WordBlocks, descending, follow_bin, follow_fastbin
+from gdbheap.ptmalloc.follow import Followed, Start, descending, follow
 from gdbheap.ptmalloc.layout import Layout
 from gdbheap.ptmalloc.problems import Problems
 
@@ -137,9 +137,8 @@ NOTHING_FREE = FreeSummary((), 0, 0, 0, True)
 class _Reader:
     """Follows the lists of one arena; every step counts against ``left``, so that no heap can make it endless."""
 
-    def __init__(self, memory: Memory, abi: Abi, arena: Arena, limit: int, blocks: WordBlocks | None = None) -> None:
+    def __init__(self, memory: Memory, abi: Abi, arena: Arena, limit: int) -> None:
         self.memory = memory
-        self.blocks = blocks
         self.abi = abi
         self.arena = arena
         self.left = limit
@@ -219,21 +218,22 @@ class _List:
         if sizes is None or (kind == "large" and not descending(sizes)):
             return None
         count = len(sizes)
+        if count > self._reader.left:
+            return None
         self._reader.left -= count
         if count < _LONG:
             return FreeList(kind, index, tuple(followed.addresses), tuple(sizes), (), True)
         return FreeList(kind, index, followed.addresses, sizes, (), True)
 
 
-def _fastbin(reader: _Reader, index: int, safe_linking: bool) -> FreeList:
+def _fastbin(reader: _Reader, index: int, safe_linking: bool, followed: Followed | None = None) -> FreeList:
     size = (index + 2) << (4 if reader.abi.word_size == 8 else 3)
     following = _List(reader, f"fastbin {index}", size, size)
     header = reader.abi.header
     chunk, before = reader.arena.fastbins[index], None
-    if reader.blocks is not None:
-        quick = following.sound("fastbin", index, follow_fastbin(reader.blocks, chunk, safe_linking, reader.left))
-        if quick is not None:
-            return quick
+    quick = following.sound("fastbin", index, followed)
+    if quick is not None:
+        return quick
     while chunk:
         node = following.node(chunk, before)
         if node is None:
@@ -250,7 +250,7 @@ def _kind(abi: Abi, index: int) -> str:
     return "small" if index < bin_index(abi, abi.min_large_size) else "large"
 
 
-def _bin(reader: _Reader, index: int) -> FreeList:
+def _bin(reader: _Reader, index: int, followed: Followed | None = None) -> FreeList:
     abi, arena = reader.abi, reader.arena
     kind = _kind(abi, index)
     name = "unsorted" if kind == "unsorted" else f"{kind} bin {index}"
@@ -263,11 +263,9 @@ def _bin(reader: _Reader, index: int) -> FreeList:
     problems = following.problems
     before, smallest = header, arena.system_mem
     chunk = arena.bins[2 * index - 2]
-    if reader.blocks is not None:
-        back = arena.bins[2 * index - 1]
-        quick = following.sound(kind, index, follow_bin(reader.blocks, chunk, header, back, reader.left))
-        if quick is not None:
-            return quick
+    quick = following.sound(kind, index, followed)
+    if quick is not None:
+        return quick
     while chunk != header:
         node = following.node(chunk, None if before == header else before)
         if node is None:
@@ -346,11 +344,16 @@ def read_free_lists(
     ``safe_linking`` says whether fastbin links are mangled (glibc 2.32 to 2.42). At most ``limit`` chunks are visited.
     A list that is broken is given up to where it breaks, with its problems; nothing is raised.
     """
-    reader = _Reader(PageCache(memory, _CACHED), abi, arena, limit, WordBlocks(memory, abi))
-    lists = []
-    if layout.has_fastbins:
-        lists += [_fastbin(reader, index, safe_linking) for index, head in enumerate(arena.fastbins) if head]
-    lists += [_bin(reader, index) for index in _nonempty_bins(abi, arena)]
+    fast = [index for index, head in enumerate(arena.fastbins) if head] if layout.has_fastbins else []
+    bins = list(_nonempty_bins(abi, arena))
+    starts = [Start(arena.fastbins[index], mangled=safe_linking) for index in fast]
+    starts += [
+        Start(arena.bins[2 * index - 2], arena.bin_header(abi, index), arena.bins[2 * index - 1]) for index in bins
+    ]
+    followed = follow(memory, abi, starts)
+    reader = _Reader(PageCache(memory, _CACHED), abi, arena, limit)
+    lists = [_fastbin(reader, index, safe_linking, item) for index, item in zip(fast, followed)]
+    lists += [_bin(reader, index, item) for index, item in zip(bins, followed[len(fast) :])]
     return tuple(lists)
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import repeat
 from operator import and_, ge
 
@@ -22,10 +24,12 @@ _MASK = _SIZE - 1
 _MOST = 512
 #: Chunks that a block must serve on average, once so many were read; where they lie further apart, each is read alone.
 _WORTH, _TRIED = 16, 64
+#: Lists among which the one that is nearest is looked for.
+_FEW = 32
+#: Chunks of a fastbin after which a loop is looked for, for the first time.
+_LOOKED = 1 << 12
 
-
-class _Scattered(Exception):
-    """The chunks of a list lie so far apart that reading blocks does not pay."""
+_Run = Generator[int, Sequence[int], None]
 
 
 class WordBlocks:
@@ -34,27 +38,16 @@ class WordBlocks:
     def __init__(self, memory: Memory, abi: Abi) -> None:
         self.memory = memory
         self.abi = abi
-        self.shift = 3 if abi.word_size == 8 else 2
-        self.unpack = struct.Struct(f"{abi.order}3{abi.word_code}").unpack
+        self.reads = 0
         self._blocks: dict[int, array[int]] = {}
-        self._reads = 0
 
-    def begin(self) -> None:
-        """Say that another list is followed from now on."""
-        self._reads = 0
-
-    def get(self, number: int, served: int) -> array[int]:
-        """Return block ``number``; raise MemoryFault where it is unreadable.
-
-        ``served`` is how many chunks of the list were met so far: raises _Scattered where those are too few.
-        """
+    def get(self, number: int) -> array[int]:
+        """Return block ``number``; raise MemoryFault where it is unreadable."""
         found = self._blocks.get(number)
         if found is None:
-            if self._reads >= _TRIED and served < self._reads * _WORTH:
-                raise _Scattered
             if len(self._blocks) >= _MOST:
                 self._blocks.clear()
-            self._reads += 1
+            self.reads += 1
             start = number << _SHIFT
             try:
                 data = self.memory.read(start, _SIZE + 4 * self.abi.word_size)
@@ -81,6 +74,8 @@ class Followed:
     def __init__(self) -> None:
         self.addresses: array[int] = array("Q")
         self.words: array[int] = array("Q")
+        #: Whether it ended as a list should; None while that is not known.
+        self.ended: bool | None = None
 
     def sizes(self, abi: Abi, low: int, high: int) -> array[int] | None:
         """Return the sizes, in bytes; None where any is not a multiple of the alignment from ``low`` to ``high``."""
@@ -90,9 +85,9 @@ class Followed:
             return None
         return array("Q", map(sizes.__getitem__, self.words))
 
-    def loops(self) -> bool:
-        """Whether any chunk was met twice."""
-        return len(set(self.addresses)) != len(self.addresses)
+    def loops(self, start: Start) -> bool:
+        """Whether any chunk of a fastbin was met twice; the links of a bin tell by themselves."""
+        return not start.header and len(set(self.addresses)) != len(self.addresses)
 
     def aligned(self, abi: Abi) -> bool:
         """Whether all user pointers are aligned."""
@@ -100,135 +95,135 @@ class Followed:
         return set(map(and_, self.addresses, repeat(abi.alignment - 1))) <= {place}
 
 
-def follow_bin(blocks: WordBlocks, front: int, header: int, back: int, limit: int) -> Followed | None:
-    """Return the doubly linked list from ``front`` on, which ``header`` closes, and whose last chunk is ``back``.
+@dataclass(frozen=True)
+class Start:
+    """Where a list begins: at the chunk ``front``.
 
-    None where a bk does not name the chunk before it (so also where the list is a loop), where a chunk cannot be
-    read or is not aligned, where there are more than ``limit`` chunks or where they lie scattered.
+    A bin is closed by its ``header``, and its last chunk is ``back``. A fastbin has neither (0); ``mangled`` says
+    whether safe-linking hides its links.
     """
-    found = Followed()
-    blocks.begin()
-    try:
-        before = _run_bin(blocks, found, front, header, limit)
-    except _Scattered:
-        found = Followed()
-        before = _scattered_bin(blocks, found, front, header, limit)
-    return found if before == back and found.aligned(blocks.abi) else None
+
+    front: int
+    header: int = 0
+    back: int = 0
+    mangled: bool = False
 
 
-def _run_bin(blocks: WordBlocks, found: Followed, chunk: int, header: int, limit: int) -> int | None:
-    add, add_word, addresses = found.addresses.append, found.words.append, found.addresses
-    shift, get = blocks.shift, blocks.get
-    before, number = header, -1
-    block: Sequence[int] = ()
-    try:
-        for _ in repeat(None, limit):
-            if chunk == header:
-                return before
-            if chunk >> _SHIFT != number:
-                number = chunk >> _SHIFT
-                block = get(number, len(addresses))
-            place = (chunk & _MASK) >> shift
-            if block[place + 3] != before:
-                return None
-            add(chunk)
-            add_word(block[place + 1])
-            before = chunk
-            chunk = block[place + 2]
-    except (IndexError, MemoryFault):
-        pass
-    return None
+def follow(memory: Memory, abi: Abi, starts: Sequence[Start]) -> list[Followed | None]:
+    """Return the lists of an arena, each None where anything about its links is odd.
+
+    That is where bk of a chunk does not name the one before it (so also where a bin is a loop), where a fastbin meets
+    a chunk twice, and where a chunk cannot be read or is not aligned. All lists are followed together: whichever need
+    the same block of memory go on while it is there.
+    """
+    found = [Followed() for _ in starts]
+    shift = 3 if abi.word_size == 8 else 2
+    blocks = WordBlocks(memory, abi)
+    waiting: dict[int, list[_Run]] = {}
+    for start, item in zip(starts, found):
+        run = _bin(item, start, shift) if start.header else _fastbin(item, start, shift, abi.header)
+        first = next(run, None)
+        if first is not None:
+            waiting.setdefault(first, []).append(run)
+    number = max(waiting, default=0)
+    while waiting:
+        try:
+            block: Sequence[int] = blocks.get(number)
+        except MemoryFault:
+            block = ()
+        for run in waiting.pop(number):
+            with suppress(StopIteration):
+                waiting.setdefault(run.send(block), []).append(run)
+        if not blocks.reads % _TRIED and sum(len(item.addresses) for item in found) < blocks.reads * _WORTH:
+            break
+        if waiting:
+            few = len(waiting) <= _FEW
+            number = min(waiting, key=lambda other: abs(other - number)) if few else next(iter(waiting))
+    for place, start in enumerate(starts):
+        if found[place].ended is None:
+            found[place] = _scattered(memory, abi, start)
+    return [
+        item if item.ended and item.aligned(abi) and not item.loops(start) else None
+        for item, start in zip(found, starts)
+    ]
 
 
-def _scattered_bin(blocks: WordBlocks, found: Followed, chunk: int, header: int, limit: int) -> int | None:
+def _bin(found: Followed, start: Start, shift: int) -> _Run:
+    """Follow a bin: yield the number of each block that is needed, and be sent it."""
     add, add_word = found.addresses.append, found.words.append
-    read, unpack = blocks.memory.read, blocks.unpack
-    word_size = blocks.abi.word_size
-    size = 3 * word_size
-    before = header
+    chunk, before, header = start.front, start.header, start.header
     try:
-        for _ in repeat(None, limit):
-            if chunk == header:
-                return before
-            word, following, bk = unpack(read(chunk + word_size, size))
-            if bk != before:
-                return None
-            add(chunk)
-            add_word(word)
-            before, chunk = chunk, following
-    except MemoryFault:
-        pass
-    return None
+        while chunk != header:
+            number = chunk >> _SHIFT
+            block = yield number
+            while chunk >> _SHIFT == number and chunk != header:
+                place = (chunk & _MASK) >> shift
+                if block[place + 3] != before:
+                    found.ended = False
+                    return
+                add(chunk)
+                add_word(block[place + 1])
+                before = chunk
+                chunk = block[place + 2]
+        found.ended = before == start.back
+    except IndexError:
+        found.ended = False
 
 
-def follow_fastbin(blocks: WordBlocks, chunk: int, mangled: bool, limit: int) -> Followed | None:
-    """Return the singly linked list from ``chunk`` on; ``mangled`` says whether safe-linking hides its links.
-
-    None where a chunk is met twice, cannot be read or is not aligned, and where there are more than ``limit`` chunks.
-    """
-    found = Followed()
-    blocks.begin()
+def _fastbin(found: Followed, start: Start, shift: int, header: int) -> _Run:
+    """Follow a fastbin, as ``_bin`` does."""
+    add, add_word = found.addresses.append, found.words.append
+    chunk, mangled = start.front, start.mangled
+    most = _LOOKED
     try:
-        ended = _run_fastbin(blocks, found, chunk, mangled, limit)
-    except _Scattered:
-        found = Followed()
-        ended = _scattered_fastbin(blocks, found, chunk, mangled, limit)
-    return found if ended and not found.loops() and found.aligned(blocks.abi) else None
-
-
-def _run_fastbin(blocks: WordBlocks, found: Followed, chunk: int, mangled: bool, limit: int) -> bool:
-    add, add_word, addresses = found.addresses.append, found.words.append, found.addresses
-    shift, get, header = blocks.shift, blocks.get, blocks.abi.header
-    number = -1
-    block: Sequence[int] = ()
-    try:
-        for part in _parts(limit):
-            for _ in repeat(None, part):
-                if not chunk:
-                    return True
-                if chunk >> _SHIFT != number:
-                    number = chunk >> _SHIFT
-                    block = get(number, len(addresses))
+        while chunk:
+            number = chunk >> _SHIFT
+            block = yield number
+            left = most  # a loop may never leave the block
+            while chunk >> _SHIFT == number and chunk and left:
+                left -= 1
                 place = (chunk & _MASK) >> shift
                 add(chunk)
                 add_word(block[place + 1])
                 link = block[place + 2]
                 chunk = link ^ ((chunk + header) >> 12) if mangled else link
-            if found.loops():
-                return False
-    except (IndexError, MemoryFault):
-        pass
-    return False
+            if len(found.addresses) >= most:
+                if found.loops(start):
+                    found.ended = False
+                    return
+                most *= 2
+        found.ended = True
+    except IndexError:
+        found.ended = False
 
 
-def _scattered_fastbin(blocks: WordBlocks, found: Followed, chunk: int, mangled: bool, limit: int) -> bool:
-    add, add_word = found.addresses.append, found.words.append
-    read, unpack = blocks.memory.read, blocks.unpack
-    header, word_size = blocks.abi.header, blocks.abi.word_size
+def _scattered(memory: Memory, abi: Abi, start: Start) -> Followed:
+    """Follow a list whose chunks lie so far apart that each is read by itself."""
+    found = Followed()
+    unpack, read = struct.Struct(f"{abi.order}3{abi.word_code}").unpack, memory.read
+    word_size, header = abi.word_size, abi.header
     size = 3 * word_size
+    chunk, before, last = start.front, start.header, start.header
+    most = _LOOKED
     try:
-        for part in _parts(limit):
-            for _ in repeat(None, part):
-                if not chunk:
-                    return True
-                word, link, _unused = unpack(read(chunk + word_size, size))
-                add(chunk)
-                add_word(word)
-                chunk = link ^ ((chunk + header) >> 12) if mangled else link
-            if found.loops():
-                return False
+        while chunk != last:
+            word, link, bk = unpack(read(chunk + word_size, size))
+            if last and bk != before:
+                found.ended = False
+                return found
+            found.addresses.append(chunk)
+            found.words.append(word)
+            before = chunk
+            chunk = link ^ ((chunk + header) >> 12) if start.mangled else link
+            if not last and len(found.addresses) >= most:
+                if found.loops(start):
+                    found.ended = False
+                    return found
+                most *= 2
+        found.ended = not last or before == start.back
     except MemoryFault:
-        pass
-    return False
-
-
-def _parts(limit: int) -> Iterator[int]:
-    """Yield numbers of steps, together ``limit``, each as many as all before it: a loop is looked for in between."""
-    part = 1 << 12
-    while limit > 0:
-        yield min(part, limit)
-        limit -= part
-        part *= 2
+        found.ended = False
+    return found
 
 
 def descending(sizes: Sequence[int]) -> bool:
