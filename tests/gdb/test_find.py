@@ -171,9 +171,22 @@ def test_groups_add_up(leaky: Answers) -> None:
     assert (group["size"], group["chunks"]) == (32, leaky["marked"]["found"]["chunks"])
 
 
+#: The same by two ways: chunk by chunk, and from the sums of each arena.
+COUNTED = {
+    "found": "-start 0",
+    "first": "-arena 1 -start 0",
+    "count": "-count",
+    "first_count": "-arena 1 -count",
+    "tops": "-state top -start 0",
+    "top_count": "-state top -count",
+    "used": "-state used -start 0",
+    "used_count": "-state used -count",
+}
+
+
 def test_it_is_the_list_of_heap_chunks(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     """In several arenas, and with mmapped chunks: the same chunks as the other command lists, without top."""
-    run(gdb, answers, programs["census"], {"found": "-start 0", "first": "-arena 1 -start 0"}, {})
+    run(gdb, answers, programs["census"], COUNTED, {})
     gdb("break stop_here", "run", f"heap chunks {answers.into('chunks')}", program=programs["census"]).succeeded()
     listed = answers["chunks"]
     chunks = [(chunk, arena["name"]) for arena in listed["arenas"] for chunk in arena["chunks"]]
@@ -191,6 +204,10 @@ def test_it_is_the_list_of_heap_chunks(gdb: Gdb, answers: Answers, programs: Pro
     one = [chunk for chunk in wanted if chunk["arena"] == "arena 1"]
     assert one
     assert [chunk["address"] for chunk in answers["first"]["chunks"]] == [chunk["address"] for chunk in one]
+    for name, counted in (("found", "count"), ("first", "first_count"), ("tops", "top_count"), ("used", "used_count")):
+        assert answers[name]["found"] == answers[counted]["found"], counted
+        assert answers[name]["found"]["chunks"] == len(answers[name]["chunks"]) > 0
+    assert answers["tops"]["found"]["chunks"] == len(listed["arenas"])
 
 
 CLASSES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gdb
 
-from gdbheap.debugger import model, session
+from gdbheap.debugger import model
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.options import UsageError
@@ -22,7 +22,7 @@ class Heap:
     """
 
     def __init__(self, named: str | None = None) -> None:
-        self.memory = session.target().memory
+        self.memory = model.heap_memory()
         self.state = model.read_state()
         self.facts = model.free_facts()
         self.ranges = mapped_ranges()

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, Union
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.chunk import FENCEPOST, STATES, TOP, USED, Chunk, state_table
+from gdbheap.ptmalloc.counts import Counts
 from gdbheap.ptmalloc.scan import PIECE, BytesSought, Pieces, Unreadable, WordSought
 from gdbheap.ptmalloc.walk import Block
 from gdbheap.ptmalloc.whole import MMAPPED, chunk_in, user_end
@@ -220,33 +221,6 @@ def _search_piece(
             return following
         position = find(following - start)
     return start
-
-
-class Counts:
-    """How many chunks and bytes there are in each state; ``counts`` and ``sizes`` are by the states' numbers."""
-
-    def __init__(self) -> None:
-        self.counts = [0] * len(STATES)
-        self.sizes = [0] * len(STATES)
-
-    def add(self, state: int, chunks: int, size: int) -> None:
-        """Add ``chunks`` in one ``state`` that have ``size`` bytes together."""
-        self.counts[state] += chunks
-        self.sizes[state] += size
-
-    @property
-    def chunks(self) -> int:
-        """The number of chunks."""
-        return sum(self.counts)
-
-    @property
-    def bytes(self) -> int:
-        """The sum of their sizes."""
-        return sum(self.sizes)
-
-    def by_state(self) -> dict[str, tuple[int, int]]:
-        """Return chunks and bytes by the name of each state that there is any chunk in."""
-        return {name: (count, size) for name, count, size in zip(STATES, self.counts, self.sizes) if count}
 
 
 class FoundTotals(Counts):

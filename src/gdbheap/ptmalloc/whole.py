@@ -11,11 +11,12 @@ from gdbheap.memory import Memory
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.account import FreeFacts, plan_arena, search_mmapped
 from gdbheap.ptmalloc.arena import Arena
-from gdbheap.ptmalloc.chunk import FASTBIN, FENCEPOST, TCACHE, USED, Chunk, chunk_of
+from gdbheap.ptmalloc.chunk import FASTBIN, FENCEPOST, STATES, TCACHE, USED, Chunk, chunk_of
+from gdbheap.ptmalloc.counts import Counts
 from gdbheap.ptmalloc.problems import Problems
 from gdbheap.ptmalloc.regions import Plan, Region
 from gdbheap.ptmalloc.state import HeapState
-from gdbheap.ptmalloc.totals import Tally
+from gdbheap.ptmalloc.totals import ArenaTotals, Tally, totals
 from gdbheap.ptmalloc.walk import Block, Columns, Membership, membership, walk_arena
 
 #: The kind of a Region that is one chunk with a mapping of its own; its limit is where the user data ends.
@@ -50,23 +51,25 @@ class Reached:
         self.spans: tuple[tuple[int, int], ...] = ()
         self.problems = Problems()
 
+    def enter(self, arena: Arena, found: ArenaTotals) -> None:
+        """Enter what the totals of an arena say."""
+        self.problems.extend(f"{arena.name}: {text}" for text in found.problems)
+        self.missing += [Missing(arena.name, gap.start, gap.end, gap.why) for gap in found.gaps]
+        if arena.is_main:
+            self.spans = found.spans
+        if not found.complete and not found.gaps:
+            why = found.problems[-1] if found.problems else f"Not every region of {arena.name} is known."
+            self.missing.append(Missing(arena.name, None, None, why))
+
 
 def reach(memory: Memory, abi: Abi, plan: Plan, free: Membership, reached: Reached) -> Iterator[Block]:
     """Yield the blocks of chunks of one arena; enter at the end what was not reached and what is not sound."""
-    arena = plan.arena
     tally = Tally(plan)
     for block in walk_arena(memory, abi, plan, free):
         # Only whether every byte was met is wanted of the sums: the states do not matter to that, and are dear.
         tally.add(replace(block, states=block.states.translate(_AS_USED)))
         yield block
-    found = tally.totals(free.problems)
-    reached.problems.extend(f"{arena.name}: {text}" for text in found.problems)
-    reached.missing += [Missing(arena.name, gap.start, gap.end, gap.why) for gap in found.gaps]
-    if arena.is_main:
-        reached.spans = found.spans
-    if not found.complete and not found.gaps:
-        why = found.problems[-1] if found.problems else f"Not every region of {arena.name} is known."
-        reached.missing.append(Missing(arena.name, None, None, why))
+    reached.enter(plan.arena, tally.totals(free.problems))
 
 
 class WholeWalk:
@@ -104,18 +107,34 @@ class WholeWalk:
 
     def blocks(self) -> Iterator[tuple[Arena | None, Block]]:
         """Yield the blocks of chunks of every arena, and those of mmapped chunks, which are in none."""
-        ring = self.state.ring
-        for arena in ring.arenas if self._arenas is None else self._arenas:
-            plan, free = plan_arena(self.memory, self.state, arena, self._facts)
+        for arena, plan, free in self._plans():
             for block in reach(self.memory, self.state.abi, plan, free, self._reached):
                 yield arena, block
-        if self._arenas is None:
-            if ring.problem is not None:
-                self._reached.missing.append(Missing(None, None, None, ring.problem))
-            for block in self._mmapped():
-                yield None, block
+        for block in self._mmapped():
+            yield None, block
+
+    def counts(self) -> Counts:
+        """Return how many chunks there are in each state: what the blocks hold, sooner than by going through them."""
+        counts = Counts()
+        for arena, plan, free in self._plans():
+            found = totals(self.memory, self.state.abi, plan, free)
+            self._reached.enter(arena, found)
+            for state, name in enumerate(STATES):
+                counts.add(state, found.counts[name], found.sizes[name])
+        for block in self._mmapped():
+            counts.add(block.states[0], 1, block.columns.sizes[0])
+        return counts
+
+    def _plans(self) -> Iterator[tuple[Arena, Plan, Membership]]:
+        ring = self.state.ring
+        for arena in ring.arenas if self._arenas is None else self._arenas:
+            yield (arena, *plan_arena(self.memory, self.state, arena, self._facts))
+        if self._arenas is None and ring.problem is not None:
+            self._reached.missing.append(Missing(None, None, None, ring.problem))
 
     def _mmapped(self) -> Iterator[Block]:
+        if self._arenas is not None:
+            return
         found = search_mmapped(self.memory, self.state, self._ranges, self._reached.spans)
         cached = membership((), self._facts.tcaches)  # from glibc 2.43 on a tcache may keep them
         for item in found.chunks:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.chunk import STATES
+from gdbheap.ptmalloc.counts import Counts
 from gdbheap.ptmalloc.scan import Unreadable
-from gdbheap.ptmalloc.search import Counts, FoundChunk, Group
+from gdbheap.ptmalloc.search import FoundChunk, Group
 from gdbheap.ptmalloc.whole import Missing
 from gdbheap.render.chunks import chunk_object
 from gdbheap.render.escape import preview, printable

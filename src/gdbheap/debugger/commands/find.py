@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gdbheap.debugger.heap_search import Heap
-    from gdbheap.ptmalloc.search import Content, Group, Sought
+    from gdbheap.ptmalloc.counts import Counts
+    from gdbheap.ptmalloc.search import Content, FoundRows, Group, Groups, Search, Sought
+    from gdbheap.ptmalloc.whole import WholeWalk
     from gdbheap.render.style import Plain
 
 
@@ -77,10 +79,12 @@ class HeapFind(HeapCommand):
 
     def answer(self, parsed: Parsed) -> Answer:
         """Return the chunks, groups or sums that are asked for."""
+        from dataclasses import replace
+
         from gdbheap.debugger.heap_search import Heap
         from gdbheap.debugger.vtables import Vtables
         from gdbheap.memory import MemoryFault, PageCache
-        from gdbheap.ptmalloc.search import FoundRows, FoundTotals, Groups, Search
+        from gdbheap.ptmalloc.search import FoundRows, Groups, Search, Sought
         from gdbheap.render.find import (
             Wholeness,
             find_object,
@@ -100,18 +104,12 @@ class HeapFind(HeapCommand):
 
         walk = heap.walk()
         search = Search(heap.memory, abi, sought, classes)
-        totals = FoundTotals()
         groups = Groups() if by else None
         rows = FoundRows(abi, order, limit) if not by and not counting else None
-        for arena, block in walk.blocks():
-            matches = search.matches(block)
-            if matches is None:
-                continue
-            totals.see(matches)
-            if groups is not None:
-                groups.see(matches)
-            if rows is not None:
-                rows.see(matches, None if arena is None else arena.name)
+        if counting and sought == replace(Sought(), states=sought.states):
+            totals = walk.counts().only(sought.states)  # no chunk has to be looked at
+        else:
+            totals = _look(walk, search, groups, rows)
         whole = Wholeness(walk.missing, search.unreadable, walk.problems)
         found = rows.rows() if rows is not None else []
         grouped = _ordered(groups.groups(), order) if groups is not None else []
@@ -140,6 +138,23 @@ class HeapFind(HeapCommand):
 
         unresolved = 0 if classes is None else classes.unresolved
         return Answer(lambda: find_object(totals, whole, by, grouped, found, limit, unresolved), lines)
+
+
+def _look(walk: WholeWalk, search: Search, groups: Groups | None, rows: FoundRows | None) -> Counts:
+    """Go through the heap, and give what is found to the groups and the rows; return the sums."""
+    from gdbheap.ptmalloc.search import FoundTotals
+
+    totals = FoundTotals()
+    for arena, block in walk.blocks():
+        matches = search.matches(block)
+        if matches is None:
+            continue
+        totals.see(matches)
+        if groups is not None:
+            groups.see(matches)
+        if rows is not None:
+            rows.see(matches, None if arena is None else arena.name)
+    return totals
 
 
 def _form(parsed: Parsed) -> tuple[bool, str | None, str]:
