@@ -90,8 +90,12 @@ def free_facts() -> FreeFacts:
 
 def read_account() -> Account:
     """Walk every arena and return what its bytes are; raise TargetError where there is no heap yet."""
+    from gdbheap.debugger.progress import Progress
+
     state = read_state()
-    return account.read_account(heap_memory(), state, free_facts(), kernel_facts())
+    facts, kernel = free_facts(), kernel_facts()
+    with Progress(heap_memory()) as memory:
+        return account.read_account(memory, state, facts, kernel)
 
 
 def heap_memory() -> Memory:
