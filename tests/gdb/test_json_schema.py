@@ -16,6 +16,7 @@ from gdbheap.growth.groups import BY
 from gdbheap.growth.phases import PHASES
 from gdbheap.ptmalloc.chunk import STATES
 from gdbheap.ptmalloc.place import PLACES
+from gdbheap.ptmalloc.refs import KINDS as REFERENCES
 from gdbheap.simulate.free_chunk import ENDS
 from gdbheap.simulate.paths import PATHS
 from tests.support.debugger import Answers, Gdb
@@ -26,7 +27,7 @@ SCHEMA: dict[str, Any] = json.loads((ROOT / "docs" / "schema.json").read_text(en
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 SEEN = (
     *("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap map", "heap map -words"),
-    *("heap bins", "heap tcache"),
+    *("heap bins", "heap tcache", "heap find"),
 )
 #: What asks for one chunk of the fixture threads: one that is used, one that is in a list, a heap's reserve, a stack.
 CHUNKS = (
@@ -157,6 +158,42 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("command", [*SEEN, "heap chunk", "heap chunk $sp", *GROUPED])
 def test_every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> None:
+    every_key_is_held(sound, command)
+
+
+#: What is looked for in leaky.c's heap, with rows, groups, and references of every kind.
+SEARCHES = (
+    "heap find -points-to config",
+    "heap find -by type",
+    "heap find -count",
+    "heap refs config",
+    "heap refs messages[1]",
+)
+
+
+@pytest.fixture(scope="module")
+def searched(gdb: Gdb, programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Return the answers to SEARCHES, with two elements of each list."""
+    answers = Answers(tmp_path_factory.mktemp("searched"))
+    run(gdb, answers, programs, "leaky", commands=SEARCHES)
+    return {command: shortened(answers[command.replace(" ", "_")]) for command in SEARCHES}
+
+
+@pytest.mark.parametrize("command", SEARCHES)
+def test_every_key_of_a_search_is_held(searched: dict[str, dict[str, Any]], command: str) -> None:
+    every_key_is_held(searched, command)
+
+
+def test_searches_that_are_not_whole(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    commands = ("heap find -text a", "heap refs pointers[3]")
+    asked = [f"{command} {answers.into(str(place))}" for place, command in enumerate(commands)]
+    gdb("break stop_here", "run", *asked, program=programs["sizes0"], args=["0"]).succeeded()
+    for place, command in enumerate(commands):
+        assert answers[str(place)]["missing"], command
+        every_key_is_held({command: shortened(answers[str(place)])}, command)
+
+
+def every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> None:
     """The schema must reject an answer that lacks any key, has one more, or has one of another type."""
     assert not errors(sound[command])
     count = len(list(objects(sound[command])))
@@ -184,6 +221,8 @@ def test_every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> No
         ("heap arenas", lambda answer: answer["arenas"][0].update(kind="sbrk")),
         ("heap chunks", lambda answer: answer["arenas"][0]["chunks"][0].update(state="lost")),
         ("heap chunks", lambda answer: answer["arenas"][0]["chunks"][0].update(flags=8)),
+        ("heap find", lambda answer: answer.update(by="colour")),
+        ("heap find", lambda answer: answer["groups"][0].update(size=-1)),
         ("heap params", lambda answer: answer["params"][0].update(unit="pages")),
         ("heap map", lambda answer: answer["arenas"][0]["regions"][0]["runs"][0].update(kind="lost")),
         ("heap map", lambda answer: answer["arenas"][0]["last_used"].update(state="unknown")),
@@ -217,6 +256,9 @@ def test_the_schemas_lists_are_the_codes() -> None:
     assert SCHEMA["$defs"]["state_name"]["enum"] == list(STATES)
     assert SCHEMA["$defs"]["heap chunk"]["properties"]["where"]["enum"] == list(PLACES)
     assert SCHEMA["$defs"]["foretold"]["properties"]["end"]["enum"] == [*ENDS, None]
+    assert SCHEMA["$defs"]["reference"]["properties"]["kind"]["enum"] == list(REFERENCES)
+    assert list(SCHEMA["$defs"]["reference_kinds"]["properties"]) == list(REFERENCES)
+    assert list(SCHEMA["$defs"]["amounts"]["properties"]) == list(STATES)
     source = (ROOT / "src" / "gdbheap" / "growth" / "requester.py").read_text(encoding="utf-8")
     kinds = SCHEMA["$defs"]["kind_name"]["enum"]
     assert kinds == list(KINDS)

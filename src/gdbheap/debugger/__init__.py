@@ -34,9 +34,11 @@ def load() -> None:
     from gdbheap.debugger.commands.chunk import HeapChunk
     from gdbheap.debugger.commands.chunks import HeapChunks
     from gdbheap.debugger.commands.events import HeapEvents
+    from gdbheap.debugger.commands.find import HeapFind
     from gdbheap.debugger.commands.map import HeapMap
     from gdbheap.debugger.commands.overview import Heap
     from gdbheap.debugger.commands.params import HeapParams
+    from gdbheap.debugger.commands.refs import HeapRefs
     from gdbheap.debugger.commands.tcache import HeapTcache
     from gdbheap.debugger.commands.timeline import HeapTimeline
     from gdbheap.debugger.commands.top import HeapTop
@@ -45,7 +47,7 @@ def load() -> None:
 
     commands = (
         *(HeapArenas, HeapTop, HeapParams, HeapChunks, HeapMap),
-        *(HeapChunk, HeapBins, HeapTcache),
+        *(HeapChunk, HeapBins, HeapTcache, HeapFind, HeapRefs),
         *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace),
     )
     settings.define(prefixes)
