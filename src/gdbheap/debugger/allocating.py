@@ -17,7 +17,14 @@ from gdbheap.simulate.glibc import Glibc
 from gdbheap.simulate.linux import WillingKernel
 from gdbheap.simulate.machine import Globals, Machine, Thread
 
-_HOOKS = ("__malloc_hook", "__realloc_hook", "__memalign_hook", "__free_hook", "__morecore")
+#: The hooks, and what each of them holds while nobody has set it.
+_HOOKS = {
+    "__malloc_hook": "malloc_hook_ini",
+    "__realloc_hook": "realloc_hook_ini",
+    "__memalign_hook": "memalign_hook_ini",
+    "__free_hook": "",
+    "__morecore": "__default_morecore",
+}
 
 
 def read_machine(thread: gdb.InferiorThread) -> Machine:
@@ -56,10 +63,13 @@ def read_glibc(target: Target) -> Glibc:
 
 def _hooks(target: Target) -> tuple[str, ...]:
     version = target.release.version
-    if version is None or version >= (2, 34) or not _initialized(target):
+    if version is None or version >= (2, 34):
         return ()
-    default = target.symbols.address("__default_morecore")
-    return tuple(name for name in _HOOKS if target.word(name) not in (None, 0, default))
+
+    def is_set(name: str, default: str) -> bool:
+        return target.word(name) not in (None, 0, target.symbols.address(default) if default else None)
+
+    return tuple(name for name, default in _HOOKS.items() if is_set(name, default))
 
 
 def _initialized(target: Target) -> bool:

@@ -208,7 +208,6 @@ def write_mapped_chunk(machine: Machine, chunk: int, size: int, offset: int, hug
 
 def finish_growth(machine: Machine, before: GrowthState, after: GrowthState, chunk: int, nb: int) -> bool:
     """Write the header of the chunk that sysmalloc got; return whether it is a mapping of its own."""
-    call, answer = machine.calls[-1]
     mapped = [item for item in machine.calls if item[0].path in ("mmap-chunk", "mmap-chunk-huge")]
     if after.params.get("n_mmaps") > before.params.get("n_mmaps") and mapped:
         call, answer = mapped[-1]

@@ -83,16 +83,18 @@ def is_placeholder(word_size: int, address: int) -> bool:
 class RecordedKernel:
     """A kernel that maps where a record says that the real one did; brk succeeds.
 
-    ``mappings`` are the addresses, in the order in which mappings are made or moved.
+    ``mappings`` are the addresses, in the order in which mappings of chunks are made or moved, and ``heaps`` those of
+    heaps of arenas.
     """
 
-    def __init__(self, mappings: Iterable[int] = ()) -> None:
+    def __init__(self, mappings: Iterable[int] = (), heaps: Iterable[int] = ()) -> None:
         self.mappings = list(mappings)
+        self.heaps = list(heaps)
         self.brk = 0
 
     def copy(self) -> RecordedKernel:
         """Return a kernel that answers what this one would."""
-        made = RecordedKernel(self.mappings)
+        made = RecordedKernel(self.mappings, self.heaps)
         made.brk = self.brk
         return made
 
@@ -102,6 +104,9 @@ class RecordedKernel:
             if call.args[0]:
                 self.brk = call.args[0]
             return self.brk
+        if call.path == "heap-reserve" and self.heaps:
+            # Most of what is reserved lies below the heap, so that the rest above it is the least that it can be.
+            return self.heaps.pop(0) - call.args[1] // 2 + 0x1000
         if call.syscall in ("mmap", "mremap") and not (call.syscall == "mmap" and call.args[3] & MAP_FIXED):
             if not self.mappings:
                 raise Unpredictable(f"The record tells of no mapping here, but {call.syscall} is called.")
