@@ -39,6 +39,7 @@ def load() -> None:
     from gdbheap.debugger.commands.events import HeapEvents
     from gdbheap.debugger.commands.overview import Heap
     from gdbheap.debugger.commands.params import HeapParams
+    from gdbheap.debugger.commands.predict import HeapPredict
     from gdbheap.debugger.commands.tcache import HeapTcache
     from gdbheap.debugger.commands.timeline import HeapTimeline
     from gdbheap.debugger.commands.top import HeapTop
@@ -49,6 +50,7 @@ def load() -> None:
         for command in (
             *(Heap, HeapArenas, HeapTop, HeapParams, HeapChunks),
             *(HeapBins, HeapTcache),
+            *(HeapPredict,),
             *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace),
         ):
             command(prefix)

@@ -13,7 +13,7 @@ from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc.arena import read_arenas
 from gdbheap.ptmalloc.params import read_params
 from gdbheap.ptmalloc.tcache import tcache_is_dummy
-from gdbheap.simulate.glibc import Glibc
+from gdbheap.simulate.glibc import UNKNOWN_KEY, Glibc
 from gdbheap.simulate.linux import WillingKernel
 from gdbheap.simulate.machine import Globals, Machine, Thread
 
@@ -42,6 +42,7 @@ def read_machine(thread: gdb.InferiorThread) -> Machine:
 
 def read_glibc(target: Target) -> Glibc:
     """Return what the simulated allocator must know of the target's glibc."""
+    key = target.word("tcache_key")
     entry = target.symbols.struct("tcache_entry")
     marks = entry is not None and "key" in entry.fields
     return Glibc(
@@ -52,7 +53,7 @@ def read_glibc(target: Target) -> Glibc:
         main_arena=target.main_arena,
         params=read_params(target.memory, target.abi, target.layout, target.mp),
         safe_linking=target.safe_linking,
-        key=target.word("tcache_key"),
+        key=UNKNOWN_KEY % (1 << 8 * target.abi.word_size) if key == 0 and not _initialized(target) else key,
         marks=marks or entry is None,
         always_fail_morecore=target.flag("__always_fail_morecore"),
         may_shrink_heap=target.may_shrink_heap,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.layout import Layout
 from gdbheap.ptmalloc.params import Params
 from gdbheap.simulate.facts import since
 from gdbheap.simulate.state import GrowthState, Release
+
+#: Stands for tcache_key before malloc has chosen it: a random number.
+UNKNOWN_KEY = 0x79656B6E776F6E6B
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,3 @@ class Glibc:
     def since(self, major: int, minor: int) -> bool:
         """Whether this is release ``major``.``minor`` or later; raise Unpredictable where that is not known."""
         return since(GrowthState(self.abi, self.params, None, release=self.release), major, minor)
-
-    def with_key(self, key: int | None) -> Glibc:
-        """Return the same with another mark of chunks in a tcache."""
-        return replace(self, key=key)

@@ -395,6 +395,7 @@ def _sort(machine: Machine, arena: int, victim: int, length: int) -> None:
     words[forward + 3 * size] = victim
     words[back + 2 * size] = victim
     if machine.steps is not None:
+        machine.touched.add(index)
         kind = "small" if length < machine.min_large else "large"
         machine.note(
             "move",

@@ -9,7 +9,7 @@ from gdbheap.ptmalloc.abi import IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, round_d
 from gdbheap.ptmalloc.arena import Arena, decode_arena, read_top_size
 from gdbheap.ptmalloc.heaps import HeapInfo, heap_for, read_heap
 from gdbheap.simulate.arenas import heap_trim, leftover
-from gdbheap.simulate.calls import Calling, Steps
+from gdbheap.simulate.calls import Calling, Steps, Unpredictable
 from gdbheap.simulate.kernel import MAP_HUGETLB
 from gdbheap.simulate.linux import apply
 from gdbheap.simulate.machine import Machine
@@ -29,9 +29,13 @@ def drive(machine: Machine, steps: Calling[T]) -> T:
         call = next(steps)
         while True:
             before = machine.variables.curbrk
-            if machine.steps is not None:
-                machine.note("call", call.source, f"{call.syscall} is called: {call.why[-1] if call.why else ''}")
+            if call.syscall == "brk" and "__morecore" in machine.glibc.hooks:
+                raise Unpredictable("__morecore is set: a function of the program's is asked for memory.")
             answer = machine.kernel.answer(call)
+            for text in call.why if machine.steps is not None else ():
+                machine.note("look", call.source.partition(" ")[0], text)
+            if machine.steps is not None:
+                machine.note("call", call.source.partition(" ")[0], f"It calls {call.syscall}.")
             machine.calls.append((call, answer))
             apply(machine.words, call, answer, before)
             if call.syscall == "brk":
@@ -183,6 +187,8 @@ def trim_heap(machine: Machine, before: GrowthState, pad: int) -> None:
         _unlink_last(machine, item.heap)
     absorb(machine, before, done.state)
     machine.changes += done.changes
+    for change in done.changes:
+        machine.note("move", "heap_trim", change)
 
 
 def _unlink_last(machine: Machine, heap: HeapInfo) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gdbheap.memory import Memory
 from gdbheap.ptmalloc.abi import NON_MAIN_ARENA
+from gdbheap.ptmalloc.bins import bin_index
 from gdbheap.ptmalloc.heaps import heap_for, heap_max_size
 from gdbheap.ptmalloc.params import Params, decode_params
 from gdbheap.ptmalloc.tcache import SMALL_BINS
@@ -67,7 +68,8 @@ class Machine:
     Operations change it; ``above`` makes a copy, at no cost, that can be changed without touching the first. ``calls``
     are the system calls that were made, with the kernel's answers, and ``steps`` what was looked at and done (None:
     they are not kept, which is quicker). ``changes`` are full sentences about settings and the like that moved, and
-    ``source`` is where the last request got its memory from (SOURCES of simulate.trace).
+    ``source`` is where the last request got its memory from (SOURCES of simulate.trace). While steps are kept,
+    ``touched`` are the bins that a chunk was taken out of or sorted into, of whichever arena.
     """
 
     def __init__(self, glibc: Glibc, memory: Memory, thread: Thread, variables: Globals, kernel: Kernel) -> None:
@@ -82,11 +84,13 @@ class Machine:
         self.steps: list[Step] | None = None
         self.changes: list[str] = []
         self.source = ""
+        self.touched: set[int] = set()
 
         self.word_size = abi.word_size
         self.header = abi.header
         self.min_size = abi.min_size
         self.min_large = abi.min_large_size
+        self.first_large_bin = bin_index(abi, abi.min_large_size)
         self.align_mask = abi.alignment - 1
         self.wrap = 1 << 8 * abi.word_size
         self.main_arena = glibc.main_arena
@@ -153,7 +157,7 @@ class Machine:
         made.thread = copy(thread)
         made.variables = copy(self.variables)
         made.kernel = self.kernel.copy()
-        made.calls, made.changes = [], []
+        made.calls, made.changes, made.touched, made.source = [], [], set(), ""
         made.steps = None if self.steps is None else []
         return made
 
@@ -166,7 +170,7 @@ class Machine:
 
     def abort(self, function: str, message: str, reason: str) -> Abort:
         """Return what a check that fails raises: glibc's ``message``, and in ``reason`` the condition."""
-        self.note("fail", function, f"{reason[:1].upper()}{reason[1:]}.")
+        self.note("fail", function, f"This check fails: {reason}.")
         return Abort(message)
 
     def crash(self, pointer: int) -> Unpredictable:
@@ -330,6 +334,8 @@ class Machine:
             )
         words[fd + 3 * size] = bk
         words[bk + 2 * size] = fd
+        if self.steps is not None:
+            self.touched.add(bin_index(self.abi, length))
         if word < self.min_large:
             return
         smaller = words[chunk + 4 * size]

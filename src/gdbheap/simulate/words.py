@@ -14,14 +14,10 @@ class Mapped:
     Ranges are kept apart and in order; what lies outside them is as it was below.
     """
 
-    def __init__(self, ranges: tuple[tuple[int, int, bool], ...] = ()) -> None:
-        self._starts = [start for start, _, _ in ranges]
-        self._ends = [end for _, end, _ in ranges]
-        self._zero = [zero for _, _, zero in ranges]
-
-    def copy(self) -> Mapped:
-        """Return a copy that can be changed on its own."""
-        return Mapped(tuple(zip(self._starts, self._ends, self._zero)))
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._zero: list[bool] = []
 
     def set(self, start: int, end: int, zero: bool) -> None:
         """Note that the bytes from ``start`` to ``end`` are zero now, or (``zero`` False) not mapped any more."""
@@ -70,12 +66,7 @@ class Words(dict[int, int]):
         self._abi = abi
         self._below = below
         self._size = abi.word_size
-        self._mapped = below.mapped.copy() if isinstance(below, Words) else Mapped()
-
-    @property
-    def mapped(self) -> Mapped:
-        """The ranges that the simulated kernel changed."""
-        return self._mapped
+        self._mapped = Mapped()  # by what this layer did; the one below has its own
 
     def __missing__(self, address: int) -> int:
         size = self._size
