@@ -60,14 +60,15 @@ class WillingKernel:
         if name == "mmap" and not args[3] & MAP_FIXED:
             if call.path == "heap-reserve" and args[0]:
                 return args[0]  # the hint is the place behind the heap before, which is most likely free
-            return self._place(args[1], 1 << 26 if call.path == "heap-reserve" else 0x1000)
+            # A reservation is hardly ever where a heap may begin.
+            return self._place(args[1], args[1] // 2) + 0x1000 if call.path == "heap-reserve" else self._place(args[1])
         if name == "mmap":
             return args[0]
         if name == "mremap":
-            return args[0] if args[2] <= args[1] else self._place(args[2], 0x1000)
+            return args[0] if args[2] <= args[1] else self._place(args[2])
         return 0
 
-    def _place(self, length: int, alignment: int) -> int:
+    def _place(self, length: int, alignment: int = 0x1000) -> int:
         address = round_up(self._next, alignment)
         self._next = address + round_up(length, 0x1000) + 0x10000
         if self._next > _PLACEHOLDERS_END[self._word_size]:
