@@ -141,7 +141,7 @@ def record(gdb: Gdb, program: Path, folder: Path, entries: list[Entry], threads:
     commands = ("break before_operations", "run", f"python exec({code!r}, {{}})", "continue")
     gdb(*commands, program=program, args=arguments).succeeded()
     results = [Result(*values) for values in _RESULT.iter_unpack(log.read_bytes())]
-    return Recording(entries, results, pickle.loads(snapshot.read_bytes()))
+    return Recording(entries, results, pickle.loads(snapshot.read_bytes()))  # noqa: S301 (our own file)
 
 
 def differences(recording: Recording) -> tuple[int, str | None]:

@@ -39,7 +39,7 @@ def _machine() -> Machine:
 
 
 def _lists(machine: Machine, memory: Memory) -> list[object]:
-    """Return every list of every arena and of the thread's tcache, the tops and the counters, as ``memory`` has them."""
+    """Return all lists of the arenas and of the tcache, the top chunks and the counters, as ``memory`` has them."""
     target = session.target()
     found: list[object] = []
     for arena in read_arenas(memory, target.abi, target.layout, target.main_arena).arenas:
