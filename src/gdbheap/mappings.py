@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 _MAPS_LINE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) \S+ \S+ \d+ *(.*)")
@@ -12,6 +13,8 @@ _INFO_LINE = re.compile(
 )
 #: Permissions of memory that malloc's can have: it is private, written and not executed.
 _OF_A_HEAP = "rw-p"
+#: The kernel's name of anonymous memory that is made of huge pages (MAP_HUGETLB).
+_HUGE_PAGES = "/anon_hugepage"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class MappedRange:
 
         A name in brackets is the kernel's, or one that the process gave to anonymous memory.
         """
-        return not self.name or self.name.startswith(("[heap", "[anon", "[stack"))
+        return not self.name or self.name.startswith(("[heap", "[anon", "[stack", _HUGE_PAGES))
 
     @property
     def may_be_heap(self) -> bool:
@@ -86,3 +89,33 @@ def overlapping(ranges: Sequence[MappedRange], start: int, end: int) -> Iterator
         low, high = max(start, item.start), min(end, item.end)
         if low < high:
             yield low, high, item
+
+
+class Spans:
+    """A set of addresses, made of spans (start, end) that may overlap."""
+
+    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        for start, end in sorted(span for span in spans if span[0] < span[1]):
+            if self._ends and start <= self._ends[-1]:
+                self._ends[-1] = max(self._ends[-1], end)
+            else:
+                self._starts.append(start)
+                self._ends.append(end)
+
+    def inside(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the parts of the addresses from ``start`` to ``end`` that are in the set."""
+        for place in range(bisect_right(self._ends, start), len(self._ends)):
+            if self._starts[place] >= end:
+                return
+            yield max(start, self._starts[place]), min(end, self._ends[place])
+
+    def outside(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the parts of the addresses from ``start`` to ``end`` that are not in the set."""
+        for low, high in self.inside(start, end):
+            if start < low:
+                yield start, low
+            start = high
+        if start < end:
+            yield start, end

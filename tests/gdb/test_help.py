@@ -5,14 +5,18 @@ from __future__ import annotations
 import pytest
 
 from tests.support.debugger import Gdb
+from tests.support.programs import Programs
 
 COMMANDS = (
     "heap",
     "heap arenas",
+    "heap bins",
     "heap catch",
+    "heap chunk",
     "heap chunks",
     "heap events",
     "heap params",
+    "heap tcache",
     "heap timeline",
     "heap top",
     "heap why-grow",
@@ -45,7 +49,12 @@ def test_the_prefix_lists_all_commands(gdb: Gdb) -> None:
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("heap ch", {"heap chunks"}),
+        ("heap ch", {"heap chunk", "heap chunks"}),
+        ("heap bins f", {"heap bins fast"}),
+        ("heap bins fast -t", {"heap bins fast -thread"}),
+        ("heap bins -arena ", set()),
+        ("heap tcache -c", {"heap tcache -count"}),
+        ("heap chunk -b", {"heap chunk -bytes"}),
         ("heap chunks -st", {"heap chunks -start", "heap chunks -state"}),
         ("heap chunks -state un", {"heap chunks -state unsorted"}),
         ("heap chunks -state nonsense", set()),
@@ -60,3 +69,17 @@ def test_the_prefix_lists_all_commands(gdb: Gdb) -> None:
 def test_completion(gdb: Gdb, typed: str, offered: set[str]) -> None:
     """Options, their values and the names of system calls are completed."""
     assert set(gdb(f"complete {typed}").succeeded().stdout.split("\n")) - {""} == offered
+
+
+def test_threads_are_completed(gdb: Gdb, programs: Programs) -> None:
+    """The numbers of the threads that there are, and names of variables where an expression is typed."""
+    typed = ("heap bins -thread ", "heap tcache -th 3", "heap chunk small_chu")
+    result = gdb(
+        "break stop_here", "run", "echo ANSWER\\n", *(f"complete {text}" for text in typed), program=programs["threads"]
+    )
+    offered = result.succeeded().stdout.split("ANSWER\n")[1].splitlines()
+    assert offered == [
+        *(f"heap bins -thread {number}" for number in range(1, 6)),
+        "heap tcache -th 3",
+        "heap chunk small_chunks",
+    ]

@@ -15,6 +15,8 @@ from gdbheap.growth.event import KINDS
 from gdbheap.growth.groups import BY
 from gdbheap.growth.phases import PHASES
 from gdbheap.ptmalloc.chunk import STATES
+from gdbheap.ptmalloc.place import PLACES
+from gdbheap.simulate.free_chunk import ENDS
 from gdbheap.simulate.paths import PATHS
 from tests.support.debugger import Answers, Gdb
 from tests.support.environment import ROOT
@@ -22,10 +24,26 @@ from tests.support.programs import Programs
 
 SCHEMA: dict[str, Any] = json.loads((ROOT / "docs" / "schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+<<<<<<< HEAD
 SEEN = ("heap", "heap arenas", "heap top", "heap params", "heap chunks")
 RECORDED = ("heap events", "heap events -by caller", "heap timeline", "heap why-grow -all", "heap why-grow")
 
 GROUPED = ("heap events", "heap events -by arena", "heap timeline", "heap why-grow")
+=======
+SEEN = ("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap bins", "heap tcache")
+#: What asks for one chunk of the fixture threads: one that is used, one that is in a list, a heap's reserve, a stack.
+CHUNKS = (
+    "(long) large_chunks[3] + 8",
+    "small_chunks[2][3]",
+    "(long) main_arena.next | 0x3ffffff",
+    "$sp",
+    "main_arena.top",
+    "*(void **) &small_chunks",
+    "totals_before",
+    "0",
+)
+RECORDED = ("heap events", "heap timeline", "heap why-grow -all", "heap why-grow")
+>>>>>>> 533110e31ce9700df03760bab152aac809ec6f15
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -100,13 +118,24 @@ def test_what_is_printed_is_what_is_written(gdb: Gdb, answers: Answers, programs
     assert json.loads(text[text.index("{\n") :]) == answers["top"]
 
 
+def test_one_chunk(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    asked = [f"heap chunk -json {answers.path(str(place))} -- {text}" for place, text in enumerate(CHUNKS)]
+    gdb("break stop_here", "run", *asked, program=programs["threads"]).succeeded()
+    for place, text in enumerate(CHUNKS):
+        assert not errors(answers[str(place)]), text
+    assert len({answers[str(place)]["where"] for place in range(len(CHUNKS))}) == 5
+
+
 @pytest.fixture(scope="module")
 def sound(gdb: Gdb, programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Return an answer of each command, by name, with two elements of each list."""
     answers = Answers(tmp_path_factory.mktemp("sound"))
     commands = (*SEEN, *GROUPED)
     run(gdb, answers, programs, "threads", "heap catch -malloc", commands=commands)
-    return {command: shortened(answers[command.replace(" ", "_")]) for command in commands}
+    asked = [f"heap chunk -json {answers.path(name)} -- {text}" for name, text in (("used", CHUNKS[0]), ("sp", "$sp"))]
+    gdb("break stop_here", "run", "thread 2", *asked, program=programs["threads"]).succeeded()
+    found = {command: shortened(answers[command.replace(" ", "_")]) for command in commands}
+    return {**found, "heap chunk": shortened(answers["used"]), "heap chunk $sp": shortened(answers["sp"])}
 
 
 def shortened(value: Any) -> Any:
@@ -129,7 +158,13 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
             yield from objects(inner)
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("command", [*SEEN, *GROUPED])
+=======
+@pytest.mark.parametrize(
+    "command", [*SEEN, "heap chunk", "heap chunk $sp", "heap events", "heap timeline", "heap why-grow"]
+)
+>>>>>>> 533110e31ce9700df03760bab152aac809ec6f15
 def test_every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> None:
     """The schema must reject an answer that lacks any key, has one more, or has one of another type."""
     assert not errors(sound[command])
@@ -159,6 +194,12 @@ def test_every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> No
         ("heap chunks", lambda answer: answer["arenas"][0]["chunks"][0].update(state="lost")),
         ("heap chunks", lambda answer: answer["arenas"][0]["chunks"][0].update(flags=8)),
         ("heap params", lambda answer: answer["params"][0].update(unit="pages")),
+        ("heap bins", lambda answer: answer["arenas"][0]["empty"][0].update(kind="huge")),
+        ("heap bins", lambda answer: answer["arenas"][-1]["lists"][0]["members"][0].update(next=-1)),
+        ("heap tcache", lambda answer: answer["tcaches"].clear()),
+        ("heap chunk", lambda answer: answer.update(where="nowhere")),
+        ("heap chunk", lambda answer: answer["free"][0].update(end="mystery")),
+        ("heap chunk", lambda answer: answer["chunk"].update(content="0")),
         ("heap events", lambda answer: answer["events"][0].update(kind="mystery")),
         ("heap events", lambda answer: answer["events"][0].update(path="brk-sideways")),
         ("heap events", lambda answer: answer["events"][0].update(syscall="open")),
@@ -180,6 +221,8 @@ def test_the_schemas_lists_are_the_codes() -> None:
     event = SCHEMA["$defs"]["event"]["properties"]
     assert event["path"]["enum"] == [*PATHS, None]
     assert SCHEMA["$defs"]["state_name"]["enum"] == list(STATES)
+    assert SCHEMA["$defs"]["heap chunk"]["properties"]["where"]["enum"] == list(PLACES)
+    assert SCHEMA["$defs"]["foretold"]["properties"]["end"]["enum"] == [*ENDS, None]
     source = (ROOT / "src" / "gdbheap" / "growth" / "requester.py").read_text(encoding="utf-8")
     kinds = SCHEMA["$defs"]["kind_name"]["enum"]
     assert kinds == list(KINDS)
@@ -204,3 +247,9 @@ def test_every_key_is_described() -> None:
     text = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
     missing = sorted({key for key in keys(SCHEMA) if f"`{key}`" not in text})
     assert not missing
+
+
+def test_places_and_ends_are_described_as_the_code_does() -> None:
+    text = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
+    for name, meaning in (*PLACES.items(), *ENDS.items()):
+        assert f"| `{name}` | {meaning} |" in text

@@ -35,6 +35,7 @@ def load() -> None:
     from gdbheap.debugger.commands.arenas import HeapArenas
     from gdbheap.debugger.commands.bins import HeapBins
     from gdbheap.debugger.commands.catch import HeapCatch
+    from gdbheap.debugger.commands.chunk import HeapChunk
     from gdbheap.debugger.commands.chunks import HeapChunks
     from gdbheap.debugger.commands.events import HeapEvents
     from gdbheap.debugger.commands.overview import Heap
@@ -49,8 +50,7 @@ def load() -> None:
     for prefix in prefixes:
         for command in (
             *(Heap, HeapArenas, HeapTop, HeapParams, HeapChunks),
-            *(HeapBins, HeapTcache),
-            *(HeapPredict,),
+            *(HeapChunk, HeapBins, HeapTcache, HeapPredict),
             *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace),
         ):
             command(prefix)

@@ -181,9 +181,9 @@ def _free(state: FreeState, pointer: int) -> Freeing:
     growth = _arena_of_chunk(state, chunk, word)
     wraps = chunk > (-size) % (1 << 8 * abi.word_size)
     if wraps or pointer % abi.alignment:
-        reason = (
-            f"the size word at {chunk + abi.word_size:#x} is {word:#x}, and that many bytes from {chunk:#x} wrap around"
-        )
+        reason = f"the size word at {chunk + abi.word_size:#x} is {word:#x}"
+        if size:
+            reason += f", and that many bytes from {chunk:#x} are more than there are addresses"
         if pointer % abi.alignment:
             reason = f"the pointer {pointer:#x} is no multiple of {abi.alignment:#x}, as every pointer of malloc's is"
         yield _failed("_int_free", reason)
@@ -504,6 +504,12 @@ def _trim(state: FreeState, growth: GrowthState, freed: int, end: Freed, functio
     if _has_fast_chunks(state, growth):
         yield Step("malloc_consolidate", f"The fastbins of {arena.name} are emptied: their chunks are merged.")
         growth = _consolidated(state, growth, end)
+        top, size = arena_of(growth).top, top_size_of(arena_of(growth))
+        if end.chunk is not None and top <= end.chunk < top + size:
+            end = replace(end, kind="top", chunk=top, size=size, index=None)
+        else:
+            change = "malloc_consolidate may merge it with chunks of fastbins, and puts what it makes before it."
+            end = replace(end, changes=(*end.changes, change))
     top_size = top_size_of(arena_of(growth))
     threshold = state.growth.params.get("trim_threshold")
     if top_size < threshold:

@@ -14,7 +14,7 @@ class Heap(HeapCommand):
         "Each arena's memory from the kernel (system_mem) is the sum of what is used, what is free, the top chunk and\n"
         "malloc's own overhead.\n"
         "\n"
-        "See:      heap, heap arenas, heap chunks, heap top, heap params\n"
+        "See:      heap, heap arenas, heap chunks, heap chunk, heap bins, heap tcache, heap top, heap params\n"
         "Explain:  heap catch (record), heap events (what was recorded), heap timeline (the same, drawn),\n"
         "          heap why-grow (why the heap grew)"
     )
