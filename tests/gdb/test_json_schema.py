@@ -24,12 +24,6 @@ from tests.support.programs import Programs
 
 SCHEMA: dict[str, Any] = json.loads((ROOT / "docs" / "schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
-<<<<<<< HEAD
-SEEN = ("heap", "heap arenas", "heap top", "heap params", "heap chunks")
-RECORDED = ("heap events", "heap events -by caller", "heap timeline", "heap why-grow -all", "heap why-grow")
-
-GROUPED = ("heap events", "heap events -by arena", "heap timeline", "heap why-grow")
-=======
 SEEN = ("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap bins", "heap tcache")
 #: What asks for one chunk of the fixture threads: one that is used, one that is in a list, a heap's reserve, a stack.
 CHUNKS = (
@@ -42,8 +36,9 @@ CHUNKS = (
     "totals_before",
     "0",
 )
-RECORDED = ("heap events", "heap timeline", "heap why-grow -all", "heap why-grow")
->>>>>>> 533110e31ce9700df03760bab152aac809ec6f15
+RECORDED = ("heap events", "heap events -by caller", "heap timeline", "heap why-grow -all", "heap why-grow")
+
+GROUPED = ("heap events", "heap events -by arena", "heap timeline", "heap why-grow")
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -158,13 +153,7 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
             yield from objects(inner)
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("command", [*SEEN, *GROUPED])
-=======
-@pytest.mark.parametrize(
-    "command", [*SEEN, "heap chunk", "heap chunk $sp", "heap events", "heap timeline", "heap why-grow"]
-)
->>>>>>> 533110e31ce9700df03760bab152aac809ec6f15
+@pytest.mark.parametrize("command", [*SEEN, "heap chunk", "heap chunk $sp", *GROUPED])
 def test_every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> None:
     """The schema must reject an answer that lacks any key, has one more, or has one of another type."""
     assert not errors(sound[command])

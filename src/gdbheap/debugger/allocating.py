@@ -116,7 +116,11 @@ def _tcache(target: Target, thread: gdb.InferiorThread) -> int | None:
         return address
     if address:  # glibc 2.43: inactive at the dummy's start, disabled behind it
         return 0 if address == target.symbols.address("__tcache_dummy") else -1
-    return 0
+    place = target.symbols.thread_local("tcache_shutting_down")
+    try:
+        return -1 if place is not None and target.memory.read(place, 1) != b"\0" else 0
+    except MemoryFault:
+        return 0
 
 
 def _kernel_break() -> int | None:

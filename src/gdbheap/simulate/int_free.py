@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from gdbheap.ptmalloc.abi import IS_MMAPPED, PREV_INUSE
 from gdbheap.ptmalloc.bins import bin_index, fastbin_index
@@ -11,6 +12,7 @@ from gdbheap.simulate.consolidate import malloc_consolidate
 from gdbheap.simulate.kernel_calls import drive, state_of, trim_after
 from gdbheap.simulate.machine import Machine
 from gdbheap.simulate.mmapped import free_mmapped, munmap_chunk
+from gdbheap.simulate.trace import Freed
 from gdbheap.simulate.trim import TRIM_OCCASION
 
 
@@ -76,6 +78,7 @@ def tcache_free(machine: Machine, chunk: int, size: int, function: str) -> bool:
                 f"tcache bin {index} has {count} of {limit} chunks (mp_.tcache_count): the chunk becomes its front.",
                 chunk,
             )
+            machine.freed = Freed("tcache", chunk, size, index=index)
         tcache_lists.put(machine, chunk, index)
         return True
     if machine.steps is not None:
@@ -123,13 +126,15 @@ def look_for_double_free(machine: Machine, entry: int, bins: range | tuple[int, 
             if count > 0xFFFF:
                 raise machine.loop(f"tcache bin {index}")
             found, count = machine.reveal(found), count + 1
+    if machine.steps is not None:
+        machine.note("look", function, "It is in no such bin: that word is there by chance.")
 
 
 def free_chunk(machine: Machine, arena: int, chunk: int, size: int, locked: bool) -> None:
     """Give a chunk back to its arena (_int_free_chunk): to a fastbin, to its neighbours, or to the kernel."""
     words, word_size = machine.words, machine.word_size
     function = "_int_free_chunk" if machine.released_241 else "_int_free"
-    if machine.has_fastbins and size <= machine.max_fast:
+    if machine.has_fastbins and size <= machine.largest_fast and size <= machine.max_fast:
         _to_fastbin(machine, arena, chunk, size, locked, function)
     elif words[chunk + word_size] & IS_MMAPPED:
         if machine.counts_down:
@@ -174,6 +179,7 @@ def _to_fastbin(machine: Machine, arena: int, chunk: int, size: int, locked: boo
             f"fastbin {index} of {machine.name(arena)}.",
             chunk,
         )
+        machine.freed = Freed("fastbin", chunk, size, arena, index)
 
 
 def unmap(machine: Machine, chunk: int) -> None:
@@ -195,6 +201,7 @@ def free_mapping(machine: Machine, chunk: int) -> None:
             f"IS_MMAPPED is set in the size word {word:#x}: the chunk is a mapping of its own and goes back.",
             chunk,
         )
+        machine.freed = Freed("munmap", chunk, word & -8)
     before = state_of(machine, None)
     done = drive(machine, free_mmapped(before, chunk, words[chunk], word))
     _finish_mapping(machine, before.params.values, done.state.params.values, done.error, chunk)
@@ -222,7 +229,7 @@ def merge_chunk(machine: Machine, arena: int, chunk: int, size: int) -> None:
     """Merge a chunk with its free neighbours and put it on a list (_int_free_merge_chunk)."""
     words, word_size = machine.words, machine.word_size
     function = "_int_free_merge_chunk" if machine.released_239 else "_int_free"
-    following = chunk + size
+    following, freed = chunk + size, chunk
     top = words[arena + machine.top_at]
     if chunk == top:
         raise machine.abort(function, "double free or corruption (top)", f"the chunk at {chunk:#x} is the top chunk")
@@ -264,8 +271,12 @@ def merge_chunk(machine: Machine, arena: int, chunk: int, size: int) -> None:
                 "move", function, f"The chunk before it, at {chunk:#x}, is free: they become one of {size:#x}.", chunk
             )
         machine.unlink(function, chunk)
-    size = create_chunk(machine, arena, chunk, size, following, next_size)
-    maybe_trim(machine, arena, size)
+    whole = create_chunk(machine, arena, chunk, size, following, next_size)
+    if machine.freed is not None:
+        behind = (following,) if whole > size and machine.freed.kind != "top" else ()
+        before_it = () if chunk == freed else (chunk,)
+        machine.freed = replace(machine.freed, merged=(*before_it, *behind))
+    maybe_trim(machine, arena, whole)
 
 
 def create_chunk(machine: Machine, arena: int, chunk: int, size: int, following: int, next_size: int) -> int:
@@ -283,6 +294,7 @@ def create_chunk(machine: Machine, arena: int, chunk: int, size: int, following:
             machine.note(
                 "take", function, f"The top chunk follows: the chunk becomes part of it, {size:#x} bytes now.", chunk
             )
+            machine.freed = Freed("top", chunk, size, arena)
         return size
     if not words[following + next_size + word_size] & PREV_INUSE:
         machine.unlink(function, following)
@@ -326,6 +338,7 @@ def create_chunk(machine: Machine, arena: int, chunk: int, size: int, following:
             f"The free chunk at {chunk:#x}, {size:#x} bytes, goes to the front of {where} of {machine.name(arena)}.",
             chunk,
         )
+        machine.freed = Freed("unsorted" if index == 1 else "small", chunk, size, arena, index)
     return size
 
 
@@ -344,4 +357,7 @@ def maybe_trim(machine: Machine, arena: int, size: int) -> None:
         )
     if machine.have_fastchunks(arena):
         malloc_consolidate(machine, arena)
+        top, left = machine.words[arena + machine.top_at], machine.freed
+        if left is not None and left.kind != "top" and left.arena == arena and top <= left.chunk:
+            machine.freed = replace(left, kind="top", chunk=top, size=machine.size(top), index=None)
     trim_after(machine, arena, size)

@@ -39,7 +39,7 @@ def int_malloc(machine: Machine, arena: int, request: int) -> int | None:
     if not arena:
         return _from_kernel(machine, 0, nb)
     words, size = machine.words, machine.word_size
-    if machine.has_fastbins and nb <= machine.max_fast:
+    if machine.has_fastbins and nb <= machine.largest_fast and nb <= machine.max_fast:
         found = _from_fastbin(machine, arena, nb)
         if found is not None:
             return found

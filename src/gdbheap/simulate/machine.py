@@ -18,7 +18,7 @@ from gdbheap.ptmalloc.params import Params, decode_params
 from gdbheap.ptmalloc.tcache import SMALL_BINS
 from gdbheap.simulate.calls import Call, Unpredictable
 from gdbheap.simulate.glibc import Glibc
-from gdbheap.simulate.trace import Abort, Step
+from gdbheap.simulate.trace import Abort, Freed, Step
 from gdbheap.simulate.words import Words
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class Machine:
     are the system calls that were made, with the kernel's answers, and ``steps`` what was looked at and done (None:
     they are not kept, which is quicker). ``changes`` are full sentences about settings and the like that moved, and
     ``source`` is where the last request got its memory from (SOURCES of simulate.trace). While steps are kept,
-    ``touched`` are the bins that a chunk was taken out of or sorted into, of whichever arena.
+    ``touched`` are the bins that a chunk was taken out of or sorted into, of whichever arena, and ``freed`` is where
+    the last chunk that was freed went.
     """
 
     def __init__(self, glibc: Glibc, memory: Memory, thread: Thread, variables: Globals, kernel: Kernel) -> None:
@@ -85,11 +86,13 @@ class Machine:
         self.changes: list[str] = []
         self.source = ""
         self.touched: set[int] = set()
+        self.freed: Freed | None = None
 
         self.word_size = abi.word_size
         self.header = abi.header
         self.min_size = abi.min_size
         self.min_large = abi.min_large_size
+        self.largest_fast = abi.request_to_chunk(80 * abi.word_size // 4)
         self.first_large_bin = bin_index(abi, abi.min_large_size)
         self.align_mask = abi.alignment - 1
         self.wrap = 1 << 8 * abi.word_size
@@ -158,6 +161,7 @@ class Machine:
         made.variables = copy(self.variables)
         made.kernel = self.kernel.copy()
         made.calls, made.changes, made.touched, made.source = [], [], set(), ""
+        made.freed = None
         made.steps = None if self.steps is None else []
         return made
 

@@ -10,6 +10,7 @@ from gdbheap.simulate.calls import Unpredictable
 from gdbheap.simulate.int_free import free_chunk, free_mapping, int_free, look_for_double_free
 from gdbheap.simulate.int_malloc import chunk_size_for, int_malloc, start_tcache
 from gdbheap.simulate.machine import Machine
+from gdbheap.simulate.trace import Freed
 
 
 def check_hooks(machine: Machine, name: str) -> None:
@@ -243,6 +244,8 @@ def _to_tcache_242(machine: Machine, chunk: int, size: int) -> bool:
             + ("is put at its place by size." if large else "becomes its front."),
             chunk,
         )
+        machine.freed = Freed("tcache", chunk, size, index=index)
+        machine.changes += ["The bin is kept in order of size."] * large
     if large:
         tcache_lists.put_large(machine, chunk, index)
     else:

@@ -54,6 +54,23 @@ class Step:
     address: int | None = None
 
 
+@dataclass(frozen=True)
+class Freed:
+    """Where free left a chunk: ``kind`` is tcache, fastbin, unsorted, small, top or munmap.
+
+    ``chunk`` and ``size`` (bytes) are the free chunk that is left, merged with its neighbours; the top chunk before
+    anything of it is given back; or the mapping's chunk. ``arena`` is the address of its arena, ``index`` the bin that
+    it goes to, each None where there is none. ``merged`` are the addresses of the neighbours that it took in.
+    """
+
+    kind: str
+    chunk: int
+    size: int
+    arena: int | None = None
+    index: int | None = None
+    merged: tuple[int, ...] = ()
+
+
 class Abort(Exception):
     """A check of glibc's that fails: ``message`` is what it prints."""
 
