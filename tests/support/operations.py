@@ -6,6 +6,7 @@ import pickle
 import random
 import struct
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,7 +126,7 @@ class Recording:
         glibc, thread, variables, ranges = self.start
         kernel = RecordedKernel()
         kernel.brk = variables.curbrk
-        machine = Machine(glibc, Snapshot(ranges), thread, variables, kernel)
+        machine = Machine(glibc, Snapshot(ranges), copy(thread), copy(variables), kernel)
         heap = machine.heap_max_size
         in_heaps = (item.pointer for item in self.results if item.pointer and item.size_word & 6 == 4)
         kernel.heaps = list(dict.fromkeys(pointer - pointer % heap for pointer in in_heaps))

@@ -48,7 +48,7 @@ def drive(machine: Machine, steps: Calling[T]) -> T:
 
 def state_of(machine: Machine, arena: int | None, trim: TrimWalk | None = None) -> GrowthState:
     """Return what the parts that call the kernel look at, with the ``arena`` that they work on."""
-    decoded = None if arena is None else _arena(machine, arena)
+    decoded = None if arena is None else _without_lists(machine, arena)
     heap, older = None, None
     if decoded is not None and not decoded.is_main:
         heap, older = _heaps(machine, decoded)
@@ -70,11 +70,37 @@ def state_of(machine: Machine, arena: int | None, trim: TrimWalk | None = None) 
     )
 
 
-def _arena(machine: Machine, address: int) -> Arena:
+def arena_of_machine(machine: Machine, address: int) -> Arena:
+    """Return the arena at ``address`` as the machine's memory has it."""
     abi, layout, words = machine.abi, machine.layout, machine.words
     number = 0 if address == machine.main_arena else machine.variables.numbers.get(address, 1)
     data = words.read(address, layout.state.size)
     return decode_arena(abi, layout, address, number, data, read_top_size(words, abi, layout, address, data))
+
+
+def _without_lists(machine: Machine, address: int) -> Arena:
+    """Return the arena at ``address`` without its lists, which what calls the kernel does not look at."""
+    words, top = machine.words, machine.words[address + machine.top_at]
+    has_top = top not in (0, machine.bin_at(address, 1))  # bin 1's header is initial_top
+    fields = machine.layout.state.fields
+    return Arena(
+        address=address,
+        number=0 if address == machine.main_arena else machine.variables.numbers.get(address, 1),
+        mutex=0,
+        flags=machine.number(address + machine.flags_at, 4),
+        top=top,
+        top_size=machine.size(top) if has_top else 0,
+        last_remainder=words[address + machine.remainder_at],
+        fastbins=(),
+        bins=(),
+        bins_address=address + fields["bins"].offset,
+        binmap=(),
+        next=0,
+        next_free=0,
+        attached_threads=0,
+        system_mem=words[address + machine.system_mem_at],
+        max_system_mem=words[address + fields["max_system_mem"].offset],
+    )
 
 
 def _heaps(machine: Machine, arena: Arena) -> tuple[HeapInfo, tuple[OlderHeap, ...] | None]:
