@@ -13,6 +13,8 @@ from gdbheap.simulate.words import Words
 #: Where placeholders for addresses that the kernel chooses begin, by word size: no process has anything there.
 _PLACEHOLDERS = {8: 1 << 52, 4: 0x00100000}
 _PLACEHOLDERS_END = {8: 1 << 56, 4: 0x08000000}
+#: Bytes at the start of a chunk that malloc may have written: in a mapping of its own that is all.
+_HEADER = 64
 
 
 class Kernel(Protocol):
@@ -120,21 +122,25 @@ def apply(words: Words, call: Call, answer: int, brk_before: int | None) -> None
     name, args = call.syscall, call.args
     if name == "brk":
         if brk_before and args[0] and answer > brk_before:
-            words.zero(brk_before, answer)
+            words.fresh(brk_before, answer)
         elif brk_before and args[0] and answer < brk_before:
             words.unmap(answer, brk_before)
     elif failed(answer):
         return
-    elif name == "mmap":
+    elif name == "mmap" and args[3] & MAP_FIXED:
         words.zero(answer, answer + args[1])
+    elif name == "mmap":
+        words.fresh(answer, answer + args[1])
     elif name == "munmap":
-        words.unmap(args[0], args[0] + args[1])
+        chunk = args[0] + sum(term.value for term in call.terms if term.name == "offset")
+        header = (chunk, chunk + _HEADER) if call.path == "munmap-chunk" else None
+        words.unmap(args[0], args[0] + args[1], header)
     elif name == "mremap":
         if answer != args[0]:
             words.move(args[0], args[1], answer)
-            words.zero(answer + args[1], answer + args[2])
+            words.fresh(answer + args[1], answer + args[2])
         elif args[2] > args[1]:
-            words.zero(args[0] + args[1], args[0] + args[2])
+            words.fresh(args[0] + args[1], args[0] + args[2])
         else:
             words.unmap(args[0] + args[2], args[0] + args[1])
     elif name == "madvise" and args[2] == MADV_DONTNEED:

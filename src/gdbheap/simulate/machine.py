@@ -14,7 +14,7 @@ from gdbheap.memory import Memory
 from gdbheap.ptmalloc.abi import NON_MAIN_ARENA
 from gdbheap.ptmalloc.bins import bin_index
 from gdbheap.ptmalloc.heaps import heap_for, heap_max_size
-from gdbheap.ptmalloc.params import Params, decode_params
+from gdbheap.ptmalloc.params import SIGNED, Params
 from gdbheap.ptmalloc.tcache import SMALL_BINS
 from gdbheap.simulate.calls import Call, Unpredictable
 from gdbheap.simulate.glibc import Glibc
@@ -112,6 +112,8 @@ class Machine:
         self.fastchunks_at = None if fastchunks is None else fastchunks.offset
         self._mp = {name: glibc.mp + item.offset for name, item in layout.par.fields.items()}
         self._mp_size = {name: item.size for name, item in layout.par.fields.items()}
+        self._mp_words = {name: place for name, place in self._mp.items() if self._mp_size[name] == abi.word_size}
+        self._signed = {name: 8 * size for name, size in self._mp_size.items() if name in SIGNED}
         self.has_tcache = layout.tcache is not None
         self.counts_down = layout.tcache_counts_down
         self.marks = glibc.marks
@@ -218,11 +220,10 @@ class Machine:
 
     def mp(self, name: str) -> int:
         """Return the field ``name`` of mp_, as an unsigned number; 0 where this glibc has none."""
-        address = self._mp.get(name)
-        if address is None:
-            return 0
-        size = self._mp_size[name]
-        return self.words[address] if size == self.word_size else self.number(address, size)
+        address = self._mp_words.get(name)
+        if address is not None:
+            return self.words[address]
+        return self.number(self._mp[name], self._mp_size[name]) if name in self._mp else 0
 
     def set_mp(self, name: str, value: int) -> None:
         """Write the field ``name`` of mp_, which this glibc must have."""
@@ -235,7 +236,11 @@ class Machine:
     @property
     def params(self) -> Params:
         """mp_ as it is now."""
-        return decode_params(self.abi, self.layout, self.glibc.mp, self.words.read(self.glibc.mp, self.layout.par.size))
+        values = {name: self.mp(name) for name in self._mp}
+        for name, bits in self._signed.items():
+            if values[name] >> bits - 1:
+                values[name] -= 1 << bits
+        return Params(self.glibc.mp, values)
 
     # Arenas
 
@@ -261,7 +266,7 @@ class Machine:
     @property
     def heap_max_size(self) -> int:
         """HEAP_MAX_SIZE in bytes."""
-        return heap_max_size(self.abi, self.layout, self.params)
+        return heap_max_size(self.abi, self.layout, Params(0, {"hp_pagesize": self.mp("hp_pagesize")}))
 
     @property
     def single(self) -> bool:

@@ -8,7 +8,7 @@ from gdbheap.ptmalloc.bins import chunks_to_trim
 from gdbheap.simulate.arena_get import start_malloc
 from gdbheap.simulate.calls import Unpredictable
 from gdbheap.simulate.consolidate import malloc_consolidate
-from gdbheap.simulate.kernel_calls import run, state_of
+from gdbheap.simulate.kernel_calls import arena_of_machine, run, state_of
 from gdbheap.simulate.machine import Machine
 from gdbheap.simulate.state import TrimWalk
 from gdbheap.simulate.trim import mtrim, pages_inside
@@ -127,12 +127,9 @@ def malloc_trim(machine: Machine, pad: int) -> int:
 def _trim_arena(machine: Machine, arena: int, pad: int) -> int:
     if machine.has_fastbins:
         malloc_consolidate(machine, arena)
-    plain = state_of(machine, arena)
-    assert plain.arena is not None
-    chunks, complete = chunks_to_trim(machine.words, machine.abi, plain.arena)
+    chunks, complete = chunks_to_trim(machine.words, machine.abi, arena_of_machine(machine, arena))
     inside = tuple(item for item in chunks if pages_inside(machine.abi, *item)[1])
     before = state_of(machine, arena, TrimWalk(inside, complete=complete))
     made = len(machine.calls)
-    after, _, _ = run(machine, before, mtrim(before, pad))
-    del after
+    run(machine, before, mtrim(before, pad))
     return int(any(call.syscall == "madvise" or call.path == "trim" for call, _ in machine.calls[made:]))

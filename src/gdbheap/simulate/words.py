@@ -91,14 +91,18 @@ class Words(dict[int, int]):
         """Return a new layer over this one; this one must not be written to from then on."""
         return Words(self._abi, self)
 
+    def fresh(self, start: int, end: int) -> None:
+        """Let the bytes from ``start`` to ``end`` be zero, where there was nothing: the kernel has made them."""
+        self._mapped.set(start, end, True)
+
     def zero(self, start: int, end: int) -> None:
-        """Let the bytes from ``start`` to ``end`` be zero: the kernel has made them, or made them anew."""
+        """Let the bytes from ``start`` to ``end`` be zero: the kernel has made them anew."""
         self._forget(start, end)
         self._mapped.set(start, end, True)
 
-    def unmap(self, start: int, end: int) -> None:
-        """Let there be nothing from ``start`` to ``end``."""
-        self._forget(start, end)
+    def unmap(self, start: int, end: int, written: tuple[int, int] | None = None) -> None:
+        """Let there be nothing from ``start`` to ``end``; ``written`` is the part where words were, None for all."""
+        self._forget(*(written or (start, end)))
         self._mapped.set(start, end, False)
 
     def _forget(self, start: int, end: int) -> None:
@@ -113,7 +117,7 @@ class Words(dict[int, int]):
         """Move what malloc may look at of the ``size`` bytes at ``start``, their first words, to the address ``to``."""
         words = [self[start + place] for place in range(0, min(size, 8 * self._size), self._size)]
         self.unmap(start, start + size)
-        self.zero(to, to + size)
+        self.fresh(to, to + size)
         for place, word in enumerate(words):
             self[to + place * self._size] = word
 
