@@ -45,12 +45,13 @@ def load() -> None:
     from gdbheap.debugger.commands.timeline import HeapTimeline
     from gdbheap.debugger.commands.top import HeapTop
     from gdbheap.debugger.commands.trace import HeapTrace
+    from gdbheap.debugger.commands.what_if import HeapWhatIf
     from gdbheap.debugger.commands.why_grow import HeapWhyGrow
 
     for prefix in prefixes:
         for command in (
             *(Heap, HeapArenas, HeapTop, HeapParams, HeapChunks),
-            *(HeapChunk, HeapBins, HeapTcache, HeapPredict),
+            *(HeapChunk, HeapBins, HeapTcache, HeapPredict, HeapWhatIf),
             *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace),
         ):
             command(prefix)
