@@ -55,7 +55,7 @@ def whatif_lines(outcomes: Sequence[Outcome], total: int, style: Plain) -> Itera
         if item.problem is not None:
             yield style.paint("bad", f"{head}: ended at operation {item.done + 1} of {total}: {item.problem}")
     yield ""
-    yield "Fragmentation is what lies in free chunks (tcache and fastbins included) of all that malloc holds at the end."
+    yield "Fragmentation is what lies in free chunks (tcache and fastbins too) of all that malloc holds at the end."
     yield "It is assumed that the kernel refuses nothing and that no thread waits for another one's lock."
 
 
