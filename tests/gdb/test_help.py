@@ -16,9 +16,11 @@ COMMANDS = (
     "heap chunks",
     "heap events",
     "heap params",
+    "heap predict",
     "heap tcache",
     "heap timeline",
     "heap top",
+    "heap what-if",
     "heap why-grow",
 )
 PREFIXES = ("heap", "gdbheap")
@@ -54,6 +56,9 @@ def test_the_prefix_lists_all_commands(gdb: Gdb) -> None:
         ("heap bins fast -t", {"heap bins fast -thread"}),
         ("heap bins -arena ", set()),
         ("heap tcache -c", {"heap tcache -count"}),
+        ("heap predict mem", {"heap predict memalign"}),
+        ("heap predict malloc 8 -st", {"heap predict malloc 8 -steps"}),
+        ("heap what-if run.ops mm", {"heap what-if run.ops mmap_threshold="}),
         ("heap chunk -b", {"heap chunk -bytes"}),
         ("heap chunks -st", {"heap chunks -start", "heap chunks -state"}),
         ("heap chunks -state un", {"heap chunks -state unsorted"}),

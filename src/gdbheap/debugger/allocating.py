@@ -16,6 +16,7 @@ from gdbheap.ptmalloc.tcache import tcache_is_dummy
 from gdbheap.simulate.glibc import UNKNOWN_KEY, Glibc
 from gdbheap.simulate.linux import WillingKernel
 from gdbheap.simulate.machine import Globals, Machine, Thread
+from gdbheap.simulate.settings import environment_settings, set_value
 
 #: The hooks, and what each of them holds while nobody has set it.
 _HOOKS = {
@@ -37,7 +38,11 @@ def read_machine(thread: gdb.InferiorThread) -> Machine:
     variables = read_globals(target)
     own = Thread(thread.num, _tcache(target, thread), target.thread_word("thread_arena", thread))
     kernel = WillingKernel(target.abi.word_size, _kernel_break())
-    return Machine(glibc, PageCache(target.memory), own, variables, kernel)
+    machine = Machine(glibc, PageCache(target.memory), own, variables, kernel)
+    if not variables.initialized:
+        for name, value in environment_settings(_environment()).items():
+            set_value(machine, name, value)  # as ptmalloc_init will
+    return machine
 
 
 def read_glibc(target: Target) -> Glibc:
@@ -137,3 +142,13 @@ def _kernel_break() -> int | None:
     except (OSError, IndexError, ValueError):
         return None
     return start or None
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment that the process was started with, empty where that cannot be looked up."""
+    pid = local_pid()
+    try:
+        with open(f"/proc/{pid}/environ", encoding="utf-8", errors="replace") as file:
+            return dict(entry.split("=", 1) for entry in file.read().split("\0") if "=" in entry)
+    except OSError:
+        return {}

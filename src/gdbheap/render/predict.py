@@ -170,6 +170,11 @@ def outlook_lines(found: Outlook, machine: Machine, setting: Setting, style: Pla
             f"From the top chunk of {machine.name(arena)} {hex_size(found.top)} can be cut, as chunks; each chunk has "
             f"a header of {machine.word_size} bytes and is a multiple of {machine.align_mask + 1}."
         )
+    least = "" if found.complete else "at least "
+    yield (
+        f"Its free chunks have {least}{hex_size(found.free)} besides, and those of the thread's tcache "
+        f"{hex_size(found.cached)}."
+    )
     yield ""
     yield f"{'chunk size':<22}  {'the next malloc':>15}  takes"
     for group in _groups(found.classes):
@@ -299,6 +304,9 @@ def outlook_object(found: Outlook) -> dict[str, object]:
     return {
         "largest_request": found.largest,
         "top_bytes": found.top,
+        "free_bytes": found.free,
+        "tcache_bytes": found.cached,
+        "complete": found.complete,
         "classes": [
             {
                 "low": item.low,

@@ -62,9 +62,9 @@ def whatif_lines(outcomes: Sequence[Outcome], total: int, style: Plain) -> Itera
 def outcome_object(item: Outcome) -> dict[str, object]:
     """Return an outcome as JSON has it."""
     return {
-        "settings": dict(item.settings),
+        "settings": [{"name": name, "value": value} for name, value in item.settings.items()],
         "done": item.done,
-        "calls": dict(item.calls),
+        "calls": [{"syscall": name, "count": count} for name, count in item.calls.items()],
         "taken": item.taken,
         "peak": item.peak,
         "live_at_peak": item.live_at_peak,

@@ -137,6 +137,9 @@ def _int_memalign(machine: Machine, arena: int, alignment: int, request: int) ->
                 aligned += alignment
         lead = aligned - chunk
         if mapped:
+            if machine.steps is not None and alignment > machine.abi.page_size:
+                text = "Where the aligned place is in the mapping depends on the address that the kernel chooses."
+                machine.note("look", _FUNCTION, text)
             _move_mapped(machine, chunk, lead)
             machine.source = "mapping"
             return aligned + machine.header

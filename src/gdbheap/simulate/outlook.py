@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gdbheap.ptmalloc.bins import LAST_BIN, bin_range
+from gdbheap.ptmalloc.bins import LAST_BIN, bin_range, free_summary
+from gdbheap.ptmalloc.tcache import read_tcache
+from gdbheap.simulate.kernel_calls import arena_of_machine
 from gdbheap.simulate.machine import Machine
 from gdbheap.simulate.operations import Operation, Prediction, predict
+
+#: Free chunks that are added up at most.
+_MOST_CHUNKS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,16 @@ class Outlook:
     """What malloc can do before it needs the kernel.
 
     ``largest`` is the largest request in bytes that needs no system call now (-1: none is that small). ``top`` is how
-    many bytes can be cut from the top chunk, as chunks. ``classes`` are all sizes, small ones first; they end with
-    the first one that no free memory could serve, ``ends`` being the number of those left out.
+    many bytes can be cut from the top chunk, as chunks; ``free`` are in the free chunks of the arena's lists and
+    ``cached`` in the thread's tcache (``complete`` is False where not all of them were visited). ``classes`` are the
+    sizes that need no system call, small ones first, and ``ends`` is how many classes do.
     """
 
     largest: int
     top: int
+    free: int
+    cached: int
+    complete: bool
     classes: tuple[SizeClass, ...]
     ends: int
 
@@ -48,7 +57,16 @@ def look_ahead(machine: Machine) -> Outlook:
     size = machine.size(top) if top else 0
     classes = list(_classes(machine))
     shown = [item for item in classes if not item.prediction.calls]
-    return Outlook(_largest(machine), max(size - machine.min_size, 0), tuple(shown), len(classes) - len(shown))
+    decoded = arena_of_machine(machine, arena)
+    found = free_summary(machine.words, machine.abi, machine.layout, decoded, machine.safe_linking, _MOST_CHUNKS)
+    cached = 0
+    if machine.thread.tcache is not None and machine.thread.tcache > 0:
+        cached = read_tcache(
+            machine.words, machine.abi, machine.layout, machine.thread.tcache, machine.safe_linking
+        ).total
+    cuttable = max(size - machine.min_size, 0)
+    ends = len(classes) - len(shown)
+    return Outlook(_largest(machine), cuttable, found.total, cached, found.complete, tuple(shown), ends)
 
 
 def _predict(machine: Machine, request: int) -> Prediction:

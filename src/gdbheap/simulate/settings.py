@@ -33,6 +33,35 @@ SETTINGS: Mapping[str, int | None] = {
 }
 
 
+#: The older variables of the environment, each with the setting that it stands for.
+_VARIABLES: Mapping[str, str] = {
+    "MALLOC_TOP_PAD_": "top_pad",
+    "MALLOC_TRIM_THRESHOLD_": "trim_threshold",
+    "MALLOC_MMAP_THRESHOLD_": "mmap_threshold",
+    "MALLOC_MMAP_MAX_": "mmap_max",
+    "MALLOC_ARENA_MAX": "arena_max",
+    "MALLOC_ARENA_TEST": "arena_test",
+}
+
+
+def environment_settings(environment: Mapping[str, str]) -> dict[str, int]:
+    """Return the settings that GLIBC_TUNABLES and the older variables of an environment make, by their names."""
+    texts = {name: environment[variable] for variable, name in _VARIABLES.items() if variable in environment}
+    for part in environment.get("GLIBC_TUNABLES", "").split(":"):
+        name, equals, text = part.partition("=")
+        if equals and name.startswith("glibc.malloc."):
+            texts[name.removeprefix("glibc.malloc.")] = text
+    found: dict[str, int] = {}
+    for name, text in texts.items():
+        try:
+            value = int(text, 0)
+        except ValueError:
+            continue  # glibc leaves it alone, too
+        if name in SETTINGS:
+            found[name] = value
+    return found
+
+
 def mallopt(machine: Machine, parameter: int, value: int) -> int:
     """Do mallopt(``parameter``, ``value``); return 1 where it is accepted, else 0."""
     start_malloc(machine)
