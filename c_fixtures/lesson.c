@@ -24,11 +24,11 @@ int main(void)
     guards[1] = malloc(24);
     source = malloc(3000);
     guards[2] = malloc(24);
-    for (i = 0; i < 11; i++)
-        free(same[i]); /* seven go to the tcache, four to a fastbin */
     free(first_large);
     free(second_large);
-    guards[3] = malloc(70000); /* sorts the two into their large bin */
+    guards[3] = malloc(70000); /* sorts the two into their large bins */
+    for (i = 0; i < 11; i++)
+        free(same[i]); /* seven go to the tcache, four to a fastbin */
     free(source);
     cut = malloc(200); /* cut from the first that is large enough; the rest is the last remainder */
     stop_here();
