@@ -126,11 +126,29 @@ class Recording:
         glibc, thread, variables, ranges = self.start
         kernel = RecordedKernel()
         kernel.brk = variables.curbrk
-        machine = Machine(glibc, Snapshot(ranges), copy(thread), copy(variables), kernel)
-        heap = machine.heap_max_size
-        in_heaps = (item.pointer for item in self.results if item.pointer and item.size_word & 6 == 4)
-        kernel.heaps = list(dict.fromkeys(pointer - pointer % heap for pointer in in_heaps))
-        return machine
+        return Machine(glibc, Snapshot(ranges), copy(thread), copy(variables), kernel)
+
+
+class _Heaps:
+    """Where the heaps of a thread's arena were: the next one that memory is returned from is the next to be made."""
+
+    def __init__(self, machine: Machine, results: list[Result]) -> None:
+        self._machine = machine
+        size = machine.heap_max_size
+        in_heaps = [
+            (place, item.pointer) for place, item in enumerate(results) if item.pointer and item.size_word & 6 == 4
+        ]
+        self._coming = [(place, pointer - pointer % size) for place, pointer in reversed(in_heaps)]
+
+    def next(self, place: int) -> list[int]:
+        """Return the heap that is made next, if one is, in the operation at ``place`` or later."""
+        machine, coming = self._machine, self._coming
+        while coming and coming[-1][0] < place:
+            coming.pop()
+        arena = machine.thread.arena
+        newest = machine.words[arena + machine.top_at] if arena and arena != machine.main_arena else 0
+        newest -= newest % machine.heap_max_size
+        return next(([heap] for _, heap in reversed(coming) if heap != newest), [])
 
 
 def record(gdb: Gdb, program: Path, folder: Path, entries: list[Entry], threads: bool = False) -> Recording:
@@ -156,8 +174,11 @@ def differences(recording: Recording) -> tuple[int, str | None]:
     shift = 0 if machine.has_fastbins else 1  # bit 0 of prev_size is a flag from 2.43 on
     count = 0
     run = replay(machine, recording.entries)
+    heaps = _Heaps(machine, recording.results)
+    in_arena = any(item.size_word & 6 == 4 for item in recording.results)
     for entry, real in zip(recording.entries, recording.results):
         kernel.mappings = []
+        kernel.heaps = heaps.next(count) if in_arena else []
         if real.pointer and real.size_word & 2:
             kernel.mappings = [real.pointer - machine.header - (real.prev_size >> shift << shift)]
         got = next(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 from gdbheap.memory import MemoryFault
@@ -9,7 +10,7 @@ from gdbheap.ptmalloc.abi import IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, round_d
 from gdbheap.ptmalloc.arena import Arena, decode_arena, read_top_size
 from gdbheap.ptmalloc.heaps import HeapInfo, heap_for, read_heap
 from gdbheap.simulate.arenas import heap_trim, leftover
-from gdbheap.simulate.calls import Calling, Steps, Unpredictable
+from gdbheap.simulate.calls import Call, Calling, Steps, Unpredictable
 from gdbheap.simulate.kernel import MAP_HUGETLB
 from gdbheap.simulate.linux import apply
 from gdbheap.simulate.machine import Machine
@@ -23,8 +24,11 @@ T = TypeVar("T")
 _ABORTS = "malloc aborts with: "
 
 
-def drive(machine: Machine, steps: Calling[T]) -> T:
-    """Run ``steps`` to their end: the machine's kernel answers their calls, and its memory follows."""
+def drive(machine: Machine, steps: Calling[T], called: Callable[[Call], None] | None = None) -> T:
+    """Run ``steps`` to their end: the machine's kernel answers their calls, and its memory follows.
+
+    ``called`` is told of each call once that is done.
+    """
     try:
         call = next(steps)
         while True:
@@ -40,6 +44,8 @@ def drive(machine: Machine, steps: Calling[T]) -> T:
             apply(machine.words, call, answer, before)
             if call.syscall == "brk":
                 machine.variables.curbrk = answer
+            if called is not None:
+                called(call)
             call = steps.send(answer)
     except StopIteration as end:
         result: T = end.value
@@ -206,11 +212,14 @@ def trim_after(machine: Machine, arena: int, size: int) -> None:
 
 def trim_heap(machine: Machine, before: GrowthState, pad: int) -> None:
     """Give back the end of an arena other than main_arena, and whole heaps of it (heap_trim)."""
-    done = drive(machine, heap_trim(before, pad))
-    older = before.older_heaps or ()
-    left = len(older) - len(done.state.older_heaps or ())
-    for item in older[:left]:
-        _unlink_last(machine, item.heap)
+    older = iter(before.older_heaps or ())
+
+    def called(call: Call) -> None:
+        # Before more of the top chunk goes back, and the links of what was free at its start with it.
+        if call.path == "heap-unmap":
+            _unlink_last(machine, next(older).heap)
+
+    done = drive(machine, heap_trim(before, pad), called)
     absorb(machine, before, done.state)
     machine.changes += done.changes
     for change in done.changes:
