@@ -20,11 +20,13 @@ COMMANDS = (
     "heap find",
     "heap map",
     "heap params",
+    "heap predict",
     "heap refs",
     "heap tcache",
     "heap timeline",
     "heap top",
     "heap trace",
+    "heap what-if",
     "heap why-grow",
 )
 PREFIXES = ("heap", "gdbheap")
@@ -93,6 +95,9 @@ def test_apropos(gdb: Gdb) -> None:
         ("heap bins fast -t", {"heap bins fast -thread"}),
         ("heap bins -arena ", set()),
         ("heap tcache -c", {"heap tcache -count"}),
+        ("heap predict mem", {"heap predict memalign"}),
+        ("heap predict malloc 8 -st", {"heap predict malloc 8 -steps"}),
+        ("heap what-if run.ops mm", {"heap what-if run.ops mmap_threshold="}),
         ("heap chunk -b", {"heap chunk -bytes"}),
         ("heap chunks -st", {"heap chunks -start", "heap chunks -state"}),
         ("heap chunks -state un", {"heap chunks -state unsorted"}),
