@@ -16,6 +16,7 @@ from gdbheap.growth.groups import BY
 from gdbheap.growth.phases import PHASES
 from gdbheap.ptmalloc.chunk import STATES
 from gdbheap.ptmalloc.place import PLACES
+from gdbheap.ptmalloc.refs import KINDS as REFERENCES
 from gdbheap.simulate.free_chunk import ENDS
 from gdbheap.simulate.paths import PATHS
 from tests.support.debugger import Answers, Gdb
@@ -26,7 +27,7 @@ SCHEMA: dict[str, Any] = json.loads((ROOT / "docs" / "schema.json").read_text(en
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 SEEN = (
     *("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap map", "heap map -words"),
-    *("heap bins", "heap tcache"),
+    *("heap bins", "heap tcache", "heap find"),
 )
 #: What asks for one chunk of the fixture threads: one that is used, one that is in a list, a heap's reserve, a stack.
 CHUNKS = (
@@ -39,7 +40,15 @@ CHUNKS = (
     "totals_before",
     "0",
 )
+#: What asks for predictions, of each end; those of operations on memory, of settings, and of what can be asked for.
+PREDICTED = (
+    "heap predict malloc 1000; free $1; realloc 0 500000; free $3; malloc 24; free $5; free $5; malloc 1",
+    "heap predict trim; mallopt M_TOP_PAD 0; calloc 1 2; memalign 64 100; malloc -1",
+    "heap predict free 24",
+    "heap predict growth",
+)
 RECORDED = ("heap events", "heap events -by caller", "heap timeline", "heap why-grow -all", "heap why-grow")
+
 GROUPED = ("heap events", "heap events -by arena", "heap timeline", "heap why-grow")
 
 Change = Callable[[dict[str, Any]], object]
@@ -158,20 +167,70 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("command", [*SEEN, "heap chunk", "heap chunk $sp", *GROUPED])
 def test_every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> None:
     """The schema must reject an answer that lacks any key, has one more, or has one of another type."""
-    assert not errors(sound[command])
-    count = len(list(objects(sound[command])))
+    every_key_is_held(sound[command], command)
+
+
+#: What is looked for in leaky.c's heap, with rows, groups, and references of every kind.
+SEARCHES = (
+    "heap find -points-to config",
+    "heap find -by type",
+    "heap find -count",
+    "heap refs config",
+    "heap refs messages[1]",
+)
+
+
+@pytest.fixture(scope="module")
+def searched(gdb: Gdb, programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Return the answers to SEARCHES, with two elements of each list."""
+    answers = Answers(tmp_path_factory.mktemp("searched"))
+    run(gdb, answers, programs, "leaky", commands=SEARCHES)
+    return {command: shortened(answers[command.replace(" ", "_")]) for command in SEARCHES}
+
+
+@pytest.mark.parametrize("command", SEARCHES)
+def test_every_key_of_a_search_is_held(searched: dict[str, dict[str, Any]], command: str) -> None:
+    every_key_is_held(searched[command], command)
+
+
+def test_searches_that_are_not_whole(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    commands = ("heap find -text a", "heap refs pointers[3]")
+    asked = [f"{command} {answers.into(str(place))}" for place, command in enumerate(commands)]
+    gdb("break stop_here", "run", *asked, program=programs["sizes0"], args=["0"]).succeeded()
+    for place, command in enumerate(commands):
+        assert answers[str(place)]["missing"], command
+        every_key_is_held(shortened(answers[str(place)]), command)
+
+
+def every_key_is_held(sound: dict[str, Any], command: str) -> None:
+    """Take each key out of an answer, and give it another type; fail where the schema has nothing against that."""
+    assert not errors(sound)
+    count = len(list(objects(sound)))
     for index in range(count):
-        for key in list(list(objects(sound[command]))[index]):
-            answer = copy.deepcopy(sound[command])
+        for key in list(list(objects(sound))[index]):
+            answer = copy.deepcopy(sound)
             del list(objects(answer))[index][key]
             assert errors(answer), f"{command} without {key}"
-            answer = copy.deepcopy(sound[command])
+            answer = copy.deepcopy(sound)
             changed = list(objects(answer))[index]
             changed[key] = "7" if isinstance(changed[key], (dict, list)) else {"wrong": 7}
             assert errors(answer), f"{command} with a {key} of another type"
-        answer = copy.deepcopy(sound[command])
+        answer = copy.deepcopy(sound)
         list(objects(answer))[index]["one_more"] = None
         assert errors(answer), f"{command} with one more key in object {index}"
+
+
+def test_predictions(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """Of operations that end in each way, of what can still be asked for, and of a sequence under other settings."""
+    operations = answers.folder / "operations"
+    operations.write_text("malloc 100000 = 1\nrealloc 1 300000 = 1\nfree 1\n")
+    asked = [*PREDICTED, f"heap what-if {operations} top_pad=0 tcache_count=0,mmap_threshold=64K"]
+    commands = [f"{command} {answers.into(str(place))}" for place, command in enumerate(asked)]
+    gdb("break stop_here", "run", *commands, program=programs["totals"]).succeeded()
+    for place, command in enumerate(asked):
+        every_key_is_held(answers[str(place)], command)
+    ends = {item["end"] for place in range(3) for item in answers[str(place)]["predictions"]}
+    assert ends == {"chunk", "null", "done", "abort", "crash"}
 
 
 @pytest.mark.parametrize(
@@ -184,6 +243,8 @@ def test_every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> No
         ("heap arenas", lambda answer: answer["arenas"][0].update(kind="sbrk")),
         ("heap chunks", lambda answer: answer["arenas"][0]["chunks"][0].update(state="lost")),
         ("heap chunks", lambda answer: answer["arenas"][0]["chunks"][0].update(flags=8)),
+        ("heap find", lambda answer: answer.update(by="colour")),
+        ("heap find", lambda answer: answer["groups"][0].update(size=-1)),
         ("heap params", lambda answer: answer["params"][0].update(unit="pages")),
         ("heap map", lambda answer: answer["arenas"][0]["regions"][0]["runs"][0].update(kind="lost")),
         ("heap map", lambda answer: answer["arenas"][0]["last_used"].update(state="unknown")),
@@ -217,6 +278,9 @@ def test_the_schemas_lists_are_the_codes() -> None:
     assert SCHEMA["$defs"]["state_name"]["enum"] == list(STATES)
     assert SCHEMA["$defs"]["heap chunk"]["properties"]["where"]["enum"] == list(PLACES)
     assert SCHEMA["$defs"]["foretold"]["properties"]["end"]["enum"] == [*ENDS, None]
+    assert SCHEMA["$defs"]["reference"]["properties"]["kind"]["enum"] == list(REFERENCES)
+    assert list(SCHEMA["$defs"]["reference_kinds"]["properties"]) == list(REFERENCES)
+    assert list(SCHEMA["$defs"]["amounts"]["properties"]) == list(STATES)
     source = (ROOT / "src" / "gdbheap" / "growth" / "requester.py").read_text(encoding="utf-8")
     kinds = SCHEMA["$defs"]["kind_name"]["enum"]
     assert kinds == list(KINDS)

@@ -224,7 +224,7 @@ def test_the_words_are_gdbs(gdb: Gdb, answers: Answers, programs: Programs) -> N
         "break stop_here", "run",
         "echo words\\n", "heap map -words -count 60 -rows 3 -width 80 -ascii", "echo end\\n",
         f"heap map -words -count 60 -rows 3 {answers.into('words')}",
-        f"heap chunks -count 60 {answers.into('chunks')}",
+        f"heap chunks -arena 0 -count 60 {answers.into('chunks')}",
         "x/4000gx mp_.sbrk_base",
         program=programs["totals"],
     ).succeeded()  # fmt: skip

@@ -25,6 +25,10 @@ COMMANDS = (
     "heap tcache -all",
     "heap chunk main_arena.top",
     "heap chunk $sp",
+    "heap find",
+    "heap find -by type -points-to &main_arena",
+    "heap find -text a -sort size",
+    "heap refs main_arena.top",
     "heap catch",
     "heap events",
     "heap why-grow",
@@ -78,6 +82,10 @@ def test_no_command_changes_the_program(gdb: Gdb, answers: Answers, programs: Pr
     steps = [step for command in COMMANDS for step in (command, take)]
     done = f"python json.dump({{'schema': 'gdbheap/1', 'digests': digests}}, open({str(answers.path('all'))!r}, 'w'))"
     gdb(
+        "heap find",
+        "heap find -by type -points-to &main_arena",
+        "heap find -text a -sort size",
+        "heap refs main_arena.top",
         "heap catch",
         "break stop_here",
         "run",

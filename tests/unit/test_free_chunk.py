@@ -14,8 +14,11 @@ from gdbheap.ptmalloc.bins import bin_index
 from gdbheap.ptmalloc.layout import Layout
 from gdbheap.ptmalloc.params import read_params
 from gdbheap.ptmalloc.tcache import tcache_index
-from gdbheap.simulate.free_chunk import ENDS, Foretold, Freed, FreeState, foretell
-from gdbheap.simulate.state import GrowthState, Release
+from gdbheap.simulate.free_chunk import ENDS, Foretold, Freed, foretell
+from gdbheap.simulate.glibc import Glibc
+from gdbheap.simulate.linux import WillingKernel
+from gdbheap.simulate.machine import Globals, Machine, Thread
+from gdbheap.simulate.state import Release
 from tests.support.heap_image import LAYOUTS, MAIN_BASE, Image, Row, main_heap
 
 KEY = 0x1122334455667788 & 0xFFFFFFFF
@@ -38,30 +41,44 @@ def prepared(version: str = "2.36", bits: int = 64, **settings: int) -> Image:
     return image
 
 
-def state_of(image: Image, version: tuple[int, int] | None = None, layout: Layout | None = None) -> FreeState:
-    """Return what free sees of an image whose heap main_heap made."""
-    layout = layout or image.layout
-    memory, abi = image.memory, image.abi
-    params = read_params(memory, abi, layout, image.MP)
-    arena = read_arena(memory, abi, layout, image.MAIN_ARENA, 0)
-    release = Release(version)
-    growth = GrowthState(abi, params, None, release=release)
+def state_of(
+    image: Image,
+    version: tuple[int, int] | None = None,
+    layout: Layout | None = None,
+    *,
+    tcache: int | None = -2,
+    key: bool = True,
+    max_fast: int | None = -1,
+    hooks: tuple[str, ...] = (),
+) -> Machine:
+    """Return the allocator of an image whose heap main_heap made, as its thread calls it.
+
+    ``tcache`` is the thread's: -2 stands for the image's own. ``max_fast`` is global_max_fast: -1 for the default.
+    """
+    layout, abi = layout or image.layout, image.abi
+    arena = read_arena(image.memory, abi, layout, image.MAIN_ARENA, 0)
     assert arena.top_size is not None
-    mine = replace(growth, arena=arena, curbrk=arena.top + arena.top_size)
-    tcache = abi.first_chunk(MAIN_BASE) + abi.header
-    return FreeState(
-        memory=memory,
+    glibc = Glibc(
+        abi=abi,
         layout=layout,
-        growth=growth,
-        arena_at=lambda address: mine if address == arena.address else None,
-        main_arena=arena.address,
-        heap_max_size=64 << 20,
-        tcache=tcache,
-        makes_tcache=False,
-        key=KEY,
+        release=Release(version),
+        mp=image.MP,
+        main_arena=image.MAIN_ARENA,
+        params=read_params(image.memory, abi, layout, image.MP),
         safe_linking=image.safe_linking,
-        max_fast=16 * abi.word_size,
+        key=KEY if key else None,
+        marks=key,
+        hooks=hooks,
     )
+    variables = Globals(
+        curbrk=arena.top + arena.top_size,
+        max_fast=16 * abi.word_size if max_fast == -1 else max_fast,
+        single=True,
+        numbers={image.MAIN_ARENA: 0},
+    )
+    own = abi.first_chunk(MAIN_BASE) + abi.header if tcache == -2 else tcache
+    thread = Thread(1, own, image.MAIN_ARENA)
+    return Machine(glibc, image.memory, thread, variables, WillingKernel(abi.word_size))
 
 
 def ending(found: Foretold) -> Freed:
@@ -71,7 +88,7 @@ def ending(found: Foretold) -> Freed:
     return found.end
 
 
-def made(version: str, bits: int, pieces: list[tuple[int, str]], **settings: int) -> tuple[Image, list[Row], FreeState]:
+def made(version: str, bits: int, pieces: list[tuple[int, str]], **settings: int) -> tuple[Image, list[Row], Machine]:
     """Return a heap of these pieces (behind the tcache's own chunk), its rows, and what free sees of it."""
     image = prepared(version, bits, **settings)
     rows = main_heap(image, pieces, tcache_key=KEY)
@@ -99,13 +116,9 @@ def test_a_full_tcache_bin(version: str, bits: int) -> None:
         assert (end.kind, end.index, end.merged) == ("small", bin_index(image.abi, 0x40), ())
     else:
         assert end.kind == "fastbin"
-        merged = ending(foretell(replace(state, max_fast=0x10), pointer))
+        merged = ending(foretell(state_of(image, RELEASES[version], max_fast=0x10), pointer))
         assert (merged.kind, merged.index) == ("unsorted", 1)
-        later = replace(state, max_fast=0x10, growth=replace(state.growth, release=Release((2, 41))))
-        arena = state.arena_at(image.MAIN_ARENA)
-        assert arena is not None
-        since = replace(arena, release=Release((2, 41)))
-        merged = ending(foretell(replace(later, arena_at=lambda address: since), pointer))
+        merged = ending(foretell(state_of(image, (2, 41), max_fast=0x10), pointer))
         assert (merged.kind, merged.index) == ("small", bin_index(image.abi, 0x40))
 
 
@@ -184,7 +197,10 @@ def test_a_double_free_in_the_tcache(version: str, bits: int) -> None:
         end = ending(foretell(state, row.address + image.abi.header))
         assert end.message == "free(): double free detected in tcache 2"
         # Before that mark there was no such check.
-        assert ending(foretell(replace(state, key=None), row.address + image.abi.header)).kind == "tcache"
+        assert (
+            ending(foretell(state_of(image, RELEASES[version], key=False), row.address + image.abi.header)).kind
+            == "tcache"
+        )
 
 
 def test_a_double_free_in_another_bin() -> None:
@@ -258,23 +274,25 @@ def test_pointers_that_lead_nowhere() -> None:
 
 
 def test_what_is_not_known() -> None:
-    image, rows, state = made("2.36", 64, [(0x40, "used"), (0x800, "used"), (0x20, "used")])
+    image, rows, _ = made("2.36", 64, [(0x40, "used"), (0x800, "used"), (0x20, "used")])
     pointer, large = rows[0].address + 16, rows[1].address + 16
     cases = {
-        "cannot be found": replace(state, tcache=None),
-        "__free_hook": replace(state, hook=0x1234),
+        "cannot be found": state_of(image, (2, 36), tcache=None),
+        "__free_hook": state_of(image, (2, 36), hooks=("__free_hook",)),
     }
     for words, changed in cases.items():
         found = foretell(changed, pointer)
         assert found.end is None
         assert words in (found.unknown or "")
-    none = replace(state, tcache=0)
-    assert ending(foretell(none, pointer)).kind == "fastbin"
-    assert "global_max_fast" in (foretell(replace(none, max_fast=None), pointer).unknown or "")
-    assert ending(foretell(replace(none, max_fast=None), large)).kind == "unsorted", "no fastbin takes that much"
-    making = replace(none, makes_tcache=True)
+    assert ending(foretell(state_of(image, (2, 36), tcache=-1), pointer)).kind == "fastbin"
+    limit = state_of(image, (2, 36), tcache=-1, max_fast=None)
+    assert "global_max_fast" in (foretell(limit, pointer).unknown or "")
+    assert ending(foretell(limit, large)).kind == "unsorted", "no fastbin takes that much"
+    making = state_of(image, (2, 36), tcache=0)
     assert ending(foretell(making, pointer)).kind == "tcache"
-    assert "makes one first" in (foretell(making, large).unknown or "")
+    made_first = foretell(making, large)
+    assert ending(made_first).kind == "unsorted"
+    assert any("one is made first" in step.text for step in made_first.steps)
     image.word(rows[0].address + 8, 0x41 | NON_MAIN_ARENA)
     image.word(MAIN_BASE, 0x4242)  # where ar_ptr would be, if a heap began at that multiple of 64 MiB
     outside = foretell(state_of(image, (2, 36)), pointer)

@@ -15,7 +15,8 @@ from gdbheap.ptmalloc.place import Place
 from gdbheap.render.chunk import inspection_lines, inspection_object, place_lines, place_object
 from gdbheap.render.style import Plain
 from gdbheap.simulate.calls import Call
-from gdbheap.simulate.free_chunk import Foretold, Freed, Step
+from gdbheap.simulate.free_chunk import Foretold, Freed
+from gdbheap.simulate.trace import Step
 
 CHUNK = Chunk(0x1000, 0x1010, 0x40, 1, "used", 0x38)
 ARENA = Arena(0x9000, 0, 0, 0, 0x2000, 0x100, 0, (), (), 0x9060, (), 0x9000, 0, 1, 0x21000, 0x21000)
@@ -131,7 +132,7 @@ def test_the_size_word_in_words() -> None:
 def test_a_double_free_that_is_not_noticed() -> None:
     """free takes a chunk that is in a fastbin, but not its front: that is said."""
     listed = replace(FOUND, listed=Listed(LIST, 2, None), chunk=CHUNK._replace(state="fastbin"))
-    taken = Foretold(0x1010, (Step("_int_free", "It fits."),), (), Freed("fastbin", index=2))
+    taken = Foretold(0x1010, (Step("take", "_int_free", "It fits."),), (), Freed("fastbin", index=2))
     assert "fastbin 2, chunks of 0x40: number 2 of 2, from the front; no limit" in text_of(listed, taken)
     assert "free would not notice" in text_of(listed, taken)
     assert "_int_free: It fits." in text_of(listed, taken)

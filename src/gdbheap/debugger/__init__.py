@@ -34,19 +34,23 @@ def load() -> None:
     from gdbheap.debugger.commands.chunk import HeapChunk
     from gdbheap.debugger.commands.chunks import HeapChunks
     from gdbheap.debugger.commands.events import HeapEvents
+    from gdbheap.debugger.commands.find import HeapFind
     from gdbheap.debugger.commands.map import HeapMap
     from gdbheap.debugger.commands.overview import Heap
     from gdbheap.debugger.commands.params import HeapParams
+    from gdbheap.debugger.commands.predict import HeapPredict
+    from gdbheap.debugger.commands.refs import HeapRefs
     from gdbheap.debugger.commands.tcache import HeapTcache
     from gdbheap.debugger.commands.timeline import HeapTimeline
     from gdbheap.debugger.commands.top import HeapTop
     from gdbheap.debugger.commands.trace import HeapTrace
+    from gdbheap.debugger.commands.what_if import HeapWhatIf
     from gdbheap.debugger.commands.why_grow import HeapWhyGrow
 
     commands = (
         *(HeapArenas, HeapTop, HeapParams, HeapChunks, HeapMap),
-        *(HeapChunk, HeapBins, HeapTcache),
-        *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace),
+        *(HeapChunk, HeapBins, HeapTcache, HeapFind, HeapRefs),
+        *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace, HeapPredict, HeapWhatIf),
     )
     settings.define(prefixes)
     named_functions = [(function.usage, function.summary) for function in functions.FUNCTIONS]

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import gdb
+
 from gdbheap.debugger import model, session
-from gdbheap.debugger.freeing import free_state, key_of
+from gdbheap.debugger.allocating import read_machine
 from gdbheap.debugger.maps import mapped_ranges
-from gdbheap.debugger.tcaches import read_thread_tcaches
+from gdbheap.debugger.tcaches import key_of, read_thread_tcaches
 from gdbheap.debugger.whereabouts import class_of, elsewhere, lacks, stack_owner, stack_pointers, symbol_at
 from gdbheap.mappings import MappedRange, range_of
 from gdbheap.memory import MemoryFault, PageCache
@@ -144,8 +146,11 @@ class Inspector:
 
     def foretell(self, pointers: Iterable[int]) -> tuple[Foretold, ...]:
         """Return what free of each pointer would do if the selected thread called it now."""
-        state = free_state(self._target, self._state)
-        return tuple(foretell(state, pointer) for pointer in pointers)
+        thread = gdb.selected_thread()
+        if thread is None:
+            return ()
+        machine = read_machine(thread)
+        return tuple(foretell(machine, pointer) for pointer in pointers)
 
     def _of_arena(self, address: int, holder: Holder, found: Found, size: int) -> Inspection:
         arena, chunk = holder.arena, holder.chunk

@@ -72,6 +72,15 @@ def tcache_key(target: Target) -> int | None:
     return target.word("tcache_key")  # 2.34
 
 
+def key_of(target: Target, tcache: int | None) -> int | None:
+    """Return what the key of chunks in the tcache at this address is, None where there is none or it is not known."""
+    key = tcache_key(target)
+    if key is not None or not tcache:
+        return key
+    entry = target.symbols.struct("tcache_entry")
+    return tcache if entry is not None and "key" in entry.fields else None  # 2.29
+
+
 def _read(target: Target, thread: gdb.InferiorThread, memory: PageCache, key: int | None) -> ThreadTcache:
     number = thread.num
     address = target.tcache_address(thread)

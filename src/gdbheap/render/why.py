@@ -13,7 +13,7 @@ from gdbheap.growth.names import meaning
 from gdbheap.growth.requester import ANOTHER_MALLOC
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.render.callers import frame_text, inner_chain, place_text, shortened
-from gdbheap.render.calls import advice_name, call_text
+from gdbheap.render.calls import advice_name, call_text, sum_lines
 from gdbheap.render.escape import printable
 from gdbheap.render.events import protection_text
 from gdbheap.render.shortage import shortage_lines
@@ -182,19 +182,7 @@ def _why(call: Call) -> Iterator[str]:
 
 
 def _sum(explained: Explanation, call: Call, style: Plain) -> Iterator[str]:
-    width = max((len(f"{abs(term.value):#x}") for term in call.terms), default=0)
-    width = max(width, len(f"{call.total:#x}"), len(f"{call.rounded:#x}"))
-    names = max((len(term.name) for term in call.terms), default=0)
-    for index, term in enumerate(call.terms):
-        subtracted = term.value < 0 or (term.value == 0 and term.name == "old top")
-        sign = "-" if subtracted else "+" if index else " "
-        note = f"   {term.note}" if term.note else ""
-        yield f"{sign} {abs(term.value):>#{width}x}  {term.name:<{names}}{note}".rstrip()
-    if call.terms and call.total != call.rounded:
-        direction = "up" if call.rounded > call.total else "down"
-        yield f"= {call.total:>#{width}x}  rounded {direction} to a multiple of {call.multiple:#x}:"
-    if call.terms:
-        yield f"= {call.rounded:>#{width}x}  ({call.rounded:,} bytes)"
+    yield from sum_lines(call)
     asked, event = call_text(call.syscall, call.args), explained.event
     if explained.prediction is not None and explained.prediction.exact:
         yield f"{asked} follows; the kernel was asked for the very same  " + style.paint("good", "(exact)")
