@@ -108,6 +108,7 @@ def test_apropos(gdb: Gdb) -> None:
         ("heap refs -l", {"heap refs -limit"}),
         ("heap catch mm", {"heap catch mmap"}),
         ("heap catch -m", {"heap catch -malloc"}),
+        ("heap catch -follow ", {"heap catch -follow parent", "heap catch -follow child", "heap catch -follow both"}),
         ("heap why-grow -a", {"heap why-grow -all"}),
         ("heap top -", {"heap top -json"}),
         ("heap timeline -by t", {"heap timeline -by time"}),
@@ -122,7 +123,10 @@ def test_completion(gdb: Gdb, typed: str, offered: set[str]) -> None:
 
 def test_threads_are_completed(gdb: Gdb, programs: Programs) -> None:
     """The numbers of the threads that there are, and names of variables where an expression is typed."""
-    typed = ("heap bins -thread ", "heap tcache -th 3", "heap chunk small_chu")
+    typed = (
+        *("heap bins -thread ", "heap tcache -th 3", "heap chunk small_chu", "heap chunks -arena ", "heap bins -ar 3"),
+        *("heap chunks -start small_chu", "heap map -words -start small_chu"),
+    )
     result = gdb(
         "break stop_here", "run", "echo ANSWER\\n", *(f"complete {text}" for text in typed), program=programs["threads"]
     )
@@ -131,4 +135,8 @@ def test_threads_are_completed(gdb: Gdb, programs: Programs) -> None:
         *(f"heap bins -thread {number}" for number in range(1, 6)),
         "heap tcache -th 3",
         "heap chunk small_chunks",
+        *(f"heap chunks -arena {number}" for number in range(5)),
+        "heap bins -ar 3",
+        "heap chunks -start small_chunks",
+        "heap map -words -start small_chunks",
     ]

@@ -433,10 +433,10 @@ def test_what_the_state_alone_tells() -> None:
     text = initial_text(initial())
     line_with(text, "main_arena", "0x21000", "132 KiB", hex(BASE))
     line_with(text, "2 other arenas", "0x42000")
-    line_with(text, "2 mmapped chunks", "0x43000")
+    line_with(text, "2 mmapped chunks", "0x43000", "268 KiB")
     line_with(text, "0x290", "tcache", "thread 1")
     line_with(text, "0x290", "0x20000", "0x20", "0x202b0", "0x21000")
-    line_with(text, "0x20d70")
+    line_with(text, "main_arena's top", "0x20d70")
     assert "heap catch" in text
 
 
@@ -445,6 +445,10 @@ def test_what_it_took_or_gave_since() -> None:
     grown = initial(arenas=(replace(main, system_mem=0x64000, max_system_mem=0x64000),))
     assert "0x43000 bytes (268 KiB)" in initial_text(grown)
     assert "other arena" not in initial_text(grown)
+    assert "took nothing more" in initial_text(initial())
+    trimmed = initial_text(initial(arenas=(replace(main, max_system_mem=0x64000),)))
+    assert "took nothing more" not in trimmed, "it had more than it has now"
+    line_with(trimmed, "gave back", "0x64000 bytes (400 KiB)")
     shrunk = initial(arenas=(replace(main, system_mem=0x8000),))
     line_with(initial_text(shrunk), "gave back", "0x19000")
 

@@ -661,7 +661,7 @@ def test_the_sum_of_the_first_growth() -> None:
 def test_why_a_chunk_is_mapped() -> None:
     call = advance(sysmalloc(CASES[4].state, 0x20000))
     assert isinstance(call, Call)
-    assert call.why == ("nb 0x20000 is at least mmap_threshold 0x20000, and 0 of at most 65536 mmapped chunks exist.",)
+    assert call.why == ("nb 0x20000 is at least mmap_threshold 0x20000, and 0 of at most 65,536 mmapped chunks exist.",)
     assert [(term.name, term.value) for term in call.terms] == [("nb", 0x20000), ("SIZE_SZ", 8)]
 
 

@@ -100,6 +100,20 @@ def _is_number(word: str) -> bool:
     return True
 
 
+def awaited(text: str, options: Sequence[Option]) -> Option | None:
+    """Return the option whose value is typed at the end of a command line, None where something else is."""
+    typed = text.split()
+    if typed and not text[-1].isspace():
+        typed.pop()
+    if not typed or not typed[-1].startswith("-"):
+        return None
+    try:
+        option = _find(typed[-1].lstrip("-"), options)
+    except UsageError:
+        return None
+    return option if option.value else None
+
+
 def complete(text: str, word: str, options: Sequence[Option]) -> list[str]:
     """Return the completions of a command line that ends in ``word``: options, or an option's values.
 
@@ -111,10 +125,5 @@ def complete(text: str, word: str, options: Sequence[Option]) -> list[str]:
         begun = last.lstrip("-")
         kept = len(begun) - len(word)
         return [option.name[kept:] for option in options if option.name.startswith(begun)]
-    if typed and typed[-1].startswith("-"):
-        try:
-            option = _find(typed[-1].lstrip("-"), options)
-        except UsageError:
-            return []
-        return [choice for choice in option.choices if choice.startswith(word)]
-    return []
+    option = awaited(text, options)
+    return [] if option is None else [choice for choice in option.choices if choice.startswith(word)]

@@ -271,10 +271,12 @@ def initial_lines(initial: Initial, recording: bool, style: Plain) -> Iterator[s
             style, "", [f"{count_of(len(others), 'other arena')}: {total:#x} bytes ({human_size(total)})"]
         )
     mmapped = params.get("mmapped_mem")
-    yield from _section(style, "", [f"{count_of(params.get('n_mmaps'), 'mmapped chunk')}: {mmapped:#x} bytes"])
+    size = f"{mmapped:#x} bytes ({human_size(mmapped)})" if mmapped else "0 bytes"
+    yield from _section(style, "", [f"{count_of(params.get('n_mmaps'), 'mmapped chunk')}: {size}"])
     yield from _section(style, "the first", _first_growth(initial))
     if main.top_size is not None and main.system_mem:
-        yield from _section(style, "left", [_left_text(initial.abi, main.top_size)])
+        whose = "main_arena's " if others else ""
+        yield from _section(style, "left", [whose + _left_text(initial.abi, main.top_size)])
     unknown = "how many system calls that took, when, and which requests made them: they were not recorded"
     yield from _section(style, "not known", [unknown])
     yield from _section(style, "next time", [_advice(initial, recording)])
@@ -293,11 +295,14 @@ def _first_growth(initial: Initial) -> Iterator[str]:
     yield (
         f"{first:#x} + top_pad {top_pad:#x} + MINSIZE {initial.abi.min_size:#x} = {total:#x}, in whole pages {grown:#x}"
     )
-    yield f"so brk moved by {grown:#x} ({human_size(grown)}) at first, if top_pad was then what it is now"
+    yield f"so brk moved by {grown:#x} ({human_size(grown)}) for main_arena at first, if top_pad was then as it is now"
     if since > 0:
         yield f"since then it took {since:#x} bytes ({human_size(since)}) more than it gave back"
     elif since < 0:
         yield f"since then it gave back {-since:#x} bytes"
+    elif initial.main_arena.max_system_mem > initial.main_arena.system_mem:
+        most = initial.main_arena.max_system_mem
+        yield f"since then it gave back all that it took more: it had up to {most:#x} bytes ({human_size(most)})"
     else:
         yield "since then it took nothing more"
 

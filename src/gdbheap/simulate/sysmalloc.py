@@ -103,8 +103,8 @@ def _wants_mapping(state: GrowthState, nb: int) -> tuple[bool, str]:
     count, most = setting(state, "n_mmaps"), setting(state, "n_mmaps_max")
     large = f"nb {nb:#x} is at least mmap_threshold {threshold:#x}"
     if count < most:
-        return True, f"{large}, and {count} of at most {most} mmapped chunks exist."
-    return False, f"{large}, but {count} of at most {most} mmapped chunks exist already."
+        return True, f"{large}, and {count:,} of at most {most:,} mmapped chunks exist."
+    return False, f"{large}, but {count:,} of at most {most:,} mmapped chunks exist already."
 
 
 def _top_is_small(state: GrowthState, arena: Arena, nb: int) -> str:

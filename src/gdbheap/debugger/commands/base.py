@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import gdb
 
 from gdbheap.debugger.errors import Told
-from gdbheap.debugger.options import Option, Parsed, UsageError, complete, parse
+from gdbheap.debugger.options import Option, Parsed, UsageError, awaited, complete, parse
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
 if TYPE_CHECKING:
@@ -126,7 +126,34 @@ class HeapCommand(gdb.Command):
 
     def completions(self, text: str, word: str) -> list[str]:
         """Return what can follow: options, or their values."""
+        option = awaited(text, self.options)
+        last = "" if not text or text[-1].isspace() else text.split()[-1]
+        if option is None or last.startswith("-"):
+            return complete(text, word, self.options)
+        if option.value == "ADDRESS" and last:
+            return expression_completions(last, word)
+        if option.name == "arena":
+            return [number for number in _arena_numbers() if number.startswith(last)]
         return complete(text, word, self.options)
+
+
+def expression_completions(last: str, word: str) -> list[str]:
+    """Return what GDB completes ``last``, the end of an expression, with; ``word`` is what of it may be replaced."""
+    begin = f"print {last}"
+    kept = len(begin) - len(word)
+    found = gdb.execute(f"complete {begin}", to_string=True).splitlines()
+    return [line[kept:] for line in found if line.startswith(begin)]
+
+
+def _arena_numbers() -> list[str]:
+    """Return the numbers of the arenas that there are, none where there is no heap."""
+    from gdbheap.debugger.model import read_state
+
+    try:
+        with Told():
+            return [str(arena.number) for arena in read_state().ring.arenas]
+    except gdb.GdbError:
+        return []
 
 
 def number(parsed: Parsed, name: str, default: int) -> int:

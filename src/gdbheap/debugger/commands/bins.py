@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand
 from gdbheap.debugger.commands.tcache import COUNT, THREAD, chunk_limit, complete_threads, threads_of
-from gdbheap.debugger.options import Option, Parsed, UsageError
+from gdbheap.debugger.options import Option, Parsed, UsageError, awaited
 
 #: What a user calls a kind of list, and what it is called in malloc's own words where that differs.
 _KINDS = {"tcache": "tcache", "fast": "fastbin", "unsorted": "unsorted", "small": "small", "large": "large"}
@@ -49,10 +49,9 @@ class HeapBins(HeapCommand):
         threads = complete_threads(text, word)
         if threads is not None:
             return threads
-        typed = text.split()
-        option = typed[-1] if text[-1:].isspace() and typed else typed[-2] if len(typed) > 1 else ""
-        last = "" if not typed or text[-1].isspace() else typed[-1]
-        if last.startswith("-") or option in ("-arena", "-count"):
+        last = "" if not text or text[-1].isspace() else text.split()[-1]
+        option = awaited(text, self.options)
+        if last.startswith("-") or (option is not None and not option.optional):
             return super().completions(text, word)
         return [kind for kind in _KINDS if kind.startswith(word)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gdb
 
 from gdbheap.debugger.commands.base import HeapCommand, number
-from gdbheap.debugger.options import Option, Parsed, UsageError
+from gdbheap.debugger.options import Option, Parsed, UsageError, awaited
 
 #: How many events are kept, unless the user says otherwise.
 KEPT = 20_000
@@ -77,7 +77,7 @@ class HeapCatch(HeapCommand):
         """Return options, or the names of system calls."""
         from gdbheap.simulate.calls import SYSCALLS
 
-        if text[: len(text) - len(word)].endswith("-"):
+        if text[: len(text) - len(word)].endswith("-") or awaited(text, self.options) is not None:
             return super().completions(text, word)
         return [call for call in SYSCALLS if call.startswith(word)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, number
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, expression_completions, number
 from gdbheap.debugger.options import Option, Parsed, UsageError
 
 _BYTES = 64
@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gdbheap.render.style import Plain
-
-
-def expression_completions(last: str, word: str) -> list[str]:
-    """Return what GDB completes ``last``, the end of an expression, with; ``word`` is what of it may be replaced."""
-    import gdb
-
-    begin = f"print {last}"
-    kept = len(begin) - len(word)
-    found = gdb.execute(f"complete {begin}", to_string=True).splitlines()
-    return [line[kept:] for line in found if line.startswith(begin)]
 
 
 class HeapChunk(HeapCommand):
