@@ -13,7 +13,8 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 #: From the bottom up. A part may import itself and every part of the rows before its own.
 LAYERS = (
     ("gdbheap",),
-    ("gdbheap.memory", "gdbheap.symbols"),
+    ("gdbheap.memory", "gdbheap.symbols", "gdbheap.mappings"),
+    ("gdbheap.corefile",),
     ("gdbheap.ptmalloc",),
     ("gdbheap.simulate",),
     ("gdbheap.growth",),

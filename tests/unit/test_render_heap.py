@@ -78,8 +78,11 @@ def test_the_account_names_every_byte() -> None:
     row = cells(next(line for line in lines if line.startswith("main_arena")))
     top = totals.sizes["top"]
     assert free_bytes(totals) == FREE
-    assert row[1:3] == [hex(Image.MAIN_ARENA), "brk"]
-    assert [int(cell, 16) for cell in row[3:8]] == [arena.system_mem, arena.system_mem - FREE - top, FREE, top, 0]
+    headers = cells(lines[0])
+    assert headers[1:] == ["system_mem", "used", "tcache", "fastbins", "bins", "top", "overhead", "unknown", "chunks"]
+    parts = [arena.system_mem - FREE - top, 2 * 0x40, 0x30, 0x200 + 0x60 + 0x800, top, 0]
+    assert [int(cell, 16) for cell in row[1:8]] == [arena.system_mem, *parts]
+    assert sum(parts) == arena.system_mem
     assert row[8] == "-"
     assert int(row[9]) == chunk_count(totals) == len(PIECES) + 2
     text = "\n".join(lines)
@@ -89,6 +92,9 @@ def test_the_account_names_every_byte() -> None:
         assert f"{state} ({size:#x})" in text
     assert "2 chunks, 0x43000" in text
     assert hex(FREE) in next(line for line in lines if line.startswith("free"))
+    assert hex(arena.system_mem + 0x43000) in next(line for line in lines if line.startswith("sum"))
+    assert "What the kernel has mapped is not known here." in lines
+    assert any("cannot be found" in line and "malloc counts 2 of 0x43000" in line for line in lines)
 
 
 def test_what_is_not_sound_is_said() -> None:

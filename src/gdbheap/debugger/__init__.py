@@ -33,11 +33,14 @@ def load() -> None:
     else:
         prefixes.append(PREFIX)
     from gdbheap.debugger.commands.arenas import HeapArenas
+    from gdbheap.debugger.commands.bins import HeapBins
     from gdbheap.debugger.commands.catch import HeapCatch
+    from gdbheap.debugger.commands.chunk import HeapChunk
     from gdbheap.debugger.commands.chunks import HeapChunks
     from gdbheap.debugger.commands.events import HeapEvents
     from gdbheap.debugger.commands.overview import Heap
     from gdbheap.debugger.commands.params import HeapParams
+    from gdbheap.debugger.commands.tcache import HeapTcache
     from gdbheap.debugger.commands.timeline import HeapTimeline
     from gdbheap.debugger.commands.top import HeapTop
     from gdbheap.debugger.commands.trace import HeapTrace
@@ -46,6 +49,7 @@ def load() -> None:
     for prefix in prefixes:
         for command in (
             *(Heap, HeapArenas, HeapTop, HeapParams, HeapChunks),
+            *(HeapChunk, HeapBins, HeapTcache),
             *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace),
         ):
             command(prefix)

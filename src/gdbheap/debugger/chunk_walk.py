@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gdbheap.debugger import model, session
 from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.memory import MemoryFault, PageCache
-from gdbheap.ptmalloc.account import plan_arena
+from gdbheap.ptmalloc.account import plan_arena, search_mmapped
 from gdbheap.ptmalloc.arena import Arena
-from gdbheap.ptmalloc.chunk import Chunk
+from gdbheap.ptmalloc.chunk import USED, Chunk
+from gdbheap.ptmalloc.mmapped import MmappedChunk, holder
 from gdbheap.ptmalloc.rows import Rows, Wanted
-from gdbheap.ptmalloc.walk import Block, walk_arena
+from gdbheap.ptmalloc.walk import Block, membership, walk_arena
 
 
 class ChunkWalk:
@@ -49,6 +51,33 @@ class ChunkWalk:
                 self._limit -= 1
             yield chunk
         self.left_out += rows.left_out
+
+    def mmapped(self) -> Iterator[Chunk]:
+        """Yield the wanted chunks that have mappings of their own, in the order of their addresses."""
+        state = self._state
+        found = search_mmapped(self._memory, state, mapped_ranges())
+        if found.problem is not None:
+            self._problems.append(found.problem)
+        cached = membership((), self._facts.tcaches)  # from glibc 2.43 on a tcache may keep them
+        self._refuse_start(found.chunks)
+        for item in found.chunks:
+            chunk = item.row(state.abi, cached.get(item.address) or USED)
+            if not self._wanted.holds(chunk):
+                continue
+            if self._limit is not None:
+                if self._limit <= 0:
+                    self.left_out += 1
+                    continue
+                self._limit -= 1
+            yield chunk
+
+    def _refuse_start(self, chunks: Sequence[MmappedChunk]) -> None:
+        found = None if self._start is None or self._start_seen else holder(chunks, self._start)
+        if found is not None:
+            raise TargetError(
+                f"{self._start:#x} is in the mmapped chunk at {found.address:#x}, which has a mapping of its own: no "
+                f"chunks follow it. Without -start, these chunks are listed last."
+            )
 
     def content(self, chunk: Chunk, size: int) -> bytes:
         """Return at most ``size`` bytes of a chunk's user data, none where they are unreadable."""

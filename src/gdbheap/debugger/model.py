@@ -9,7 +9,9 @@ import gdb
 from gdbheap.debugger import session
 from gdbheap.debugger.catch import RECORDER
 from gdbheap.debugger.errors import TargetError
-from gdbheap.debugger.target import Target, each_thread, is_core
+from gdbheap.debugger.maps import mapped_ranges
+from gdbheap.debugger.processes import local_pid
+from gdbheap.debugger.target import Target, each_thread, is_core, stack_pointer
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.starts import region_starts
 from gdbheap.memory import MemoryFault, PageCache
@@ -17,6 +19,7 @@ from gdbheap.ptmalloc import account
 from gdbheap.ptmalloc.abi import FLAG_BITS
 from gdbheap.ptmalloc.account import Account, FreeFacts
 from gdbheap.ptmalloc.arena import Arena
+from gdbheap.ptmalloc.kernel import KernelFacts
 from gdbheap.ptmalloc.state import HeapState, read_heap_state
 from gdbheap.ptmalloc.tcache import Tcache, read_tcache, tcache_is_dummy
 
@@ -82,7 +85,27 @@ def free_facts() -> FreeFacts:
 def read_account() -> Account:
     """Walk every arena and return what its bytes are; raise TargetError where there is no heap yet."""
     state = read_state()
-    return account.read_account(session.target().memory, state, free_facts())
+    return account.read_account(session.target().memory, state, free_facts(), kernel_facts())
+
+
+def kernel_facts() -> KernelFacts:
+    """Return what the process has mapped, and what is known of that."""
+    from gdbheap.debugger.resident import Resident
+
+    target = session.target()
+    resident, why = None, ""
+    pid = local_pid()
+    if is_core():
+        why = "a core file does not tell it"
+    elif pid is None:
+        why = "the process is not of this machine"
+    else:
+        try:
+            resident = Resident(pid)
+        except OSError as error:
+            why = f"/proc/{pid} cannot be read: {error.strerror}"
+    pointers = [pointer for pointer in (stack_pointer() for _ in each_thread()) if pointer is not None]
+    return KernelFacts(mapped_ranges(), pointers, target.word("__curbrk") or None, resident, why)
 
 
 def read_initial() -> Initial:

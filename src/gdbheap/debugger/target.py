@@ -262,6 +262,14 @@ def each_thread() -> Iterator[gdb.InferiorThread]:
             frame.select()
 
 
+def stack_pointer() -> int | None:
+    """Return the stack pointer of the selected thread, None where it runs."""
+    try:
+        return int(gdb.newest_frame().read_register("sp"))
+    except (gdb.error, ValueError):
+        return None
+
+
 def each_thread_of(inferior: int) -> Iterator[gdb.InferiorThread]:
     """Select the stopped threads of an inferior one after another; the last one stays selected."""
     for other in gdb.inferiors():

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gdbheap.mappings import MappedRange
 from gdbheap.memory import Memory, PageCache
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.bins import read_free_lists
 from gdbheap.ptmalloc.heaps import HeapChain
+from gdbheap.ptmalloc.kernel import NOTHING_KNOWN, KernelFacts, KernelMap, arena_spans, divide
+from gdbheap.ptmalloc.mmapped import MmappedChunks, find_mmapped
 from gdbheap.ptmalloc.regions import Plan, regions
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.ptmalloc.tcache import Tcache
@@ -37,11 +40,21 @@ class FreeFacts:
 
 @dataclass(frozen=True)
 class Account:
-    """The whole heap: ``arenas`` in the order of the ring with their totals."""
+    """The whole heap: ``arenas`` in the order of the ring with their totals, and the ``mmapped`` chunks.
+
+    ``kernel`` is what the process has mapped, divided; None where its map is not known.
+    """
 
     state: HeapState
     arenas: tuple[tuple[Arena, ArenaTotals], ...]
     problems: tuple[str, ...]
+    mmapped: MmappedChunks
+    kernel: KernelMap | None
+
+    @property
+    def counted(self) -> int:
+        """All bytes that malloc counts as its own: those of the arenas and those of the mmapped chunks."""
+        return sum(arena.system_mem for arena, _ in self.arenas) + self.mmapped.bytes
 
     @property
     def mallinfo(self) -> Mapping[str, int]:
@@ -74,13 +87,31 @@ def plan_arena(memory: Memory, state: HeapState, arena: Arena, facts: FreeFacts)
     return plan, membership(lists, facts.tcaches)
 
 
-def read_account(memory: Memory, state: HeapState, facts: FreeFacts) -> Account:
-    """Walk every arena and return what its bytes are."""
+def search_mmapped(
+    memory: Memory, state: HeapState, ranges: Sequence[MappedRange], walked: Iterable[tuple[int, int]] = ()
+) -> MmappedChunks:
+    """Return the mmapped chunks of a process that has ``ranges`` mapped.
+
+    ``walked`` are addresses of a main_arena that is not contiguous: where an arena is, none can be.
+    """
+    taken = [(heap.address, heap.address + heap.max_size) for chain in state.heaps.values() for heap in chain.heaps]
+    taken += arena_spans(state, state.ring.arenas[0], walked)
+    return find_mmapped(memory, state.abi, state.layout, state.params, ranges, taken)
+
+
+def read_account(memory: Memory, state: HeapState, facts: FreeFacts, kernel: KernelFacts = NOTHING_KNOWN) -> Account:
+    """Walk every arena and return what its bytes are; find the mmapped chunks; divide the kernel's map."""
     found = []
+    spans = []
     for arena in state.ring.arenas:
         plan, free = plan_arena(memory, state, arena, facts)
-        found.append((arena, totals(memory, state.abi, plan, free)))
+        summed = totals(memory, state.abi, plan, free)
+        found.append((arena, summed))
+        spans.append((arena, arena_spans(state, arena, summed.spans)))
+    mmapped = search_mmapped(memory, state, kernel.ranges, found[0][1].spans)
     problems = tuple(text for tcache in facts.tcaches for text in tcache.problems)
     if state.ring.problem is not None:
         problems += (state.ring.problem,)
-    return Account(state, tuple(found), problems + facts.problems)
+    problems += facts.problems
+    divided = divide(state, kernel, spans, mmapped.chunks) if kernel.ranges else None
+    return Account(state, tuple(found), problems, mmapped, divided)

@@ -24,6 +24,15 @@ class Wanted:
     states: frozenset[str] | None = None
     start: int = 0
 
+    def holds(self, chunk: Chunk) -> bool:
+        """Return whether a chunk is one of them."""
+        return (
+            self.min_size <= chunk.size
+            and (self.max_size is None or chunk.size <= self.max_size)
+            and (self.states is None or chunk.state in self.states)
+            and chunk.address + chunk.size > self.start
+        )
+
 
 class Rows:
     """The chunks of a walk that are asked for, as an iterable of Chunk; at most ``limit`` of them (None: all).

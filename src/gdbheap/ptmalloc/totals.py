@@ -26,8 +26,8 @@ class ArenaTotals:
     ``counts`` and ``sizes`` (bytes, chunk headers included) are by state, every one of STATES. ``headers`` are bytes
     of heap_info and malloc_state, ``alignment`` those before the first and behind the last chunk of a region,
     ``foreign`` those that something else took from the break while malloc counted them. None of these are chunks.
-    ``gaps`` is what could not be walked. ``complete`` says that every chunk was met: in a sound heap
-    ``unaccounted`` is then 0.
+    ``gaps`` is what could not be walked, ``spans`` are the addresses that were: (start, end). ``complete`` says that
+    every chunk was met: in a sound heap ``unaccounted`` is then 0.
     """
 
     system_mem: int
@@ -39,6 +39,7 @@ class ArenaTotals:
     gaps: tuple[Gap, ...]
     problems: tuple[str, ...]
     complete: bool
+    spans: tuple[tuple[int, int], ...] = ()
 
     @property
     def overhead(self) -> int:
@@ -71,6 +72,7 @@ class Tally:
         self._end: int | None = None
         #: The addresses that were walked: (first chunk, behind the last one).
         self.walked: list[tuple[int, int]] = []
+        self._spans: list[tuple[int, int]] = []
 
     def add(self, block: Block) -> None:
         """Add one block."""
@@ -98,6 +100,8 @@ class Tally:
         if ending is not None:
             self.walked.append((region.start, ending.address))
             self._end = ending.end
+            top = self._plan.arena.top + (self._plan.arena.top_size or 0)
+            self._spans.append((region.address, top if ending.at_top else ending.end or ending.address))
         elif states and states[-1] == FENCEPOST and self._end is not None:
             self._alignment += max(self._end - columns.addresses[-1] - columns.sizes[-1], 0)
 
@@ -123,6 +127,7 @@ class Tally:
             gaps=unknown,
             problems=(),
             complete=self._plan.complete and not unknown,
+            spans=tuple(self._spans),
         )
         texts = Problems()
         texts.extend(self._problems.texts())

@@ -83,13 +83,17 @@ class HeapCommand(gdb.Command):
         """Return what the command line asks for."""
         raise NotImplementedError
 
+    def split(self, argument: str) -> list[str]:
+        """Return the words of a command line, their quotes taken off as GDB does it."""
+        return gdb.string_to_argv(argument)
+
     def invoke(self, argument: str, from_tty: bool) -> None:
         """Run the command; every expected failure becomes one sentence of GDB's."""
         from gdbheap.memory import MemoryFault  # with typing, too slow to import for a session that never gets here
 
         self.dont_repeat()
         try:
-            parsed = parse(gdb.string_to_argv(argument), self.options)
+            parsed = parse(self.split(argument), self.options)
             if parsed.words and not self.operands:
                 raise UsageError(f"'{self._name}' takes no argument '{parsed.words[0]}': see 'help {self._name}'.")
             self.run(parsed)

@@ -57,19 +57,24 @@ class HeapChunks(HeapCommand):
                 }
                 for arena in arenas
             ]
+            mapped = [] if parsed.given("arena") else [chunk_object(chunk) for chunk in walk.mmapped()]
             walk.require_start()
-            return {"arenas": objects, "left_out": walk.left_out}
+            mmapped = {"chunks": mapped, "problems": walk.take_problems()}
+            return {"arenas": objects, "mmapped": mmapped, "left_out": walk.left_out}
 
         def lines(style: Plain) -> Iterator[str]:
             walk = _walk(parsed)
             shown = ShownTotals()
-            for arena in arenas:
-                rows = chunk_rows(walk.chunks(arena), lambda chunk: walk.content(chunk, _PREVIEW), _PREVIEW, shown)
+            groups = [(arena.name, f"{arena.name} at {arena.address:#x}", walk.chunks(arena)) for arena in arenas]
+            if not parsed.given("arena"):
+                groups.append(("mmapped", "chunks with mappings of their own", walk.mmapped()))
+            for name, title, chunks in groups:
+                rows = chunk_rows(chunks, lambda chunk: walk.content(chunk, _PREVIEW), _PREVIEW, shown)
                 first = next(rows, None)
                 if first is not None:
-                    yield from (f"{arena.name} at {arena.address:#x}", HEADER, first)
+                    yield from (title, HEADER, first)
                     yield from rows
-                yield from (style.paint("bad", f"{arena.name}: {problem}") for problem in walk.take_problems())
+                yield from (style.paint("bad", f"{name}: {problem}") for problem in walk.take_problems())
             walk.require_start()
             yield totals_line(shown)
             if walk.left_out:

@@ -1,0 +1,123 @@
+"""The tcaches of the threads that a command names, and why one of them is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gdb
+
+from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.target import Target, each_thread
+from gdbheap.memory import MemoryFault, PageCache
+from gdbheap.ptmalloc.tcache import Tcache, read_tcache, tcache_is_dummy
+
+
+@dataclass(frozen=True)
+class ThreadTcache:
+    """The tcache of one thread (GDB's number of it).
+
+    ``tcache`` is None where there is none or it could not be read; ``why`` then is the sentence that says which.
+    ``known`` is whether it is certain that there is none.
+    """
+
+    thread: int
+    tcache: Tcache | None
+    known: bool
+    why: str = ""
+
+
+def thread_numbers() -> list[int]:
+    """Return GDB's numbers of the selected inferior's threads."""
+    return sorted(thread.num for thread in gdb.selected_inferior().threads())
+
+
+def chosen_threads(text: str | None, every: bool) -> list[int]:
+    """Return the numbers of the threads that ``-thread`` names; all with ``every``; else the selected one.
+
+    Raises TargetError where there is no such thread.
+    """
+    numbers = thread_numbers()
+    if text is not None:
+        own = text.rpartition(".")  # INFERIOR.THREAD, as 'info threads' shows them
+        chosen = [number for number in numbers if own[2] == str(number)]
+        if not chosen or own[0] not in ("", str(gdb.selected_inferior().num)):
+            listed = ", ".join(str(number) for number in numbers)
+            raise TargetError(f"There is no thread '{text}': the threads are {listed} ('info threads').")
+        return chosen
+    selected = gdb.selected_thread()
+    if every or selected is None:
+        return numbers
+    return [selected.num]
+
+
+def read_thread_tcaches(target: Target, wanted: Sequence[int] | None = None) -> list[ThreadTcache]:
+    """Return the tcaches of the ``wanted`` threads (None: of all), in the order of their numbers."""
+    if target.layout.tcache is None:
+        return [
+            ThreadTcache(number, None, False, f"{target.libc} does not describe a tcache (glibc has one from 2.26 on).")
+            for number in (thread_numbers() if wanted is None else wanted)
+        ]
+    memory = PageCache(target.memory)
+    key = tcache_key(target)
+    found = []
+    for thread in each_thread():
+        if wanted is None or thread.num in wanted:
+            found.append(_read(target, thread, memory, key))
+    return found
+
+
+def tcache_key(target: Target) -> int | None:
+    """Return what the key of every chunk in a tcache is, None where it is the tcache's own address or not known."""
+    return target.word("tcache_key")  # 2.34
+
+
+def _read(target: Target, thread: gdb.InferiorThread, memory: PageCache, key: int | None) -> ThreadTcache:
+    number = thread.num
+    address = target.tcache_address(thread)
+    if address is None:
+        return ThreadTcache(
+            number, None, False, f"The tcache of thread {number} cannot be found: {_why_unreadable(target)}."
+        )
+    if tcache_is_dummy(target.symbols, target.layout, address):
+        return ThreadTcache(number, None, True, _why_none(target, number, address))
+    try:
+        tcache = read_tcache(memory, target.abi, target.layout, address, target.safe_linking, key)
+    except MemoryFault as fault:
+        return ThreadTcache(number, None, False, f"The tcache of thread {number} cannot be read: {fault}.")
+    return ThreadTcache(number, tcache, True)
+
+
+def _why_unreadable(target: Target) -> str:
+    """Return why the selected thread's variable cannot be read, in GDB's own words where it has some."""
+    symbol = target.symbols.symbol("tcache")
+    if symbol is None:
+        return "libc's debug information does not have its thread-local variable, tcache"
+    try:
+        symbol.value().fetch_lazy()
+    except (gdb.error, RuntimeError) as error:
+        return f"GDB says '{' '.join(str(error).split()).rstrip('.')}'"
+    return "its thread-local variable is not readable"
+
+
+def _why_none(target: Target, number: int, address: int) -> str:
+    """Return why the selected thread, whose variable holds ``address``, has no tcache."""
+    dummy = target.symbols.address("__tcache_dummy")
+    if address and dummy is not None:
+        if address == dummy:
+            return (
+                f"Thread {number} has no tcache yet: glibc makes it when the thread first frees a small chunk, or "
+                "finds one of the right size in a bin."
+            )
+        return (
+            f"Thread {number} has no tcache: it is switched off (glibc.malloc.tcache_count=0), could not be made, or "
+            "the thread is ending."
+        )
+    place = target.symbols.thread_local("tcache_shutting_down")
+    try:
+        ending = place is not None and target.memory.read(place, 1) != b"\0"
+    except MemoryFault:
+        ending = False
+    if ending:
+        return f"Thread {number} has no tcache any more: the thread is ending, and has given it back."
+    return f"Thread {number} has no tcache yet: glibc makes it when the thread first calls malloc."

@@ -1,0 +1,203 @@
+"""Which chunk of an arena holds an address: one walk for all the addresses that are asked for."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from gdbheap.memory import Memory
+from gdbheap.ptmalloc.abi import Abi
+from gdbheap.ptmalloc.arena import Arena
+from gdbheap.ptmalloc.chunk import Chunk, chunk_of
+from gdbheap.ptmalloc.regions import Gap, Plan, Region
+from gdbheap.ptmalloc.walk import Block, Membership, classify, walk_arena, walk_region
+
+#: Known chunks before an address from which a walk is tried where the walk from the region's start stopped.
+_TRIES = 8
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The chunk that holds an address, and its neighbours in memory (None: there is none, or it cannot be known).
+
+    ``word`` is its size word. ``resumed`` is None where the walk came there from the start of the region; where that
+    walk stopped before, it is a sentence that says why the chunk is known all the same.
+    """
+
+    arena: Arena
+    region: Region
+    chunk: Chunk
+    word: int
+    before: Chunk | None
+    after: Chunk | None
+    resumed: str | None = None
+
+
+@dataclass
+class Found:
+    """What a walk found: ``holders`` by the address that was asked for, and what lies between chunks.
+
+    ``gaps`` are the parts of the arena that could not be walked or are not malloc's, as far as they matter for the
+    addresses. ``problems`` are sentences about what is not sound on the way there.
+    """
+
+    holders: dict[int, Holder] = field(default_factory=dict)
+    gaps: list[Gap] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def extent(plan: Plan, region: Region) -> tuple[int, int]:
+    """Return where a region's memory begins and ends; the end is the last that it can be where it is not known."""
+    end = region.limit
+    if region.end is not None:
+        end = region.end
+    elif region.top is not None:
+        end = region.top + (plan.arena.top_size or 0)
+    return region.address, end
+
+
+def find_holders(
+    memory: Memory, abi: Abi, plan: Plan, free: Membership, addresses: Iterable[int], known: Iterable[int] = ()
+) -> Found:
+    """Return the chunks of an arena that hold ``addresses``.
+
+    ``known`` are chunks that something besides the free lists knows of, such as those that tcaches live in. Where the
+    heap is corrupt they and the chunks on lists are where the walk can be taken up again. Nothing is raised for a
+    corrupt heap.
+    """
+    wanted = sorted(set(addresses))
+    plan = _narrowed(plan, wanted)
+    found = Found()
+    if not plan.regions:
+        return found
+    _collect(abi, plan.arena, walk_arena(memory, abi, plan, free), wanted, found)
+    missing = [address for address in wanted if address not in found.holders]
+    anchors = sorted({*free.addresses, *known})
+    for gap in found.gaps:
+        if gap.foreign or gap.start is None:
+            continue
+        for address in missing:
+            region = _region_of(plan, address)
+            if gap.start <= address < gap.end and region is not None:
+                holder = _resume(memory, abi, plan.arena, region, free, gap, address, anchors)
+                if holder is not None:
+                    found.holders[address] = holder
+    return found
+
+
+def _region_of(plan: Plan, address: int) -> Region | None:
+    for region in plan.regions:
+        start, end = extent(plan, region)
+        if start <= address < end:
+            return region
+    return None
+
+
+def _narrowed(plan: Plan, wanted: Sequence[int]) -> Plan:
+    """Return the plan with those regions only that an address is in; all where one of them has to be deduced."""
+    if plan.top_is_lost:
+        return plan
+    regions = []
+    for region in plan.regions:
+        start, end = extent(plan, region)
+        if bisect_left(wanted, start) < bisect_left(wanted, end):
+            regions.append(region)
+    return replace(plan, regions=tuple(regions))
+
+
+def _chunk_at(abi: Abi, block: Block, place: int) -> Chunk:
+    columns = block.columns
+    return chunk_of(abi, columns.addresses[place], columns.words[place], columns.sizes[place], block.states[place])
+
+
+def _collect(abi: Abi, arena: Arena, blocks: Iterable[Block], wanted: Sequence[int], found: Found) -> None:
+    """Enter the chunks that hold the ``wanted`` addresses; the walk goes no further than it has to."""
+    before: Chunk | None = None
+    waiting: list[int] = []  # found in the last chunk of a block: the next one is not known yet
+    region: Region | None = None
+    left = set(wanted)
+    for block in blocks:
+        columns = block.columns
+        if columns.region is not region:
+            region, before, waiting = columns.region, None, []
+        found.problems += block.problems
+        if block.gap is not None:
+            found.gaps.append(block.gap)
+            before, waiting = None, []
+        if not columns.addresses:
+            continue
+        first = _chunk_at(abi, block, 0)
+        if before is not None and before.address + before.size != first.address:
+            before, waiting = None, []
+        for address in waiting:
+            found.holders[address] = replace(found.holders[address], after=first)
+        waiting = []
+        count = len(columns.addresses)
+        end = columns.addresses[-1] + columns.sizes[-1]
+        for address in wanted[bisect_left(wanted, columns.addresses[0]) : bisect_left(wanted, end)]:
+            place = bisect_right(columns.addresses, address) - 1
+            chunk = _chunk_at(abi, block, place)
+            previous = _chunk_at(abi, block, place - 1) if place else before
+            after = _chunk_at(abi, block, place + 1) if place + 1 < count else None
+            found.holders[address] = Holder(arena, columns.region, chunk, columns.words[place], previous, after)
+            left.discard(address)
+            if after is None:
+                waiting.append(address)
+        before = _chunk_at(abi, block, count - 1)
+        if not left and not waiting:
+            return
+
+
+def _resume(
+    memory: Memory,
+    abi: Abi,
+    arena: Arena,
+    region: Region,
+    free: Membership,
+    gap: Gap,
+    address: int,
+    anchors: Sequence[int],
+) -> Holder | None:
+    """Return the chunk that holds ``address``, behind the place where the walk stopped; None where none is certain.
+
+    A walk from a chunk that is known is believed where that chunk itself holds the address, or where the chunks lead
+    exactly to the next known place behind it: another such chunk, the top chunk, the end of the heap. So is a walk
+    from the address itself, taken for a user pointer.
+    """
+    assert gap.start is not None
+    low, place = bisect_right(anchors, gap.start), bisect_right(anchors, address)
+    target = next((anchor for anchor in anchors[place:] if anchor < region.limit), None)
+    starts = [(start, True) for start in reversed(anchors[max(low, place - _TRIES) : place])]
+    own = address - abi.header
+    if own > gap.start and not address % abi.alignment:
+        starts.append((own, False))
+    for start, is_known in starts:
+        blocks, leads_there = _walk_from(memory, abi, replace(region, start=start), free, target)
+        attempt = Found()
+        _collect(abi, arena, blocks, [address], attempt)
+        holder = attempt.holders.get(address)
+        if holder is None or not (leads_there or (is_known and holder.chunk.address == start)):
+            continue
+        whence = f"It is known from the chunk at {start:#x}, which is on a list or a tcache's own"
+        if not is_known:
+            whence = f"It is taken for what {address:#x} is a pointer to"
+        end = "the end of its region" if target is None else f"{target:#x}, a chunk that is known"
+        checked = f"; from there the chunks lead to {end}" if leads_there else ""
+        return replace(holder, region=region, resumed=f"{gap.why} {whence}{checked}.")
+    return None
+
+
+def _walk_from(
+    memory: Memory, abi: Abi, region: Region, free: Membership, target: int | None
+) -> tuple[list[Block], bool]:
+    """Return the chunks from the region's start up to ``target``, or to its end, and whether they lead right there."""
+    blocks: list[Block] = []
+    for columns in walk_region(memory, abi, region):
+        blocks.append(classify(columns, free))
+        if target is not None and columns.addresses and columns.addresses[-1] >= target:
+            place = bisect_left(columns.addresses, target)
+            return blocks, columns.addresses[place] == target
+        if columns.ending is not None:
+            return blocks, target is None and columns.ending.problem is None
+    return blocks, False
