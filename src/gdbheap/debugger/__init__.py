@@ -35,6 +35,7 @@ def load() -> None:
     from gdbheap.debugger.commands.arenas import HeapArenas
     from gdbheap.debugger.commands.bins import HeapBins
     from gdbheap.debugger.commands.catch import HeapCatch
+    from gdbheap.debugger.commands.check import HeapCheck
     from gdbheap.debugger.commands.chunk import HeapChunk
     from gdbheap.debugger.commands.chunks import HeapChunks
     from gdbheap.debugger.commands.events import HeapEvents
@@ -50,6 +51,7 @@ def load() -> None:
         for command in (
             *(Heap, HeapArenas, HeapTop, HeapParams, HeapChunks),
             *(HeapChunk, HeapBins, HeapTcache),
+            *(HeapCheck,),
             *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace),
         ):
             command(prefix)

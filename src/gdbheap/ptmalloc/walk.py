@@ -208,6 +208,49 @@ def walk_region(memory: Memory, abi: Abi, region: Region, max_block: int = MAX_B
     yield Columns(region, [], [], [], set(), None, _ending(memory, abi, region, position, None))
 
 
+#: How often a walk is taken up again in one region, and how many known chunks are tried each time.
+_RESUMPTIONS = 64
+_TRIES = 64
+
+
+def resumed_walk(
+    memory: Memory, abi: Abi, region: Region, known: Sequence[int], max_block: int = MAX_BLOCK
+) -> Iterator[Columns]:
+    """Yield the chunks of ``region`` as walk_region does, and go on behind a place where the walk stops.
+
+    ``known`` are addresses of chunks in ascending order, as those on free lists. The walk is taken up again at the
+    first of them that is behind the place and from which the chunks lead to another of them, or to where the region
+    ends. Columns from there on are of a region of their own, which begins at that chunk.
+    """
+    for _ in range(_RESUMPTIONS):
+        ending: Ending | None = None
+        for columns in walk_region(memory, abi, region, max_block):
+            yield columns
+            ending = columns.ending
+        if ending is None or ending.problem is None:
+            return
+        start = _resumption(memory, abi, region, ending.address, known)
+        if start is None:
+            return
+        region = replace(region, address=start, start=start, header=0)
+
+
+def _resumption(memory: Memory, abi: Abi, region: Region, stopped: int, known: Sequence[int]) -> int | None:
+    """Return the chunk from which a walk that has ``stopped`` can go on, None where there is none."""
+    low, high = bisect_right(known, stopped), bisect_left(known, region.limit)
+    for place in range(low, min(high, low + _TRIES)):
+        target = known[place + 1] if place + 1 < high else None
+        for columns in walk_region(memory, abi, replace(region, start=known[place])):
+            addresses, ending = columns.addresses, columns.ending
+            if target is not None and addresses and addresses[-1] >= target:
+                if addresses[bisect_left(addresses, target)] == target:
+                    return known[place]
+                break
+            if ending is not None and ending.problem is None:
+                return known[place]
+    return None
+
+
 def _word_at(memory: Memory, abi: Abi, chunk: int) -> int | None:
     try:
         return abi.read_word(memory, chunk + abi.word_size)
