@@ -10,6 +10,7 @@ COMMANDS = (
     "heap",
     "heap arenas",
     "heap catch",
+    "heap check",
     "heap chunks",
     "heap events",
     "heap params",
@@ -45,7 +46,7 @@ def test_the_prefix_lists_all_commands(gdb: Gdb) -> None:
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("heap ch", {"heap chunks"}),
+        ("heap ch", {"heap check", "heap chunk", "heap chunks"}),
         ("heap chunks -st", {"heap chunks -start", "heap chunks -state"}),
         ("heap chunks -state un", {"heap chunks -state unsorted"}),
         ("heap chunks -state nonsense", set()),

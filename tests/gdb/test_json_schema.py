@@ -11,10 +11,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from gdbheap.growth.event import KINDS
+from gdbheap.growth.event import KINDS as EVENT_KINDS
 from gdbheap.growth.groups import BY
 from gdbheap.growth.phases import PHASES
 from gdbheap.ptmalloc.chunk import STATES
+from gdbheap.ptmalloc.finding import CALLS, KINDS
 from gdbheap.simulate.paths import PATHS
 from tests.support.debugger import Answers, Gdb
 from tests.support.environment import ROOT
@@ -22,7 +23,7 @@ from tests.support.programs import Programs
 
 SCHEMA: dict[str, Any] = json.loads((ROOT / "docs" / "schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
-SEEN = ("heap", "heap arenas", "heap top", "heap params", "heap chunks")
+SEEN = ("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap check")
 RECORDED = ("heap events", "heap events -by caller", "heap timeline", "heap why-grow -all", "heap why-grow")
 
 GROUPED = ("heap events", "heap events -by arena", "heap timeline", "heap why-grow")
@@ -182,10 +183,37 @@ def test_the_schemas_lists_are_the_codes() -> None:
     assert SCHEMA["$defs"]["state_name"]["enum"] == list(STATES)
     source = (ROOT / "src" / "gdbheap" / "growth" / "requester.py").read_text(encoding="utf-8")
     kinds = SCHEMA["$defs"]["kind_name"]["enum"]
-    assert kinds == list(KINDS)
+    assert kinds == list(EVENT_KINDS)
     assert set(kinds) == set(re.findall(r'Requester\(\s*"([\w-]+)"', source))
     assert SCHEMA["$defs"]["heap events"]["properties"]["by"]["enum"] == [*BY, None]
     assert SCHEMA["$defs"]["phases"]["items"]["properties"]["name"]["enum"] == list(PHASES)
+
+
+def test_a_corrupt_heap(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """What is found, what catches it, who is suspect, and malloc's own check."""
+    asked = [f"heap check {answers.into(name)}" for name in ("before", "after")]
+    gdb("break stop_here", "run", asked[0], "continue", asked[1], program=programs["corrupt"], args=["free-prev"])
+    for name in ("before", "after"):
+        assert answers[name]["findings"][0]["catches"]
+        assert answers[name]["findings"][0]["culprit"]
+        assert not errors(answers[name])
+    assert answers["after"]["abort"]["compared"]
+    for place in (("findings", 0), ("findings", 0, "catches", 0), ("findings", 0, "culprit"), ("abort",)):
+        for key in list(reached(answers["after"], place)):
+            answer = copy.deepcopy(answers["after"])
+            del reached(answer, place)[key]
+            assert errors(answer), f"without {key}"
+    for name, table in (("finding", KINDS), ("catch", CALLS)):
+        key = "kind" if name == "finding" else "call"
+        assert SCHEMA["$defs"][name]["properties"][key]["enum"] == list(table)
+
+
+def reached(value: Any, place: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the object inside ``value`` that the keys of ``place`` lead to."""
+    for key in place:
+        value = value[key]
+    assert isinstance(value, dict)
+    return value
 
 
 def test_every_key_is_described() -> None:

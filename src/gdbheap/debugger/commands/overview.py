@@ -16,7 +16,7 @@ class Heap(HeapCommand):
         "\n"
         "See:      heap, heap arenas, heap chunks, heap top, heap params\n"
         "Explain:  heap catch (record), heap events (what was recorded), heap timeline (the same, drawn),\n"
-        "          heap why-grow (why the heap grew)"
+        "          heap why-grow (why the heap grew), heap check (is it sound, and where is it not)"
     )
     options = (JSON,)
     examples = ("heap", "heap why-grow")
