@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HELP = """\
-Usage: gdbheap trace [-o FILE] [-json FILE] [--] PROGRAM [ARGUMENTS...]
+Usage: gdbheap trace [-o FILE] [-json FILE] [-force] [--] PROGRAM [ARGUMENTS...]
 
 Run PROGRAM to its end, with all the processes that it makes, and record every system call that gives it memory or
 takes it back. Then print who the memory was for, and why malloc asked for the largest pieces of it. The program's
@@ -19,6 +19,7 @@ Ctrl-C ends the recording: the program is let go with the SIGINT, and what was r
 
   -o FILE      write the report to FILE
   -json FILE   write one JSON object (docs/json.md) to FILE, beside the report
+  -force       overwrite FILE where it exists
   -h, --help   print this text
 
 Example: whose memory does a compiler need?
@@ -39,23 +40,31 @@ class TraceError(Exception):
 
 
 class Trace(NamedTuple):
-    """What is to be traced, and where to the report goes (empty: the standard error, no JSON)."""
+    """What is to be traced, and where to the report goes (empty: the standard error, no JSON).
+
+    ``force`` is whether files that exist are overwritten.
+    """
 
     report: str
     json: str
     program: list[str]
+    force: bool = False
 
 
 def parse(words: Sequence[str]) -> Trace | None:
     """Return what the words after ``trace`` ask for, None where that is the help; raise TraceError."""
     files = {"-o": "", "-json": ""}
     rest = list(words)
+    force = False
     while rest and rest[0].startswith("-") and rest[0] != "-":
         word = rest.pop(0)
         if word in ("-h", "-help", "--help"):
             return None
         if word == "--":
             break
+        if word in ("-force", "--force"):
+            force = True
+            continue
         name = "-json" if word == "--json" else word
         if name not in files:
             raise TraceError(f"there is no option {word}: see gdbheap trace --help.")
@@ -64,7 +73,7 @@ def parse(words: Sequence[str]) -> Trace | None:
         files[name] = rest.pop(0)
     if not rest:
         raise TraceError("there is no program to trace: see gdbheap trace --help.")
-    return Trace(files["-o"], files["-json"], rest)
+    return Trace(files["-o"], files["-json"], rest, force)
 
 
 def resolve(program: Sequence[str], path: str) -> list[str]:
@@ -104,6 +113,8 @@ def gdb_options(trace: Trace, environment: Mapping[str, str]) -> list[str]:
         command += f" -o {shlex.quote(trace.report)}"
     if trace.json:
         command += f" -json {shlex.quote(trace.json)}"
+    if trace.force:
+        command += " -force"
     commands = [*(f"unset environment {name}" for name in of_gdb)]
     if of_shell:
         commands.append(f"set exec-wrapper env {' '.join(f'-u {name}' for name in of_shell)}")
@@ -122,5 +133,7 @@ def prepare(words: Sequence[str]) -> list[str] | None:
     for path in (trace.report, trace.json):
         if path and not Path(path).absolute().parent.is_dir():
             raise TraceError(f"'{path}' cannot be written: there is no such folder.")
+        if path and not trace.force and os.path.lexists(path):
+            raise TraceError(f"'{path}' exists already: name another file, or add -force.")
     program = resolve(trace.program, os.environ.get("PATH", os.defpath))
     return gdb_options(trace._replace(program=program), os.environ)

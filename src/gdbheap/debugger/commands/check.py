@@ -36,7 +36,7 @@ class HeapCheck(HeapCommand):
         report = check_now(parsed.text("arena"))
         path = parsed.text("json")
         if path is not None:
-            write_json("heap check", check_object(report.abort, report.checked), path)
+            write_json("heap check", check_object(report.abort, report.checked), path, parsed.given("force"))
         if path != "":
             write_lines(check_lines(report.state, report.arenas, report.abort, report.checked, style()))
         wrong = verdict(report.abort, report.checked)

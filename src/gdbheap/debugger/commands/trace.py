@@ -38,7 +38,7 @@ class HeapTrace(HeapCommand):
         from gdbheap.debugger.catch import RECORDER
         from gdbheap.debugger.commands.catch import KEPT
         from gdbheap.debugger.commands.why_grow import source_line
-        from gdbheap.debugger.output import style, write_file, write_json, write_lines
+        from gdbheap.debugger.output import refuse_existing, style, write_file, write_json, write_lines
         from gdbheap.debugger.target import command_line, require_no_process
         from gdbheap.debugger.trace import run_to_end
         from gdbheap.growth.explain import explain_all, largest_growths
@@ -48,6 +48,9 @@ class HeapTrace(HeapCommand):
         from gdbheap.simulate.calls import SYSCALLS
 
         require_no_process()
+        overwrite = parsed.given("force")
+        for name in filter(None, (parsed.text("o"), parsed.text("json"))):
+            refuse_existing(name, overwrite)
         command = command_line()
         first = RECORDER.history.recorded + 1
         RECORDER.start(
@@ -67,7 +70,7 @@ class HeapTrace(HeapCommand):
 
         try:
             if path:
-                write_file(path, "".join(f"{line}\n" for line in lines(Plain())))
+                write_file(path, "".join(f"{line}\n" for line in lines(Plain())), overwrite)
         except gdb.GdbError:
             path = None
             raise
@@ -76,4 +79,4 @@ class HeapTrace(HeapCommand):
                 write_lines(lines(style(2)), gdb.STDERR)
             if parsed.given("json"):
                 body = trace_object(history, first, command, ending, explained)
-                write_json("heap trace", body, parsed.text("json") or "")
+                write_json("heap trace", body, parsed.text("json") or "", overwrite)
