@@ -407,11 +407,12 @@ static void unsorted_size(void)
     will("malloc", NULL, 0x700);
 }
 
-static void unsorted_size_huge(void)
+static void unsorted_overrun(void)
 {
-    void *chunk = unsorted_chunk(0x600);
+    char *text = malloc(24);
 
-    memset((char *)chunk - 16, 'A', 16); /* as a string does that is too long for the chunk before */
+    unsorted_chunk(0x600);
+    memset(text, 'A', 32); /* eight bytes more than there are */
     will("malloc", NULL, 0x700);
 }
 
@@ -652,7 +653,7 @@ static const struct mode {
     {"fastbin-entry", fastbin_entry},
     {"smallbin", smallbin},
     {"unsorted-size", unsorted_size},
-    {"unsorted-size-huge", unsorted_size_huge},
+    {"unsorted-overrun", unsorted_overrun},
     {"unsorted-next-size", unsorted_next_size},
     {"unsorted-prev-size", unsorted_prev_size},
     {"unsorted-links", unsorted_links},

@@ -42,7 +42,7 @@ MODES: Mapping[str, Mode] = {
     "fastbin-entry": Mode("invalid fastbin entry (free)", "list-size"),
     "smallbin": Mode("malloc(): smallbin double linked list corrupted", "list-link"),
     "unsorted-size": Mode("malloc(): invalid size (unsorted)", "list-size"),
-    "unsorted-size-huge": Mode("malloc(): invalid size (unsorted)", "list-size"),
+    "unsorted-overrun": Mode("malloc(): invalid size (unsorted)", "list-size"),
     "unsorted-next-size": Mode("malloc(): invalid next size (unsorted)", "chunk-size"),
     "unsorted-prev-size": Mode("malloc(): mismatching next->prev_size (unsorted)", "prev-size"),
     "unsorted-links": Mode("malloc(): unsorted double linked list corrupted", "list-pointer"),
@@ -68,4 +68,17 @@ CALLS: Mapping[str, str] = {
     "call-fasttop": "double free or corruption (fasttop)",
     "call-invalid-pointer": "free(): invalid pointer",
     "call-double-free-large": "double free or corruption (!prev)",
+}
+
+#: Messages that no glibc from 2.34 to 2.37 prints: the unit tests on heap images that foretell them.
+IMAGES: Mapping[str, str] = {
+    "free(): chunks in smallbin corrupted": "test_a_small_bin_whose_front_does_not_lead_back",
+    "malloc(): chunk size mismatch in fastbin": "test_a_fastbin_chunk_that_the_tcache_takes_over",
+    "_int_memalign(): unaligned chunk detected": "test_a_bin_with_a_chunk_that_is_not_aligned",
+}
+
+#: Messages that damage to the heap never leads to, and why.
+UNREACHED: Mapping[str, str] = {
+    "malloc(): corrupted unsorted chunks 3": "an earlier check of the same words prints another message first",
+    "max tcache size too large": "it is about glibc's own constants, not about the heap",
 }

@@ -93,20 +93,19 @@ def _explained(target: Target, state: HeapState, lists: FreeFacts, facts: CheckF
     around = chunks_around(target.memory, state, lists, first, known)
     rules = Rules(target.layout, target.safe_linking, target.release.version)
     single = _single_thread(target)
+    own = {address - state.abi.header: name for address, name in facts.tcaches.items()}
+    free = _free_state(target, state)
     catcher = Catcher(
-        memory, state, checked.lists, CatchFacts(rules, _free_state(target, state), single, facts.curbrk)
+        memory, state, checked.lists, CatchFacts(rules, free, single, facts.curbrk, frozenset(own))
     )  # fmt: skip
     damaged = frozenset(finding.address for finding in checked.findings)
     explained = []
     for finding in first:
         near = around.get(finding.address, NOTHING_AROUND)
-        explained.append(
-            replace(
-                finding,
-                catches=catcher.catches(finding, near),
-                culprit=culprit(memory, state, finding, near, damaged),
-            )
-        )
+        suspect = culprit(memory, state, finding, near, damaged)
+        if suspect is not None and suspect.chunk in own:
+            suspect = replace(suspect, holders=(f"malloc itself: it is {own[suspect.chunk]}",))
+        explained.append(replace(finding, catches=catcher.catches(finding, near), culprit=suspect))
     return replace(checked, findings=(*explained, *rest))
 
 

@@ -71,7 +71,7 @@ class Culprit:
     ``how`` is overrun (the chunk before was written past its end), after-free (a free chunk was written to) or unknown.
     ``chunk`` and ``pointer`` are its addresses, ``size`` its size in bytes and ``state`` one of STATES.
     ``content_start`` is where ``content`` was read: its last bytes and the first that it ran over, or the free chunk's
-    own. ``boundary`` is where its own memory ends.
+    own. ``boundary`` is where its own memory ends. ``holders`` say who holds its pointer, as far as that was asked.
     """
 
     how: str
@@ -82,6 +82,7 @@ class Culprit:
     content_start: int
     content: bytes
     boundary: int
+    holders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,10 @@ def _culprit_lines(culprit: Culprit) -> Iterator[str]:
         digits = row.hex(" ", 1)
         yield _line(label, f"{address:#x}  {digits:<{3 * _ROW - 1}}  {preview(row, _ROW)}{_mark(culprit, address)}")
         label = ""
+    label = "held by"
+    for holder in culprit.holders:
+        yield _line(label, printable(holder))
+        label = ""
 
 
 def _mark(culprit: Culprit, address: int) -> str:
@@ -230,5 +234,6 @@ def _finding_object(finding: Finding) -> dict[str, object]:
             "content_start": culprit.content_start,
             "content": culprit.content.hex(),
             "boundary": culprit.boundary,
+            "holders": list(culprit.holders),
         },
     }

@@ -30,13 +30,14 @@ class CatchFacts:
     """What decides which check fails.
 
     ``free`` is what free looks at, None where that is not known. ``single_thread`` is SINGLE_THREAD_P, None where that
-    is not known. ``curbrk`` is libc's __curbrk.
+    is not known. ``curbrk`` is libc's __curbrk. ``own`` are chunks that malloc itself uses, so that nobody frees them.
     """
 
     rules: Rules
     free: FreeState | None = None
     single_thread: bool | None = None
     curbrk: int | None = None
+    own: frozenset[int] = frozenset()
 
 
 class Catcher:
@@ -86,8 +87,13 @@ class Catcher:
         if finding.kind in ("system-mem", "top-size"):
             chunks += self._last_used(around)
         for address, name in chunks:
+            if address in self._facts.own:
+                continue
             yield from self._free(address, name)
             yield from self._realloc(address, name)
+        for chunk, name in names:
+            if chunk is not None and chunk.state in ("tcache", "fastbin"):
+                yield from self._free(chunk.address, name, handed_out=True)
 
     def _last_used(self, around: Around) -> list[tuple[int, str]]:
         before = around.before
@@ -96,12 +102,19 @@ class Catcher:
     def _is_listed(self, chunk: int) -> bool:
         return any(node.address == chunk for view in self._views for node in view.nodes)
 
-    def _free(self, chunk: int, name: str) -> Iterator[Catch]:
+    def _free(self, chunk: int, name: str, handed_out: bool = False) -> Iterator[Catch]:
+        """Yield what free of a chunk prints; one that is free now has to be ``handed_out`` by malloc before."""
         free = self._facts.free
         if free is None:
             return
         pointer = chunk + self._abi.header
         what = f"free({pointer:#x}), {name}"
+        if handed_out:
+            end = foretell(replace(free, tcache=0, makes_tcache=False), pointer).end
+            if end is not None and end.kind in ("abort", "crash"):
+                when = f"{what}, once malloc has handed it out, and no tcache bin takes it."
+                yield Catch(end.message or CRASH, "free", when, pointer, now=False)
+            return
         told = foretell(free, pointer)
         end, now, when = told.end, True, f"{what}."
         if end is not None and end.kind in ("tcache", "fastbin"):
@@ -435,6 +448,9 @@ class Catcher:
     def _of_sorted(self, view: ListView, arena: Arena) -> Iterator[Catch]:
         """Yield what taking chunks out of a small or large bin, and sorting chunks into a large one, prints."""
         abi = self._abi
+        if any(finding.kind == "list-pointer" and "place for a chunk" in finding.text for finding in view.findings):
+            when = f"The next memalign or its like that looks for a chunk in {view.name}."
+            yield Catch("_int_memalign(): unaligned chunk detected", "malloc", when)
         back = arena.bins[2 * view.index - 1]
         if view.kind == "small":
             size = view.index * abi.alignment - (abi.alignment if abi.alignment > abi.header else 0)
@@ -497,8 +513,11 @@ class Catcher:
             smaller, larger = (self._word(chunk + abi.header + place * word) for place in (2, 3))
             if not smaller:
                 return None
-            leads = self._word(smaller + abi.header + 3 * word), self._word(larger + abi.header + 2 * word)
-            if leads != (chunk, chunk):
+            # As in C, the second is not looked at where the first is wrong.
+            if (
+                self._word(smaller + abi.header + 3 * word) != chunk
+                or self._word(larger + abi.header + 2 * word) != chunk
+            ):
                 return "corrupted double-linked list (not small)"
         except MemoryFault:
             return CRASH

@@ -484,8 +484,9 @@ def _unlink(state: FreeState, chunk: int) -> Generator[Step, int, None]:
     smaller, larger = (state.word(chunk + abi.header + place * word_size) for place in (2, 3))
     if not smaller:
         return
-    leads = state.word(smaller + abi.header + 3 * word_size), state.word(larger + abi.header + 2 * word_size)
-    if leads != (chunk, chunk):
+    # As in C, the second is not looked at where the first is wrong.
+    back = state.word(smaller + abi.header + 3 * word_size) != chunk
+    if back or state.word(larger + abi.header + 2 * word_size) != chunk:
         yield _failed(
             function,
             f"fd_nextsize {smaller:#x} and bk_nextsize {larger:#x} of the free chunk at {chunk:#x} do not lead back",
