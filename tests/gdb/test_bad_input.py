@@ -12,7 +12,7 @@ from tests.support.debugger import Answers, Gdb, Result
 from tests.support.programs import Programs
 
 #: The commands that look at the heap.
-LOOKING = ("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap why-grow")
+LOOKING = ("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap find", "heap refs 1", "heap why-grow")
 STRIPPED = ("set debug-file-directory /nonexistent",)
 
 

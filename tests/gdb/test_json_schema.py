@@ -15,7 +15,9 @@ from gdbheap.growth.event import KINDS as EVENT_KINDS
 from gdbheap.growth.groups import BY
 from gdbheap.growth.phases import PHASES
 from gdbheap.ptmalloc.chunk import STATES
-from gdbheap.ptmalloc.finding import CALLS, KINDS
+from gdbheap.ptmalloc.finding import CALLS
+from gdbheap.ptmalloc.finding import KINDS as FINDING_KINDS
+from gdbheap.ptmalloc.refs import KINDS
 from gdbheap.simulate.paths import PATHS
 from tests.support.debugger import Answers, Gdb
 from tests.support.environment import ROOT
@@ -23,7 +25,7 @@ from tests.support.programs import Programs
 
 SCHEMA: dict[str, Any] = json.loads((ROOT / "docs" / "schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
-SEEN = ("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap check")
+SEEN = ("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap check", "heap find")
 RECORDED = ("heap events", "heap events -by caller", "heap timeline", "heap why-grow -all", "heap why-grow")
 
 GROUPED = ("heap events", "heap events -by arena", "heap timeline", "heap why-grow")
@@ -132,6 +134,42 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("command", [*SEEN, *GROUPED])
 def test_every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> None:
+    every_key_is_held(sound, command)
+
+
+#: What is looked for in leaky.c's heap, with rows, groups, and references of every kind.
+SEARCHES = (
+    "heap find -points-to config",
+    "heap find -by type",
+    "heap find -count",
+    "heap refs config",
+    "heap refs messages[1]",
+)
+
+
+@pytest.fixture(scope="module")
+def searched(gdb: Gdb, programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Return the answers to SEARCHES, with two elements of each list."""
+    answers = Answers(tmp_path_factory.mktemp("searched"))
+    run(gdb, answers, programs, "leaky", commands=SEARCHES)
+    return {command: shortened(answers[command.replace(" ", "_")]) for command in SEARCHES}
+
+
+@pytest.mark.parametrize("command", SEARCHES)
+def test_every_key_of_a_search_is_held(searched: dict[str, dict[str, Any]], command: str) -> None:
+    every_key_is_held(searched, command)
+
+
+def test_searches_that_are_not_whole(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    commands = ("heap find -text a", "heap refs pointers[3]")
+    asked = [f"{command} {answers.into(str(place))}" for place, command in enumerate(commands)]
+    gdb("break stop_here", "run", *asked, program=programs["sizes0"], args=["0"]).succeeded()
+    for place, command in enumerate(commands):
+        assert answers[str(place)]["missing"], command
+        every_key_is_held({command: shortened(answers[str(place)])}, command)
+
+
+def every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> None:
     """The schema must reject an answer that lacks any key, has one more, or has one of another type."""
     assert not errors(sound[command])
     count = len(list(objects(sound[command])))
@@ -159,6 +197,8 @@ def test_every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> No
         ("heap arenas", lambda answer: answer["arenas"][0].update(kind="sbrk")),
         ("heap chunks", lambda answer: answer["arenas"][0]["chunks"][0].update(state="lost")),
         ("heap chunks", lambda answer: answer["arenas"][0]["chunks"][0].update(flags=8)),
+        ("heap find", lambda answer: answer.update(by="colour")),
+        ("heap find", lambda answer: answer["groups"][0].update(size=-1)),
         ("heap params", lambda answer: answer["params"][0].update(unit="pages")),
         ("heap events", lambda answer: answer["events"][0].update(kind="mystery")),
         ("heap events", lambda answer: answer["events"][0].update(path="brk-sideways")),
@@ -181,6 +221,9 @@ def test_the_schemas_lists_are_the_codes() -> None:
     event = SCHEMA["$defs"]["event"]["properties"]
     assert event["path"]["enum"] == [*PATHS, None]
     assert SCHEMA["$defs"]["state_name"]["enum"] == list(STATES)
+    assert SCHEMA["$defs"]["reference"]["properties"]["kind"]["enum"] == list(KINDS)
+    assert list(SCHEMA["$defs"]["reference_kinds"]["properties"]) == list(KINDS)
+    assert list(SCHEMA["$defs"]["amounts"]["properties"]) == list(STATES)
     source = (ROOT / "src" / "gdbheap" / "growth" / "requester.py").read_text(encoding="utf-8")
     kinds = SCHEMA["$defs"]["kind_name"]["enum"]
     assert kinds == list(EVENT_KINDS)
@@ -203,7 +246,7 @@ def test_a_corrupt_heap(gdb: Gdb, answers: Answers, programs: Programs) -> None:
             answer = copy.deepcopy(answers["after"])
             del reached(answer, place)[key]
             assert errors(answer), f"without {key}"
-    for name, table in (("finding", KINDS), ("catch", CALLS)):
+    for name, table in (("finding", FINDING_KINDS), ("catch", CALLS)):
         key = "kind" if name == "finding" else "call"
         assert SCHEMA["$defs"][name]["properties"][key]["enum"] == list(table)
 

@@ -18,6 +18,10 @@ COMMANDS = (
     "heap chunks",
     "heap chunks -all",
     "heap chunks -json",
+    "heap find",
+    "heap find -by type -points-to &main_arena",
+    "heap find -text a -sort size",
+    "heap refs main_arena.top",
     "heap catch",
     "heap events",
     "heap why-grow",
@@ -65,6 +69,10 @@ def test_no_command_changes_the_program(gdb: Gdb, answers: Answers, programs: Pr
     steps = [step for command in COMMANDS for step in (command, take)]
     done = f"python json.dump({{'schema': 'gdbheap/1', 'digests': digests}}, open({str(answers.path('all'))!r}, 'w'))"
     gdb(
+        "heap find",
+        "heap find -by type -points-to &main_arena",
+        "heap find -text a -sort size",
+        "heap refs main_arena.top",
         "heap catch",
         "break stop_here",
         "run",

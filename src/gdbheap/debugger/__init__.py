@@ -39,8 +39,10 @@ def load() -> None:
     from gdbheap.debugger.commands.chunk import HeapChunk
     from gdbheap.debugger.commands.chunks import HeapChunks
     from gdbheap.debugger.commands.events import HeapEvents
+    from gdbheap.debugger.commands.find import HeapFind
     from gdbheap.debugger.commands.overview import Heap
     from gdbheap.debugger.commands.params import HeapParams
+    from gdbheap.debugger.commands.refs import HeapRefs
     from gdbheap.debugger.commands.tcache import HeapTcache
     from gdbheap.debugger.commands.timeline import HeapTimeline
     from gdbheap.debugger.commands.top import HeapTop
@@ -49,9 +51,8 @@ def load() -> None:
 
     for prefix in prefixes:
         for command in (
-            *(Heap, HeapArenas, HeapTop, HeapParams, HeapChunks),
-            *(HeapChunk, HeapBins, HeapTcache),
-            *(HeapCheck,),
+            *(Heap, HeapArenas, HeapTop, HeapParams, HeapChunks, HeapFind, HeapRefs),
+            *(HeapChunk, HeapBins, HeapTcache, HeapCheck),
             *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace),
         ):
             command(prefix)

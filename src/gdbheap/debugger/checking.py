@@ -11,6 +11,7 @@ from gdbheap.debugger import model, session
 from gdbheap.debugger.abort import read_abort
 from gdbheap.debugger.busy import Busy, read_busy
 from gdbheap.debugger.freeing import free_state
+from gdbheap.debugger.holding import holders_of
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.target import Target, each_thread
 from gdbheap.growth.abort import Abort
@@ -105,6 +106,8 @@ def _explained(target: Target, state: HeapState, lists: FreeFacts, facts: CheckF
         suspect = culprit(memory, state, finding, near, damaged)
         if suspect is not None and suspect.chunk in own:
             suspect = replace(suspect, holders=(f"malloc itself: it is {own[suspect.chunk]}",))
+        elif suspect is not None and not explained:
+            suspect = replace(suspect, holders=holders_of(target, suspect))
         explained.append(replace(finding, catches=catcher.catches(finding, near), culprit=suspect))
     return replace(checked, findings=(*explained, *rest))
 

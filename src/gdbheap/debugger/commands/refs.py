@@ -1,0 +1,111 @@
+"""heap refs: who points into a chunk."""
+
+from __future__ import annotations
+
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, number
+from gdbheap.debugger.options import Option, Parsed, UsageError
+
+_LIMIT = 200
+
+TYPE_CHECKING = False  # as in typing, which takes long to import
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gdbheap.mappings import MappedRange
+    from gdbheap.ptmalloc.scan import Unreadable
+
+
+class HeapRefs(HeapCommand):
+    """Look for pointers to a chunk."""
+
+    word = "refs"
+    summary = (
+        "Find the pointers into a chunk: in registers, on stacks, in variables, in other chunks, in malloc's lists."
+    )
+    details = (
+        "EXPRESSION is any address inside the chunk, or a pointer variable. All readable and writable memory is\n"
+        "searched for whole, aligned words, and so are the general registers of each thread's newest frame. A pointer\n"
+        "that the program keeps in another form (compressed, with tag bits, in a file or on a device) is not seen."
+    )
+    options = (
+        Option("limit", "N", f"At most N rows (default {_LIMIT})."),
+        Option("all", "", "Every row."),
+        JSON,
+    )
+    operands = "EXPRESSION"
+    examples = ("heap refs p", "heap refs &node->next", "heap refs 0x5555555592a0 -json refs.json")
+
+    def answer(self, parsed: Parsed) -> Answer:
+        """Return the references to the chunk that the expression is in."""
+        from gdbheap.debugger import model, session
+        from gdbheap.debugger.heap_search import Heap, place_of
+        from gdbheap.debugger.roots import Roots
+        from gdbheap.ptmalloc.refs import (
+            KINDS,
+            Reference,
+            chunk_references,
+            chunks_of,
+            malloc_areas,
+            mangled_links,
+            words_into,
+        )
+        from gdbheap.render.find import Wholeness
+        from gdbheap.render.refs import Found, Searched, aim, reference_lines, references_object
+
+        if not parsed.words:
+            raise UsageError("heap refs needs an address or a pointer: see 'help heap refs'.")
+        heap = Heap()
+        address, _ = place_of(" ".join(parsed.words))
+        abi = heap.state.abi
+        arena, chunk = heap.require_chunk(address)
+        low, high = chunk.address, chunk.address + chunk.size
+
+        ranges, skipped = _to_search(heap.ranges)
+        unreadable: list[Unreadable] = list(skipped)
+        spans = [(item.start, item.start + item.held) for item in ranges]
+        words = words_into(heap.memory, abi, spans, low, high, unreadable)
+        if heap.facts.safe_linking:
+            words += mangled_links(heap.memory, heap.state, heap.facts.tcaches, chunk)
+            words.sort()
+        walk = heap.walk()
+        holders = chunks_of(walk, [word.address for word in words])
+        roots = Roots(session.target(), heap.ranges, low, high)
+        areas = malloc_areas(heap.state, model.read_tcaches(session.target())[0])
+        references = list(roots.registers)
+        for item in chunk_references(abi, words, holders, areas):
+            references.append(item if isinstance(item, Reference) else roots.reference(item))
+        references.sort(key=lambda item: (KINDS.index(item.kind), item.thread or 0, item.address or 0))
+        unlimited = parsed.given("all") or (parsed.given("json") and not parsed.given("limit"))
+        limit = None if unlimited else number(parsed, "limit", _LIMIT)
+        kinds = {kind: sum(item.kind == kind for item in references) for kind in KINDS}
+        aims: dict[str, int] = {}
+        for item in references:
+            aims[aim(chunk, item.value)] = aims.get(aim(chunk, item.value), 0) + 1
+        found = Found(chunk, None if arena is None else arena.name, roots.named(references[:limit]), kinds, aims)
+        searched = Searched(len(ranges), sum(item.held for item in ranges), roots.threads)
+        whole = Wholeness(walk.missing, unreadable, (*walk.problems, *roots.problems))
+        return Answer(
+            lambda: references_object(found, searched, whole),
+            lambda style: reference_lines(found, abi, searched, whole, style),
+        )
+
+
+def _to_search(ranges: Sequence[MappedRange]) -> tuple[list[MappedRange], list[Unreadable]]:
+    """Return the mappings to search, and what of the writable ones is left out."""
+    from gdbheap.debugger.errors import TargetError
+    from gdbheap.ptmalloc.scan import Unreadable
+
+    if not ranges:
+        raise TargetError("Which addresses are mapped is not known here, so there is nothing to search in.")
+    found, left_out = [], []
+    for item in ranges:
+        if item.permissions[0] == "-" or item.permissions[1] == "-":
+            continue
+        if item.name.startswith("/dev/") and not item.name.startswith(("/dev/shm/", "/dev/zero")):
+            left_out.append(Unreadable(item.start, item.end, "it is a device's memory, which reading may change"))
+            continue
+        found.append(item)
+        if item.held < item.size:
+            why = "the core file does not hold it"
+            left_out.append(Unreadable(item.start + item.held, item.end, why))
+    return found, left_out
