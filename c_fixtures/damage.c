@@ -15,6 +15,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#pragma GCC diagnostic ignored "-Wpragmas"
+#pragma GCC diagnostic ignored "-Wuse-after-free"
+
 enum { STEPS = 1500, PATIENCE = 2 };
 
 static pthread_barrier_t built;

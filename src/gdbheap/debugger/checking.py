@@ -21,6 +21,7 @@ from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.check import Checked, CheckFacts, check_heap
 from gdbheap.ptmalloc.checks import Rules
 from gdbheap.ptmalloc.culprit import NOTHING_AROUND, chunks_around, culprit
+from gdbheap.ptmalloc.finding import Finding
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.ptmalloc.tcache import tcache_is_dummy
 from gdbheap.simulate.caught import Catcher, CatchFacts
@@ -100,7 +101,7 @@ def _explained(target: Target, state: HeapState, lists: FreeFacts, facts: CheckF
         memory, state, checked.lists, CatchFacts(rules, free, single, facts.curbrk, frozenset(own))
     )  # fmt: skip
     damaged = frozenset(finding.address for finding in checked.findings)
-    explained = []
+    explained: list[Finding] = []
     for finding in first:
         near = around.get(finding.address, NOTHING_AROUND)
         suspect = culprit(memory, state, finding, near, damaged)

@@ -187,6 +187,11 @@ class ArenaChecker:
         if not arena.is_main and (chain.problem is not None or not chain.heaps):
             return
         base, end = self._extent(chain)
+        if base is not None and arena.is_main and base + arena.system_mem != end:
+            yield self._field(
+                "system-mem", "system_mem", arena.system_mem, f"{end - base:#x}",
+                ", as the heap goes from sbrk_base to the end of the top chunk",
+            )  # fmt: skip
         if (arena.top + abi.header) % abi.alignment or (base is not None and not base <= arena.top < end):
             where = f" from {base:#x} to {end:#x}" if base is not None else ""
             yield self._field("top-pointer", "top", arena.top, "a place for a chunk" + where, ", in the arena's memory")
@@ -204,17 +209,8 @@ class ArenaChecker:
             return
         flags = word & FLAG_BITS & ~PREV_INUSE
         expected = None if base is None else end - arena.top
-        if arena.is_main and arena.contiguous and self._curbrk is not None:
-            start, reached = self._state.params.get("sbrk_base"), arena.top + size
-            if start < reached <= self._curbrk and (base is None or (size != expected and reached == self._curbrk)):
-                if start + arena.system_mem != reached:
-                    yield self._field(
-                        "system-mem", "system_mem", arena.system_mem, f"{reached - start:#x}",
-                        ", as the heap goes from sbrk_base to the end of the top chunk",
-                    )  # fmt: skip
-                expected = size
         if (
-            size > arena.system_mem
+            (size > arena.system_mem and size != expected)
             or size < abi.min_size
             or (expected is not None and size != expected)
             or (arena.top + size) % abi.page_size
@@ -261,6 +257,10 @@ class ArenaChecker:
             return None, 0
         base = self._state.params.get("sbrk_base")
         end = base + arena.system_mem
-        if self._curbrk is not None and not base < end <= self._curbrk:
-            return None, 0  # system_mem itself is wrong, or something took memory away behind malloc's back
-        return base, end
+        if self._curbrk is None:
+            return base, end
+        # The break bounds the heap: where top ends with it, or system_mem goes beyond it, top's own size tells.
+        reached = arena.top + (arena.top_size or 0)
+        if base <= arena.top < reached <= self._curbrk and (reached == self._curbrk or end > self._curbrk):
+            return base, reached
+        return (base, end) if base < end <= self._curbrk else (None, 0)

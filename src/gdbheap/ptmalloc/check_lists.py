@@ -126,11 +126,11 @@ class ListChecker:
             following = backward[0].address if backward else header
             if met:
                 assert back_stop is not None
-                following_is = f"{following:#x}" if backward else f"{header:#x}, the bin itself"
                 leads = back_stop[1] == last
+                view.complete = leads
                 self._add(
                     view, arena, "list-loop" if stop[0] == "loop" else "list-pointer" if stop[0] else "list-link",
-                    broken, self._forward_text(view, arena, forward, stop), hexadecimal(stop[1]), following_is,
+                    broken, self._forward_text(view, arena, forward, stop), hexadecimal(stop[1]), f"{following:#x}",
                     last if forward else None,
                 )  # fmt: skip
                 if not leads:
