@@ -10,15 +10,18 @@ from hypothesis import strategies as st
 
 from gdbheap.memory import Memory
 from gdbheap.ptmalloc.abi import NON_MAIN_ARENA, PREV_INUSE
-from gdbheap.ptmalloc.account import FreeFacts
+from gdbheap.ptmalloc.account import FreeFacts, plan_arena
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.check import Checked, CheckFacts, check_heap
 from gdbheap.ptmalloc.check_lists import ListView
 from gdbheap.ptmalloc.checks import CHECKS, Rules
 from gdbheap.ptmalloc.culprit import NOTHING_AROUND, chunks_around, culprit
 from gdbheap.ptmalloc.finding import KINDS, MOST, Catch, Finding
+from gdbheap.ptmalloc.holder import find_holders
 from gdbheap.ptmalloc.layout import Layout
 from gdbheap.ptmalloc.state import HeapState, read_heap_state
+from gdbheap.ptmalloc.totals import totals
+from gdbheap.ptmalloc.walk import walk_arena
 from gdbheap.simulate.caught import Catcher, CatchFacts
 from gdbheap.simulate.free_chunk import FreeState
 from gdbheap.simulate.state import GrowthState, Release
@@ -231,6 +234,30 @@ def test_what_is_behind_a_broken_size_is_checked() -> None:
     case.image.word(row.address + row.size, 0x10)
     checked = case.check()
     assert [finding.kind for finding in checked.findings] == ["chunk-size", "prev-size"]
+
+
+def test_every_walk_goes_on_behind_a_broken_size() -> None:
+    """The chunks behind are shown, the hole is a gap that says so, and the sum is not taken for whole."""
+    case = Case()
+    broken, known = case.rows[1], case.of("unsorted")[0]
+    case.image.word(case.word(broken, 1), 0)
+    memory, abi = case.image.memory, case.image.abi
+    state = case.state(memory)
+    arena = state.ring.arenas[0]
+    plan, free = plan_arena(memory, state, arena, FreeFacts((), True))
+    blocks = list(walk_arena(memory, abi, plan, free))
+    met = [address for block in blocks for address in block.columns.addresses]
+    assert met == [row.address for row in case.rows if row is not broken]
+    (gap,) = [block.gap for block in blocks if block.gap is not None]
+    assert (gap.start, gap.end) == (broken.address, known.address)
+    assert "which is on a free list" in gap.why
+    assert [block.columns.region.resumed for block in blocks if known.address in block.columns.addresses] == [True]
+    summed = totals(memory, abi, plan, free)
+    assert not summed.complete
+    assert summed.unaccounted == broken.size
+    holder = find_holders(memory, abi, plan, free, [known.address + 20]).holders[known.address + 20]
+    assert holder.chunk.address == known.address
+    assert holder.resumed == gap.why
 
 
 def test_a_chunk_on_two_lists() -> None:

@@ -116,6 +116,7 @@ def _collect(abi: Abi, arena: Arena, blocks: Iterable[Block], wanted: Sequence[i
     before: Chunk | None = None
     waiting: list[int] = []  # found in the last chunk of a block: the next one is not known yet
     region: Region | None = None
+    resumed: str | None = None  # why the walk was taken up again, in the part that it is in
     left = set(wanted)
     for block in blocks:
         columns = block.columns
@@ -125,6 +126,7 @@ def _collect(abi: Abi, arena: Arena, blocks: Iterable[Block], wanted: Sequence[i
         if block.gap is not None:
             found.gaps.append(block.gap)
             before, waiting = None, []
+            resumed = block.gap.why
         if not columns.addresses:
             continue
         first = _chunk_at(abi, block, 0)
@@ -140,7 +142,10 @@ def _collect(abi: Abi, arena: Arena, blocks: Iterable[Block], wanted: Sequence[i
             chunk = _chunk_at(abi, block, place)
             previous = _chunk_at(abi, block, place - 1) if place else before
             after = _chunk_at(abi, block, place + 1) if place + 1 < count else None
-            found.holders[address] = Holder(arena, columns.region, chunk, columns.words[place], previous, after)
+            found.holders[address] = Holder(
+                arena, columns.region, chunk, columns.words[place], previous, after,
+                resumed if columns.region.resumed else None,
+            )  # fmt: skip
             left.discard(address)
             if after is None:
                 waiting.append(address)
