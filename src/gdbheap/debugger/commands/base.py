@@ -101,8 +101,10 @@ class HeapCommand(gdb.Command):
             if parsed.words and not self.operands:
                 raise UsageError(f"'{self._name}' takes no argument '{parsed.words[0]}': see 'help {self._name}'.")
             self.run(parsed)
-        except (UsageError, TargetError) as error:
-            raise gdb.GdbError(str(error)) from None
+        except (UsageError, TargetError, gdb.GdbError) as error:
+            from gdbheap.render.escape import printable
+
+            raise gdb.GdbError(printable(str(error))) from None
         except MemoryFault as error:
             raise gdb.GdbError(f"GDB {error}.") from None
 
