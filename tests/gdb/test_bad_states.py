@@ -152,7 +152,8 @@ def test_ctrl_c_in_mid_walk(gdb: Gdb, answers: Answers, programs: Programs, comm
     interrupted = [step for delay in (0.05, 0.2) for step in (timer.format(delay), command, "echo WENT-ON\\n")]
     result = gdb(
         "set pagination off", "break stop_here", "run", f"heap check {answers.into('first')}",
-        *interrupted, "python import time; time.sleep(0.3)", f"heap check {answers.into('then')}", f"heap top {answers.into('top')}",
+        *interrupted, "python import time; time.sleep(0.3)", f"heap check {answers.into('then')}",
+        f"heap top {answers.into('top')}",
         program=programs["many"], args=["600000"],
     )  # fmt: skip
     result.has_no_internal_error()
@@ -267,6 +268,13 @@ def test_a_mutated_core(gdb: Gdb, programs: Programs, cores: dict[str, Path], tm
     begun = time.monotonic()
     survives(gdb(f"core-file {path}", *LOOKING, program=programs["threads"]))
     assert time.monotonic() - begun < 100, f"seed {seed}"
+
+
+#: Files that are no core file: empty, a header alone, a script, zeros, program headers that lead nowhere.
+NO_CORES = (
+    b"", b"\x7fELF", b"#!/bin/sh\n", bytes(4096),
+    b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x04\0\x3e\0" + b"\xff" * 200,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("content", NO_CORES)
