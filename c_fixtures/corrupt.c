@@ -584,6 +584,16 @@ static void malloc_info_unaligned(void)
     will("malloc_info", NULL, 0);
 }
 
+static void crash_link(void)
+{
+    void *before = malloc(0x600), *chunk = malloc(0x600);
+
+    result = malloc(24);
+    free(chunk);
+    memset(chunk, 'A', 8);
+    will("free", before, 0);
+}
+
 /* --- calls that are wrong, on a heap that is sound ------------------------------------------------------------------*/
 
 static void call_double_free(void)
@@ -671,6 +681,7 @@ static const struct mode {
     {"thread-shutdown", thread_shutdown},
     {"mallinfo-unaligned", mallinfo_unaligned},
     {"malloc-info-unaligned", malloc_info_unaligned},
+    {"crash-link", crash_link},
     {"call-double-free", call_double_free},
     {"call-fasttop", call_fasttop},
     {"call-invalid-pointer", call_invalid_pointer},

@@ -9,7 +9,7 @@ import pytest
 
 from gdbheap.ptmalloc.checks import CHECKS
 from gdbheap.ptmalloc.finding import KINDS
-from tests.support.corruptions import CALLS, MODES
+from tests.support.corruptions import CALLS, CRASH, MODES
 from tests.support.debugger import Answers, Gdb, Result
 from tests.support.programs import Programs
 
@@ -138,6 +138,44 @@ def test_in_malloc_printerr(gdb: Gdb, answers: Answers, programs: Programs) -> N
     check = at_the_end(gdb, answers, programs, "free-prev", "set breakpoint pending on", "break malloc_printerr")
     assert check["abort"]["message"] == "double free or corruption (!prev)"
     assert check["abort"]["pointer"] == answers["truth"]["pointer"]
+
+
+def test_a_crash(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """Where nothing is checked, the crash is foretold; at the SIGSEGV, the call comes first, and the damage counts."""
+    result = damaged(gdb, answers, programs, CRASH, f"heap check {answers.into('after')}")
+    assert "SIGSEGV" in result.stdout
+    first = answers["check"]["findings"][0]
+    assert first["kind"] == "list-pointer"
+    assert any(catch["message"] == "SIGSEGV" and fits(catch, answers["truth"]) for catch in first["catches"])
+    abort = answers["after"]["abort"]
+    assert abort["message"] is None
+    assert abort["call"] == "free"
+    assert abort["pointer"] == answers["truth"]["pointer"]
+    assert [finding["address"] for finding in answers["after"]["findings"]][:1] == [first["address"]]
+    assert answers["after"]["findings"][0]["doubtful"] is None
+
+
+def test_one_arena(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """Only what belongs to it is looked at, by number, name or address."""
+    names = ("0", "main_arena", "2", "main_arena.next")
+    asked = [f"heap check -arena {name} {answers.into(str(place))}" for place, name in enumerate(names)]
+    gdb("break stop_here", "run", f"heap check {answers.into('all')}", *asked, program=programs["threads"]).succeeded()
+    chunks = [answers[str(place)]["chunks"] for place in range(len(names))]
+    assert chunks[0] == chunks[1]
+    assert 0 < chunks[2] < answers["all"]["chunks"]
+    assert all(answers[str(place)]["sound"] for place in range(len(names)))
+
+
+def test_the_suspect_and_who_holds_it(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """The chunk that was written past its end, what stands there, and the variable that points to it."""
+    result = damaged(gdb, answers, programs, "unsorted-overrun")
+    culprit = answers["check"]["findings"][0]["culprit"]
+    assert culprit["how"] == "overrun"
+    assert culprit["state"] == "used"
+    assert bytes.fromhex(culprit["content"]).startswith(b"A" * 32)
+    assert culprit["boundary"] == culprit["pointer"] + 24
+    assert any("unsorted_overrun" in holder for holder in culprit["holders"]), culprit
+    assert "AAAAAAAAAAAAAAAA  <- its memory ends at" in result.stdout
 
 
 @pytest.mark.parametrize("mode", CALLS)

@@ -62,6 +62,9 @@ MODES: Mapping[str, Mode] = {
     "malloc-info-unaligned": Mode("__malloc_info(): unaligned fastbin chunk detected", "list-pointer"),
 }
 
+#: The mode in which malloc checks nothing, and follows a pointer to where no memory is.
+CRASH = "crash-link"
+
 #: The modes in which the heap is sound and the call is wrong.
 CALLS: Mapping[str, str] = {
     "call-double-free": "free(): double free detected in tcache 2",

@@ -78,7 +78,7 @@ def test_atheris() -> None:
     """Half a million inputs that coverage leads to."""
     atheris = pytest.importorskip("atheris")
     atheris.instrument_all()
-    atheris.Setup([sys.argv[0], "-atheris_runs=500000", "-max_total_time=300", "-max_len=400"], one)
+    atheris.Setup([sys.argv[0], "-atheris_runs=500000", "-max_total_time=120", "-max_len=400"], one)
     pid = os.fork()
     if pid == 0:
         atheris.Fuzz()  # ends the process

@@ -52,7 +52,7 @@ def check_now(named: str | None) -> Report:
     busy = read_busy(target, state)
     lists = model.free_facts()
     facts = _facts(target, lists, busy)
-    checked = check_heap(target.memory, state, facts, () if named is None else arenas)
+    checked = check_heap(model.heap_memory(), state, facts, () if named is None else arenas)
     if checked.findings:
         checked = _explained(target, state, lists, facts, checked)
     return Report(state, arenas, read_abort(target, state, busy.dead, checked.findings), checked)
@@ -89,10 +89,10 @@ def _facts(target: Target, lists: FreeFacts, busy: Busy) -> CheckFacts:
 
 def _explained(target: Target, state: HeapState, lists: FreeFacts, facts: CheckFacts, checked: Checked) -> Checked:
     """Return the findings, the first of them with what catches them and who may have done it."""
-    memory = PageCache(target.memory)
+    memory = PageCache(model.heap_memory())
     first, rest = checked.findings[:EXPLAINED], checked.findings[EXPLAINED:]
     known = [address - state.abi.header for address in facts.tcaches]
-    around = chunks_around(target.memory, state, lists, first, known)
+    around = chunks_around(model.heap_memory(), state, lists, first, known)
     rules = Rules(target.layout, target.safe_linking, target.release.version)
     single = _single_thread(target)
     own = {address - state.abi.header: name for address, name in facts.tcaches.items()}
