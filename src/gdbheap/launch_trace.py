@@ -133,7 +133,7 @@ def prepare(words: Sequence[str]) -> list[str] | None:
     for path in (trace.report, trace.json):
         if path and not Path(path).absolute().parent.is_dir():
             raise TraceError(f"'{path}' cannot be written: there is no such folder.")
-        if path and not trace.force and os.path.lexists(path):
+        if path and not trace.force and os.path.isfile(path):
             raise TraceError(f"'{path}' exists already: name another file, or add -force.")
     program = resolve(trace.program, os.environ.get("PATH", os.defpath))
     return gdb_options(trace._replace(program=program), os.environ)

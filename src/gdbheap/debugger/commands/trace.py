@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import gdb
 
 from gdbheap.debugger.commands.base import JSON, HeapCommand
@@ -50,7 +52,8 @@ class HeapTrace(HeapCommand):
         require_no_process()
         overwrite = parsed.given("force")
         for name in filter(None, (parsed.text("o"), parsed.text("json"))):
-            refuse_existing(name, overwrite)
+            if os.path.isfile(os.path.expanduser(name)):
+                refuse_existing(name, overwrite)  # now: later the run would be lost
         command = command_line()
         first = RECORDER.history.recorded + 1
         RECORDER.start(
