@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gdbheap.mappings import MappedRange, parse_maps
@@ -24,7 +24,7 @@ from gdbheap.ptmalloc.state import HeapState, read_heap_state
 from gdbheap.ptmalloc.tcache import read_tcache
 from gdbheap.ptmalloc.walk import walk_arena
 from gdbheap.simulate.caught import Catcher, CatchFacts
-from gdbheap.simulate.free_chunk import FreeState
+from gdbheap.simulate.free_chunk import Freed, FreeState, foretell
 from gdbheap.simulate.state import GrowthState, Release
 from gdbheap.symbols import Field, Struct
 from tests.support.debugger import Answers, Gdb
@@ -74,6 +74,12 @@ def libc_facts(gdb: Gdb, answers: Answers, program: Path) -> LibcFacts:
     layout = Layout(*(struct(name) for name in ("state", "par", "heap_info", "tcache")))
     version = tuple(found["version"]) if found["version"] else None
     return LibcFacts(layout, found["main_arena"], found["mp"], found["max_fast"], version, found["libc"])
+
+
+def freeing(free: FreeState) -> Callable[[int, bool], Freed | None]:
+    """Return what says how free of a pointer ends, with the tcache or as if there were none."""
+    bare = replace(free, tcache=0, makes_tcache=False)
+    return lambda pointer, without: foretell(bare if without else free, pointer).end
 
 
 class Patched:
@@ -196,7 +202,7 @@ class LiveHeap:
             facts.max_fast,
         )  # fmt: skip
         rules = Rules(facts.layout, True, facts.version)
-        catcher = Catcher(memory, state, checked.lists, CatchFacts(rules, free, None, self.curbrk))
+        catcher = Catcher(memory, state, checked.lists, CatchFacts(rules, freeing(free), None, self.curbrk))
         return [
             (finding, catcher.catches(finding, around.get(finding.address, NOTHING_AROUND)))
             for finding in checked.findings[:most]

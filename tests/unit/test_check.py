@@ -28,6 +28,7 @@ from gdbheap.simulate.state import GrowthState, Release
 from tests.support.check_table import DOCUMENT, coverage, renewed
 from tests.support.corruptions import IMAGES
 from tests.support.heap_image import LAYOUTS, MAIN_BASE, Image, Row, main_heap
+from tests.support.live import freeing
 from tests.unit.test_ptmalloc_properties import Counting, pieces
 
 EVERY = sorted(LAYOUTS)
@@ -103,7 +104,7 @@ class Case:
             self.image.safe_linking, 16 * abi.word_size,
         )  # fmt: skip
         rules = Rules(self.layout, self.image.safe_linking, release.version)
-        catcher = Catcher(memory, state, checked.lists, CatchFacts(rules, free, True, self.end))
+        catcher = Catcher(memory, state, checked.lists, CatchFacts(rules, freeing(free), True, self.end))
         around = chunks_around(memory, state, FreeFacts((), self.image.safe_linking), checked.findings)
         return [catcher.catches(finding, around.get(finding.address, NOTHING_AROUND)) for finding in checked.findings]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import gdb
@@ -25,7 +25,7 @@ from gdbheap.ptmalloc.finding import Finding
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.ptmalloc.tcache import tcache_is_dummy
 from gdbheap.simulate.caught import Catcher, CatchFacts
-from gdbheap.simulate.free_chunk import FreeState
+from gdbheap.simulate.free_chunk import Freed, foretell
 
 #: Findings of which it is told what catches them and who may have done it.
 EXPLAINED = 20
@@ -96,7 +96,7 @@ def _explained(target: Target, state: HeapState, lists: FreeFacts, facts: CheckF
     rules = Rules(target.layout, target.safe_linking, target.release.version)
     single = _single_thread(target)
     own = {address - state.abi.header: name for address, name in facts.tcaches.items()}
-    free = _free_state(target, state)
+    free = _freeing(target, state)
     catcher = Catcher(
         memory, state, checked.lists, CatchFacts(rules, free, single, facts.curbrk, frozenset(own))
     )  # fmt: skip
@@ -121,8 +121,11 @@ def _single_thread(target: Target) -> bool | None:
     return target.is_single_thread(flag)
 
 
-def _free_state(target: Target, state: HeapState) -> FreeState | None:
+def _freeing(target: Target, state: HeapState) -> Callable[[int, bool], Freed | None] | None:
+    """Return what says how free of a pointer ends, called by the selected thread; None where that cannot be told."""
     try:
-        return free_state(target, state)
+        free = free_state(target, state)
     except (MemoryFault, gdb.error):
         return None
+    bare = replace(free, tcache=0, makes_tcache=False)
+    return lambda pointer, without: foretell(bare if without else free, pointer).end

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Abi
@@ -14,7 +14,7 @@ from gdbheap.ptmalloc.checks import CRASH, Rules
 from gdbheap.ptmalloc.culprit import Around
 from gdbheap.ptmalloc.finding import Catch, Finding
 from gdbheap.ptmalloc.state import HeapState
-from gdbheap.simulate.free_chunk import FreeState, foretell
+from gdbheap.simulate.free_chunk import Freed
 
 _THIS = "the chunk whose header or data this is"
 _BEFORE = "the chunk before that"
@@ -29,12 +29,14 @@ _ON_LIST = 64
 class CatchFacts:
     """What decides which check fails.
 
-    ``free`` is what free looks at, None where that is not known. ``single_thread`` is SINGLE_THREAD_P, None where that
-    is not known. ``curbrk`` is libc's __curbrk. ``own`` are chunks that malloc itself uses, so that nobody frees them.
+    ``free`` says how free of a pointer ends (None: it cannot be told), with the thread's tcache or, if the second
+    argument is set, as if there were none; it is None where that is not known. ``single_thread`` is SINGLE_THREAD_P,
+    None where that is not known. ``curbrk`` is libc's __curbrk. ``own`` are chunks that malloc itself uses, so that
+    nobody frees them.
     """
 
     rules: Rules
-    free: FreeState | None = None
+    free: Callable[[int, bool], Freed | None] | None = None
     single_thread: bool | None = None
     curbrk: int | None = None
     own: frozenset[int] = frozenset()
@@ -110,20 +112,18 @@ class Catcher:
         pointer = chunk + self._abi.header
         what = f"free({pointer:#x}), {name}"
         if handed_out:
-            end = foretell(replace(free, tcache=0, makes_tcache=False), pointer).end
+            end = free(pointer, True)
             if end is not None and end.kind in ("abort", "crash"):
                 when = f"{what}, once malloc has handed it out, and no tcache bin takes it."
                 yield Catch(end.message or CRASH, "free", when, pointer, now=False)
             return
-        told = foretell(free, pointer)
-        end, now, when = told.end, True, f"{what}."
+        end, now, when = free(pointer, False), True, f"{what}."
         if end is not None and end.kind in ("tcache", "fastbin"):
             now = False
             limit = self._state.params.get("tcache_count")
             bin_ = f"tcache bin {end.index}" if end.kind == "tcache" else f"fastbin {end.index}"
             when = f"{what}, once {bin_} takes no more ({limit} at most)."
-            told = foretell(replace(free, tcache=0, makes_tcache=False), pointer)
-            end = told.end
+            end = free(pointer, True)
             if end is None or end.kind not in ("abort", "crash"):
                 return
         if end is None or end.kind not in ("abort", "crash"):
