@@ -23,6 +23,7 @@ from walk import ABI, BASE, Image, build, tightest
 
 from gdbheap.ptmalloc.scan import BytesSought, Pieces, WordSought, word_finder
 from gdbheap.ptmalloc.search import FoundRows, FoundTotals, Groups, Search, Sought, TypeNames
+from gdbheap.ptmalloc.totals import totals
 from gdbheap.ptmalloc.whole import Reached, reach
 
 CHUNKS = (10_000, 100_000, 1_000_000)
@@ -88,6 +89,11 @@ def measure(chunks: int) -> None:
         assert not order or len(rows.rows()) == 200
         return totals.chunks
 
+    def counted() -> int:
+        result = totals(memory, ABI, plan, free)
+        assert result.complete
+        return sum(result.counts.values())
+
     def pointers() -> int:
         count, position, low = 0, BASE, BASE + whole // 2
         pieces = Pieces(memory, ABI)
@@ -105,7 +111,8 @@ def measure(chunks: int) -> None:
     target = max(words[4 : 4 + 997])  # a pointer into the heap: each 997th word is one
     measured: dict[str, Callable[[], int]] = {
         "tightest loop over one array": lambda: len(tightest(words)),
-        "heap find -count": lambda: found(Sought()),
+        "heap find -count": counted,
+        "the same, chunk by chunk": lambda: found(Sought()),
         "heap find -min-size 0x100 -count": lambda: found(Sought(min_size=0x100)),
         "heap find -state tcache -count": lambda: found(Sought(states=frozenset(("tcache",)))),
         "heap find (by size)": lambda: found(Sought(), grouped=True),

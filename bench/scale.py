@@ -108,35 +108,20 @@ def peak(run: Callable[[], object]) -> int:
 
 
 def loop() -> float:
-    """Return the CPU seconds of the tightest loop over main_arena's size words, read in pieces beforehand."""
+    """Return the CPU seconds of the tightest loop over main_arena's size words, all of them in one array."""
     import gdb
+    from walk import tightest
 
     inferior = gdb.selected_inferior()
     start, top = (int(gdb.parse_and_eval(f"(unsigned long) {name}")) for name in ("mp_.sbrk_base", "main_arena.top"))
-    seconds, index, found = 0.0, 1, 0
+    words = array("Q")
     for position in range(start, top, PIECE):
-        words = array("Q")
         words.frombytes(inferior.read_memory(position, min(PIECE, top - position)))
-        begin = time.thread_time()
-        index, met = tightest(words, index)
-        seconds += time.thread_time() - begin
-        index -= len(words)
-        found += met
+    begin = time.thread_time()
+    found = len(tightest(words))
+    seconds = time.thread_time() - begin
     assert found >= int(gdb.parse_and_eval("chunk_count"))
     return seconds
-
-
-def tightest(words: array[int], index: int) -> tuple[int, int]:
-    """Collect the size words from ``index`` on; return where the next one is, and how many they are."""
-    column: list[int] = []
-    append = column.append
-    try:
-        while True:
-            word = words[index]
-            append(word)
-            index += word >> 3
-    except IndexError:
-        return index, len(column)
 
 
 def walk() -> int:

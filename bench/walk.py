@@ -2,7 +2,8 @@
 
 Builds the image of a heap in memory (1,000,000 chunks unless CHUNKS says otherwise, a fifth of them on free lists) and
 prints the median time for each chunk of: the tightest loop that Python can make of it, the walk in columns, the walk
-with the state of each chunk, and that with all sums. The last column is the ratio to the tightest loop of this run.
+with the state of each chunk, that with all sums, and that with the cells of a drawing. The last column is the ratio to
+the tightest loop of this run.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.chunk import TCACHE, UNSORTED
+from gdbheap.ptmalloc.extent import map_arena
 from gdbheap.ptmalloc.regions import Plan, Region
 from gdbheap.ptmalloc.totals import totals
 from gdbheap.ptmalloc.walk import Membership, walk_arena, walk_region
@@ -71,7 +73,7 @@ def build(chunks: int) -> tuple[Memory, array[int], Plan, Membership]:
         Image(BASE, words),
         words,
         Plan(arena, (region,)),
-        Membership(sorted(states), bytes(state for _, state in sorted(states.items()))),
+        Membership(array("Q", sorted(states)), bytes(state for _, state in sorted(states.items()))),
     )
 
 
@@ -106,11 +108,15 @@ def main(chunks: int) -> None:
         assert not result.problems, result
         return sum(result.counts.values()) - 1
 
+    def drawn() -> int:
+        return sum(map_arena(memory, ABI, plan, free).areas[0].counts) - 1
+
     measured: dict[str, Callable[[], int]] = {
         "tightest loop over one array": lambda: len(tightest(words)) - 1,
         "walk in columns (address, size, flags)": columns,
         "classified walk (and state)": classified,
         "classified walk and totals": summed,
+        "classified walk, totals and map": drawn,
     }
     times: dict[str, list[float]] = {name: [] for name in measured}
     gc.collect()

@@ -47,7 +47,9 @@ VARYING: Sequence[tuple[re.Pattern[str], str]] = (
     # Libraries, mappings and stacks; in JSON they are decimal.
     (re.compile(r"\b0x7f[0-9a-f]{10}\b|\b140[67]\d{11}\b"), "ADDRESS#"),
     # When something happened, as 'heap timeline' shows it.
-    (re.compile(r"\b\d\.\d{3} s\b"), "TIME"),
+    (re.compile(r"\b\d\.\d{3} s\b|\b\d+\.\d\d s(?= under GDB)"), "TIME"),
+    (re.compile(r"(?<=^) +\d+ +\d+\.\d{3}(?= )", re.MULTILINE), "NUMBER AND TIME"),
+    (re.compile(r'(?<="time": )\d[\d.e-]*'), "TIME"),
     # Code of a program without symbols, and the sizes of libraries: they differ from one build to the next.
     (re.compile(r"\b0x5{6}[0-9a-f]{6}(?= in \w)"), "CODE#"),
     (re.compile(r"([+-]|replaces )0x[0-9a-f]+(?: \([^)]*\))?(?=\)?\s+(?:loader|locale|other): )"), "SIZE"),

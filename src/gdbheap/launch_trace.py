@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HELP = """\
-Usage: gdbheap trace [-o FILE] [-json FILE] [-force] [--] PROGRAM [ARGUMENTS...]
+Usage: gdbheap trace [-o FILE] [-json FILE] [-allocations FILE] [-force] [--] PROGRAM [ARGUMENTS...]
 
 Run PROGRAM to its end, with all the processes that it makes, and record every system call that gives it memory or
 takes it back. Then print who the memory was for, and why malloc asked for the largest pieces of it. The program's
@@ -19,6 +19,9 @@ Ctrl-C ends the recording: the program is let go with the SIGINT, and what was r
 
   -o FILE      write the report to FILE
   -json FILE   write one JSON object (docs/json.md) to FILE, beside the report
+  -allocations FILE
+               write the program's calls of malloc, free and so on to FILE, for 'heap what-if' (docs/operations.md);
+               each call then takes about a millisecond
   -force       overwrite FILE where it exists
   -h, --help   print this text
 
@@ -40,7 +43,7 @@ class TraceError(Exception):
 
 
 class Trace(NamedTuple):
-    """What is to be traced, and where to the report goes (empty: the standard error, no JSON).
+    """What is to be traced, and where to the report goes (empty: the standard error, no JSON, no allocations).
 
     ``force`` is whether files that exist are overwritten.
     """
@@ -48,12 +51,13 @@ class Trace(NamedTuple):
     report: str
     json: str
     program: list[str]
+    allocations: str = ""
     force: bool = False
 
 
 def parse(words: Sequence[str]) -> Trace | None:
     """Return what the words after ``trace`` ask for, None where that is the help; raise TraceError."""
-    files = {"-o": "", "-json": ""}
+    files = {"-o": "", "-json": "", "-allocations": ""}
     rest = list(words)
     force = False
     while rest and rest[0].startswith("-") and rest[0] != "-":
@@ -65,7 +69,7 @@ def parse(words: Sequence[str]) -> Trace | None:
         if word in ("-force", "--force"):
             force = True
             continue
-        name = "-json" if word == "--json" else word
+        name = word[1:] if word in ("--json", "--allocations") else word
         if name not in files:
             raise TraceError(f"there is no option {word}: see gdbheap trace --help.")
         if not rest:
@@ -73,7 +77,7 @@ def parse(words: Sequence[str]) -> Trace | None:
         files[name] = rest.pop(0)
     if not rest:
         raise TraceError("there is no program to trace: see gdbheap trace --help.")
-    return Trace(files["-o"], files["-json"], rest, force)
+    return Trace(files["-o"], files["-json"], rest, files["-allocations"], force)
 
 
 def resolve(program: Sequence[str], path: str) -> list[str]:
@@ -113,6 +117,8 @@ def gdb_options(trace: Trace, environment: Mapping[str, str]) -> list[str]:
         command += f" -o {shlex.quote(trace.report)}"
     if trace.json:
         command += f" -json {shlex.quote(trace.json)}"
+    if trace.allocations:
+        command += f" -allocations {shlex.quote(trace.allocations)}"
     if trace.force:
         command += " -force"
     commands = [*(f"unset environment {name}" for name in of_gdb)]
@@ -130,7 +136,7 @@ def prepare(words: Sequence[str]) -> list[str] | None:
     trace = parse(words)
     if trace is None:
         return None
-    for path in (trace.report, trace.json):
+    for path in (trace.report, trace.json, trace.allocations):
         if path and not Path(path).absolute().parent.is_dir():
             raise TraceError(f"'{path}' cannot be written: there is no such folder.")
         if path and not trace.force and os.path.isfile(path):

@@ -12,7 +12,10 @@ from tests.support.debugger import Answers, Gdb, Result
 from tests.support.programs import Programs
 
 #: The commands that look at the heap.
-LOOKING = ("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap find", "heap refs 1", "heap why-grow")
+LOOKING = (
+    *("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap map", "heap why-grow"),
+    *("heap bins", "heap tcache", "heap chunk 0x1000", "heap find", "heap refs 1"),
+)
 STRIPPED = ("set debug-file-directory /nonexistent",)
 
 
@@ -182,6 +185,29 @@ def test_params_before_mallocs_first_use(gdb: Gdb, answers: Answers, programs: P
         ("heap chunks -m 100", "min-size.*max-size"),
         ("heap chunks surplus", "surplus"),
         ("heap chunks -json /nonexistent/folder/file.json", "/nonexistent/folder"),
+        ("heap chunk", "Which chunk"),
+        ("heap chunk nonsense", "nonsense"),
+        ("heap chunk kept[", "kept"),
+        ("heap chunk 1.5", "1.5"),
+        ("heap chunk malloc(10)", "call a function"),
+        ("heap chunk kept[0] = 0", "write to the program"),
+        ("heap chunk kept[0]++", "write to the program"),
+        ("heap chunk $sp += 8", "write to the program"),
+        ('heap chunk "text"', "nowhere in memory"),
+        ("heap chunk -bytes -1 kept[0]", "-1"),
+        ("heap chunk -bytes 99999999 kept[0]", "-bytes"),
+        ("heap chunk -nonsense kept[0]", "nonsense"),
+        ("heap chunk kept[0] -json /nonexistent/folder/file.json", "/nonexistent/folder"),
+        ("heap bins nonsense", "nonsense"),
+        ("heap bins -arena 99", "99"),
+        ("heap bins -thread 99", "99"),
+        ("heap bins -thread 2.1", "2.1"),
+        ("heap bins -thread 1 -all", "-all"),
+        ("heap bins tcache -arena 0", "-arena"),
+        ("heap bins fast -thread 1", "-thread"),
+        ("heap bins -count -3", "-3"),
+        ("heap tcache surplus", "surplus"),
+        ("heap tcache -thread nonsense", "nonsense"),
         ("heap arenas surplus", "surplus"),
         ("heap top surplus", "surplus"),
         ("heap params surplus", "surplus"),

@@ -15,9 +15,10 @@ from gdbheap.growth.event import KINDS as EVENT_KINDS
 from gdbheap.growth.groups import BY
 from gdbheap.growth.phases import PHASES
 from gdbheap.ptmalloc.chunk import STATES
-from gdbheap.ptmalloc.finding import CALLS
-from gdbheap.ptmalloc.finding import KINDS as FINDING_KINDS
-from gdbheap.ptmalloc.refs import KINDS
+from gdbheap.ptmalloc.finding import CALLS, KINDS
+from gdbheap.ptmalloc.place import PLACES
+from gdbheap.ptmalloc.refs import KINDS as REFERENCES
+from gdbheap.simulate.free_chunk import ENDS
 from gdbheap.simulate.paths import PATHS
 from tests.support.debugger import Answers, Gdb
 from tests.support.environment import ROOT
@@ -25,7 +26,28 @@ from tests.support.programs import Programs
 
 SCHEMA: dict[str, Any] = json.loads((ROOT / "docs" / "schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
-SEEN = ("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap check", "heap find")
+SEEN = (
+    *("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap map", "heap map -words"),
+    *("heap bins", "heap tcache", "heap find", "heap check"),
+)
+#: What asks for one chunk of the fixture threads: one that is used, one that is in a list, a heap's reserve, a stack.
+CHUNKS = (
+    "(long) large_chunks[3] + 8",
+    "small_chunks[2][3]",
+    "(long) main_arena.next | 0x3ffffff",
+    "$sp",
+    "main_arena.top",
+    "*(void **) &small_chunks",
+    "totals_before",
+    "0",
+)
+#: What asks for predictions, of each end; those of operations on memory, of settings, and of what can be asked for.
+PREDICTED = (
+    "heap predict malloc 1000; free $1; realloc 0 500000; free $3; malloc 24; free $5; free $5; malloc 1",
+    "heap predict trim; mallopt M_TOP_PAD 0; calloc 1 2; memalign 64 100; malloc -1",
+    "heap predict free 24",
+    "heap predict growth",
+)
 RECORDED = ("heap events", "heap events -by caller", "heap timeline", "heap why-grow -all", "heap why-grow")
 
 GROUPED = ("heap events", "heap events -by arena", "heap timeline", "heap why-grow")
@@ -103,13 +125,24 @@ def test_what_is_printed_is_what_is_written(gdb: Gdb, answers: Answers, programs
     assert json.loads(text[text.index("{\n") :]) == answers["top"]
 
 
+def test_one_chunk(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    asked = [f"heap chunk -json {answers.path(str(place))} -- {text}" for place, text in enumerate(CHUNKS)]
+    gdb("break stop_here", "run", *asked, program=programs["threads"]).succeeded()
+    for place, text in enumerate(CHUNKS):
+        assert not errors(answers[str(place)]), text
+    assert len({answers[str(place)]["where"] for place in range(len(CHUNKS))}) == 5
+
+
 @pytest.fixture(scope="module")
 def sound(gdb: Gdb, programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Return an answer of each command, by name, with two elements of each list."""
     answers = Answers(tmp_path_factory.mktemp("sound"))
     commands = (*SEEN, *GROUPED)
     run(gdb, answers, programs, "threads", "heap catch -malloc", commands=commands)
-    return {command: shortened(answers[command.replace(" ", "_")]) for command in commands}
+    asked = [f"heap chunk -json {answers.path(name)} -- {text}" for name, text in (("used", CHUNKS[0]), ("sp", "$sp"))]
+    gdb("break stop_here", "run", "thread 2", *asked, program=programs["threads"]).succeeded()
+    found = {command: shortened(answers[command.replace(" ", "_")]) for command in commands}
+    return {**found, "heap chunk": shortened(answers["used"]), "heap chunk $sp": shortened(answers["sp"])}
 
 
 def shortened(value: Any) -> Any:
@@ -132,9 +165,10 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
             yield from objects(inner)
 
 
-@pytest.mark.parametrize("command", [*SEEN, *GROUPED])
+@pytest.mark.parametrize("command", [*SEEN, "heap chunk", "heap chunk $sp", *GROUPED])
 def test_every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> None:
-    every_key_is_held(sound, command)
+    """The schema must reject an answer that lacks any key, has one more, or has one of another type."""
+    every_key_is_held(sound[command], command)
 
 
 #: What is looked for in leaky.c's heap, with rows, groups, and references of every kind.
@@ -157,7 +191,7 @@ def searched(gdb: Gdb, programs: Programs, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize("command", SEARCHES)
 def test_every_key_of_a_search_is_held(searched: dict[str, dict[str, Any]], command: str) -> None:
-    every_key_is_held(searched, command)
+    every_key_is_held(searched[command], command)
 
 
 def test_searches_that_are_not_whole(gdb: Gdb, answers: Answers, programs: Programs) -> None:
@@ -166,25 +200,38 @@ def test_searches_that_are_not_whole(gdb: Gdb, answers: Answers, programs: Progr
     gdb("break stop_here", "run", *asked, program=programs["sizes0"], args=["0"]).succeeded()
     for place, command in enumerate(commands):
         assert answers[str(place)]["missing"], command
-        every_key_is_held({command: shortened(answers[str(place)])}, command)
+        every_key_is_held(shortened(answers[str(place)]), command)
 
 
-def every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> None:
-    """The schema must reject an answer that lacks any key, has one more, or has one of another type."""
-    assert not errors(sound[command])
-    count = len(list(objects(sound[command])))
+def every_key_is_held(sound: dict[str, Any], command: str) -> None:
+    """Take each key out of an answer, and give it another type; fail where the schema has nothing against that."""
+    assert not errors(sound)
+    count = len(list(objects(sound)))
     for index in range(count):
-        for key in list(list(objects(sound[command]))[index]):
-            answer = copy.deepcopy(sound[command])
+        for key in list(list(objects(sound))[index]):
+            answer = copy.deepcopy(sound)
             del list(objects(answer))[index][key]
             assert errors(answer), f"{command} without {key}"
-            answer = copy.deepcopy(sound[command])
+            answer = copy.deepcopy(sound)
             changed = list(objects(answer))[index]
             changed[key] = "7" if isinstance(changed[key], (dict, list)) else {"wrong": 7}
             assert errors(answer), f"{command} with a {key} of another type"
-        answer = copy.deepcopy(sound[command])
+        answer = copy.deepcopy(sound)
         list(objects(answer))[index]["one_more"] = None
         assert errors(answer), f"{command} with one more key in object {index}"
+
+
+def test_predictions(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """Of operations that end in each way, of what can still be asked for, and of a sequence under other settings."""
+    operations = answers.folder / "operations"
+    operations.write_text("malloc 100000 = 1\nrealloc 1 300000 = 1\nfree 1\n")
+    asked = [*PREDICTED, f"heap what-if {operations} top_pad=0 tcache_count=0,mmap_threshold=64K"]
+    commands = [f"{command} {answers.into(str(place))}" for place, command in enumerate(asked)]
+    gdb("break stop_here", "run", *commands, program=programs["totals"]).succeeded()
+    for place, command in enumerate(asked):
+        every_key_is_held(answers[str(place)], command)
+    ends = {item["end"] for place in range(3) for item in answers[str(place)]["predictions"]}
+    assert ends == {"chunk", "null", "done", "abort", "crash"}
 
 
 @pytest.mark.parametrize(
@@ -200,6 +247,15 @@ def every_key_is_held(sound: dict[str, dict[str, Any]], command: str) -> None:
         ("heap find", lambda answer: answer.update(by="colour")),
         ("heap find", lambda answer: answer["groups"][0].update(size=-1)),
         ("heap params", lambda answer: answer["params"][0].update(unit="pages")),
+        ("heap map", lambda answer: answer["arenas"][0]["regions"][0]["runs"][0].update(kind="lost")),
+        ("heap map", lambda answer: answer["arenas"][0]["last_used"].update(state="unknown")),
+        ("heap map -words", lambda answer: answer["closeup"]["chunks"][0]["words"][0].update(role="prev")),
+        ("heap bins", lambda answer: answer["arenas"][0]["empty"][0].update(kind="huge")),
+        ("heap bins", lambda answer: answer["arenas"][-1]["lists"][0]["members"][0].update(next=-1)),
+        ("heap tcache", lambda answer: answer["tcaches"].clear()),
+        ("heap chunk", lambda answer: answer.update(where="nowhere")),
+        ("heap chunk", lambda answer: answer["free"][0].update(end="mystery")),
+        ("heap chunk", lambda answer: answer["chunk"].update(content="0")),
         ("heap events", lambda answer: answer["events"][0].update(kind="mystery")),
         ("heap events", lambda answer: answer["events"][0].update(path="brk-sideways")),
         ("heap events", lambda answer: answer["events"][0].update(syscall="open")),
@@ -221,8 +277,10 @@ def test_the_schemas_lists_are_the_codes() -> None:
     event = SCHEMA["$defs"]["event"]["properties"]
     assert event["path"]["enum"] == [*PATHS, None]
     assert SCHEMA["$defs"]["state_name"]["enum"] == list(STATES)
-    assert SCHEMA["$defs"]["reference"]["properties"]["kind"]["enum"] == list(KINDS)
-    assert list(SCHEMA["$defs"]["reference_kinds"]["properties"]) == list(KINDS)
+    assert SCHEMA["$defs"]["heap chunk"]["properties"]["where"]["enum"] == list(PLACES)
+    assert SCHEMA["$defs"]["foretold"]["properties"]["end"]["enum"] == [*ENDS, None]
+    assert SCHEMA["$defs"]["reference"]["properties"]["kind"]["enum"] == list(REFERENCES)
+    assert list(SCHEMA["$defs"]["reference_kinds"]["properties"]) == list(REFERENCES)
     assert list(SCHEMA["$defs"]["amounts"]["properties"]) == list(STATES)
     source = (ROOT / "src" / "gdbheap" / "growth" / "requester.py").read_text(encoding="utf-8")
     kinds = SCHEMA["$defs"]["kind_name"]["enum"]
@@ -246,7 +304,7 @@ def test_a_corrupt_heap(gdb: Gdb, answers: Answers, programs: Programs) -> None:
             answer = copy.deepcopy(answers["after"])
             del reached(answer, place)[key]
             assert errors(answer), f"without {key}"
-    for name, table in (("finding", FINDING_KINDS), ("catch", CALLS)):
+    for name, table in (("finding", KINDS), ("catch", CALLS)):
         key = "kind" if name == "finding" else "call"
         assert SCHEMA["$defs"][name]["properties"][key]["enum"] == list(table)
 
@@ -275,3 +333,9 @@ def test_every_key_is_described() -> None:
     text = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
     missing = sorted({key for key in keys(SCHEMA) if f"`{key}`" not in text})
     assert not missing
+
+
+def test_places_and_ends_are_described_as_the_code_does() -> None:
+    text = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
+    for name, meaning in (*PLACES.items(), *ENDS.items()):
+        assert f"| `{name}` | {meaning} |" in text

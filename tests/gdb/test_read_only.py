@@ -11,11 +11,27 @@ from tests.support.debugger import Answers, Gdb
 from tests.support.programs import Programs
 
 #: What stands in the place of a command's operands and of an option's value, where none will do.
-OPERANDS = {"heap chunk": "info_stream", "heap refs": "info_stream", "heap catch": "brk mmap"}
+OPERANDS = {
+    "heap chunk": "info_stream",
+    "heap refs": "info_stream",
+    "heap catch": "brk mmap",
+    "heap predict": "malloc 100; free $1; realloc info_stream 5000; free info_stream; trim",
+    "heap what-if": "/nonexistent/run.ops top_pad=0",
+}
 VALUES = {
-    "N": "1", "BYTES": "100", "ADDRESS": "info_stream", "EXPRESSION": "info_stream", "PID": "1", "STATE": "used",
-    "KIND": "malloc", "NAME": "brk", "REGEX": "x", "TEXT": "text",
+    "N": "1", "T": "1", "BYTES": "100", "ADDRESS": "info_stream", "EXPRESSION": "info_stream", "PID": "1",
+    "STATE": "used", "KIND": "malloc", "NAME": "brk", "REGEX": "x", "TEXT": "text",
 }  # fmt: skip
+#: What else looks at the heap: functions, printers, settings, the Python API.
+OTHERS = (
+    "help heap",
+    "print $_heap_chunk(main_arena.top)",
+    "print $_heap_state(main_arena.top)",
+    "print main_arena",
+    "print mp_",
+    "show heap",
+    "python import gdbheap; heap = gdbheap.heap(); list(heap.chunks()); heap.account; heap.chunk_at(1)",
+)
 #: Commands that run the program on, which is what they are for.
 RUNNING = ("heap trace",)
 
@@ -64,7 +80,7 @@ def command_lines(gdb: Gdb) -> list[str]:
     names = ["heap", *(line.split(" -- ")[0] for line in listed.splitlines() if line.startswith("heap "))]
     names = [name for name in names if (name not in RUNNING and " " in name) or name == "heap"]
     assert len(names) >= 12, names
-    lines = ["help heap"]
+    lines = [*OTHERS]
     for name in names:
         page = gdb(f"help {name}").succeeded().stdout
         (usage,) = re.findall(rf"^Usage: {re.escape(name)}(.*)$", page, re.MULTILINE)

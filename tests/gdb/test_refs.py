@@ -184,6 +184,7 @@ def test_a_core_file_answers_the_same(looked: Looked) -> None:
         # Threads are numbered anew in a core.
         return item["kind"], item["address"] or 0, item["where"] if item["kind"] != "stack" else "", item["value"]
 
+    assert looked.answers["core"]["complete"]
     assert looked.answers["core"]["chunk"] == looked.answers["config"]["chunk"]
     live, dead = (sorted(map(key, looked.references(name))) for name in ("config", "core"))
     assert live == dead

@@ -179,7 +179,7 @@ def test_the_answer_by_number_and_of_all(gdb: Gdb, answers: Answers, programs: P
         program=program,
     ).succeeded()
     one = the_growth(answers, "one")
-    other_run = {"tid": 0, "process": 0}
+    other_run = {"tid": 0, "process": 0, "time": 0}
     assert {**one, **other_run} == {**growths[3], **other_run}
     says(answer(result), f"{one['delta']:#x}", r"\bexact\b", r"growth\.c:\d+")
 

@@ -6,26 +6,27 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from gdbheap.mappings import MappedRange, parse_maps
 from gdbheap.memory import Memory, Snapshot
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.account import FreeFacts, plan_arena
-from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.check import Checked, CheckFacts, check_heap
 from gdbheap.ptmalloc.checks import Rules
 from gdbheap.ptmalloc.culprit import NOTHING_AROUND, chunks_around
 from gdbheap.ptmalloc.finding import Catch, Finding
-from gdbheap.ptmalloc.heaps import heap_max_size
 from gdbheap.ptmalloc.layout import Layout
 from gdbheap.ptmalloc.state import HeapState, read_heap_state
 from gdbheap.ptmalloc.tcache import read_tcache
 from gdbheap.ptmalloc.walk import walk_arena
 from gdbheap.simulate.caught import Catcher, CatchFacts
-from gdbheap.simulate.free_chunk import Freed, FreeState, foretell
-from gdbheap.simulate.state import GrowthState, Release
+from gdbheap.simulate.free_chunk import Freed, foretell
+from gdbheap.simulate.glibc import Glibc
+from gdbheap.simulate.linux import WillingKernel
+from gdbheap.simulate.machine import Globals, Machine, Thread
+from gdbheap.simulate.state import Release
 from gdbheap.symbols import Field, Struct
 from tests.support.debugger import Answers, Gdb
 
@@ -76,10 +77,11 @@ def libc_facts(gdb: Gdb, answers: Answers, program: Path) -> LibcFacts:
     return LibcFacts(layout, found["main_arena"], found["mp"], found["max_fast"], version, found["libc"])
 
 
-def freeing(free: FreeState) -> Callable[[int, bool], Freed | None]:
+def freeing(machine: Machine) -> Callable[[int, bool], Freed | None]:
     """Return what says how free of a pointer ends, with the tcache or as if there were none."""
-    bare = replace(free, tcache=0, makes_tcache=False)
-    return lambda pointer, without: foretell(bare if without else free, pointer).end
+    bare = machine.above()
+    bare.has_tcache = False
+    return lambda pointer, without: foretell((bare if without else machine).above(), pointer).end
 
 
 class Patched:
@@ -187,22 +189,15 @@ class LiveHeap:
             tcaches.append(read_tcache(memory, self.abi, facts.layout, address, True, self.key))
         lists = FreeFacts(tuple(tcaches), True)
         around = chunks_around(memory, state, lists, checked.findings[:most])
-        growth = GrowthState(self.abi, state.params, None, self.curbrk, release=Release(facts.version))
-        arenas = {arena.address: arena for arena in state.ring.arenas}
-
-        def arena_at(address: int) -> GrowthState | None:
-            arena: Arena | None = arenas.get(address)
-            return None if arena is None else GrowthState(
-                self.abi, state.params, arena, self.curbrk, release=Release(facts.version)
-            )  # fmt: skip
-
-        free = FreeState(
-            memory, facts.layout, growth, arena_at, self.main_arena,
-            heap_max_size(self.abi, facts.layout, state.params), next(iter(self.tcaches)), False, self.key, True,
-            facts.max_fast,
-        )  # fmt: skip
+        glibc = Glibc(
+            self.abi, facts.layout, Release(facts.version), self.mp, self.main_arena, state.params, True, self.key
+        )
+        numbers = {arena.address: arena.number for arena in state.ring.arenas}
+        variables = Globals(self.curbrk, facts.max_fast, len(numbers) == 1, numbers=numbers)
+        thread = Thread(1, next(iter(self.tcaches)), self.main_arena)
+        machine = Machine(glibc, memory, thread, variables, WillingKernel(8))
         rules = Rules(facts.layout, True, facts.version)
-        catcher = Catcher(memory, state, checked.lists, CatchFacts(rules, freeing(free), None, self.curbrk))
+        catcher = Catcher(memory, state, checked.lists, CatchFacts(rules, freeing(machine), None, self.curbrk))
         return [
             (finding, catcher.catches(finding, around.get(finding.address, NOTHING_AROUND)))
             for finding in checked.findings[:most]

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from gdbheap.memory import Memory
 from gdbheap.ptmalloc.abi import NON_MAIN_ARENA, PREV_INUSE
 from gdbheap.ptmalloc.account import FreeFacts, plan_arena
-from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.check import Checked, CheckFacts, check_heap
 from gdbheap.ptmalloc.check_lists import ListView
 from gdbheap.ptmalloc.checks import CHECKS, Rules
@@ -23,8 +22,10 @@ from gdbheap.ptmalloc.state import HeapState, read_heap_state
 from gdbheap.ptmalloc.totals import totals
 from gdbheap.ptmalloc.walk import walk_arena
 from gdbheap.simulate.caught import Catcher, CatchFacts
-from gdbheap.simulate.free_chunk import FreeState
-from gdbheap.simulate.state import GrowthState, Release
+from gdbheap.simulate.glibc import Glibc
+from gdbheap.simulate.linux import WillingKernel
+from gdbheap.simulate.machine import Globals, Machine, Thread
+from gdbheap.simulate.state import Release
 from tests.support.check_table import DOCUMENT, coverage, renewed
 from tests.support.corruptions import IMAGES
 from tests.support.heap_image import LAYOUTS, MAIN_BASE, Image, Row, main_heap
@@ -93,18 +94,13 @@ class Case:
         memory, abi = self.image.memory, self.image.abi
         state = self.state(memory)
         release = Release(version or self.version)
-        growth = GrowthState(abi, state.params, None, self.end, release=release)
-
-        def arena_at(address: int) -> GrowthState | None:
-            arena: Arena | None = next((item for item in state.ring.arenas if item.address == address), None)
-            return None if arena is None else replace(growth, arena=arena)
-
-        free = FreeState(
-            memory, self.layout, growth, arena_at, Image.MAIN_ARENA, 64 << 20, self.tcache, False, KEY,
-            self.image.safe_linking, 16 * abi.word_size,
-        )  # fmt: skip
+        glibc = Glibc(abi, self.layout, release, Image.MP, Image.MAIN_ARENA, state.params, self.image.safe_linking, KEY)
+        variables = Globals(self.end, 16 * abi.word_size, True, numbers={Image.MAIN_ARENA: 0})
+        machine = Machine(
+            glibc, memory, Thread(1, self.tcache, Image.MAIN_ARENA), variables, WillingKernel(abi.word_size)
+        )
         rules = Rules(self.layout, self.image.safe_linking, release.version)
-        catcher = Catcher(memory, state, checked.lists, CatchFacts(rules, freeing(free), True, self.end))
+        catcher = Catcher(memory, state, checked.lists, CatchFacts(rules, freeing(machine), True, self.end))
         around = chunks_around(memory, state, FreeFacts((), self.image.safe_linking), checked.findings)
         return [catcher.catches(finding, around.get(finding.address, NOTHING_AROUND)) for finding in checked.findings]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gdbheap.growth.event import Event
-from gdbheap.growth.explain import Explanation, explain, explain_all, growths, newest_growth
+from gdbheap.growth.explain import Explanation, explain, explain_all, growths, largest_growths, newest_growth
 from gdbheap.growth.history import Final, History
 from gdbheap.growth.initial import Initial
 from gdbheap.ptmalloc.abi import Abi
@@ -247,3 +247,14 @@ def test_an_explanation_knows_which_calls_were_not_recorded() -> None:
     assert (prediction.call, prediction.exact) == (None, None)
     assert "a call of brk," in (prediction.reason or "")
     assert explain_all(history, [advice, advice], no_source)[0].prediction == prediction
+
+
+def test_the_largest_growths_and_a_return_that_was_not_seen() -> None:
+    """What a call without a result asked for counts: of a brk how far, of a mapping how much."""
+    brk = an_event("brk", (BASE + 0x30000,), None, MALLOC, break_before=BASE)
+    mapped = an_event("mmap", (0, 0x22000, 3, 0x22, -1, 0), 0x7F0000000000, MALLOC, earlier=[brk])
+    asked = an_event("mmap", (0, 0x50000, 3, 0x22, -1, 0), None, MALLOC, earlier=[brk, mapped])
+    committed = an_event("mprotect", (BASE, 0x21000, 3), 0, GROW_HEAP, earlier=[brk, mapped, asked])
+    history = History([brk, mapped, asked, committed])
+    assert largest_growths(history, 1, 9) == [asked, brk, mapped, committed]
+    assert largest_growths(history, 2, 2) == [asked, mapped]

@@ -317,7 +317,7 @@ def test_the_same_trim_again_is_another_operation() -> None:
 def test_a_recording_that_begins_inside_malloc_trim() -> None:
     event = trim_events()[1]
     assert event.reading is not None
-    found = only(event._replace(reading=replace(event.reading, others={"trim": WALK})))
+    found = only(event._replace(reading=event.reading._replace(others={"trim": WALK})))
     assert (found.call, found.exact) == (None, None)
     assert "under way" in (found.reason or "")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import gdb
@@ -60,12 +61,25 @@ def _arena_variables(
     """Return what decides on the arena; the thread's own variable is read where there may be several threads."""
     single = target.is_single_thread(flag)
     if single:
-        return ArenaVariables(single, narenas, narenas_limit, free_list)
+        return _of_single_thread(narenas, narenas_limit, free_list)
     own = target.thread_word("thread_arena", gdb.selected_thread())
     living = None
     if arena and attached_threads(target.abi, target.layout, arena) > 1:
         living = tuple([(thread.num, thread.ptid[1]) for thread in gdb.selected_inferior().threads()])
     return ArenaVariables(single, narenas, narenas_limit, free_list, own, living)
+
+
+# What is the same at one event after another is one object: each that is kept costs the garbage collector time.
+
+
+@lru_cache(maxsize=64)
+def _of_single_thread(narenas: bytes, narenas_limit: bytes, free_list: bytes) -> ArenaVariables:
+    return ArenaVariables(True, narenas, narenas_limit, free_list)
+
+
+@lru_cache(maxsize=64)
+def _nothing_free(tcache_count: int | None) -> FreeLists:
+    return FreeLists(tcache_count, NOTHING_FREE)
 
 
 def _heap_facts(target: Target, arena: Arena) -> dict[str, Any]:
@@ -86,12 +100,13 @@ def _heap_facts(target: Target, arena: Arena) -> dict[str, Any]:
 def read_free_lists(target: Target, reading: Reading, nb: int) -> FreeLists:
     """Return what is free in the arena of ``reading``, and in the selected thread's tcache for chunks of ``nb``."""
     abi, layout = target.abi, target.layout
-    address = target.tcache_address(gdb.selected_thread())
     count = None
-    if address is not None and layout.tcache is not None and tcache_index(abi, layout, nb) is not None:
-        count = tcache_count(target.memory, abi, layout, address, nb)
+    if layout.tcache is not None and tcache_index(abi, layout, nb) is not None:
+        address = target.tcache_address(gdb.selected_thread())
+        if address is not None:
+            count = tcache_count(target.memory, abi, layout, address, nb)
     if reading.arena is None or not has_free_chunks(abi, layout, reading.address, reading.arena):
-        return FreeLists(count, NOTHING_FREE)
+        return _nothing_free(count)
     arena = decode_arena(abi, layout, reading.address, reading.number, reading.arena, reading.top_size)
     summary = free_summary(PageCache(target.memory), abi, layout, arena, target.safe_linking, limit=_FREE_LIMIT)
     return FreeLists(count, summary)
@@ -183,8 +198,8 @@ class TrimWalks:
     def __init__(self) -> None:
         self._next: dict[int, tuple[int, TrimWalk]] = {}  # by tid: the arena, and what comes after the last call
 
-    def note(self, target: Target, tid: int, args: Sequence[int], reading: Reading) -> None:
-        """Add to ``reading`` what malloc_trim has before it at its call of madvise with these ``args``."""
+    def note(self, target: Target, tid: int, args: Sequence[int], reading: Reading) -> Reading:
+        """Return ``reading`` with what malloc_trim has before it at its call of madvise with these ``args``."""
         address, walk = self._next.get(tid, (0, None))
         if address != reading.address or walk is None or not _leads_to(target.abi, walk, args):
             # Another operation, unless this chunk is one of those that were too many to read: of these each comes by
@@ -192,11 +207,11 @@ class TrimWalks:
             unread = walk is not None and address == reading.address and not walk.complete
             if walk is None or not unread or _leads_to(target.abi, _read_trim_walk(target, reading, _FRONT), args):
                 walk = _read_trim_walk(target, reading, _TRIM_LIMIT)
-        reading.others = {**reading.others, "trim": walk}
         # Where the recording began in the middle of it, that is known from the second call on.
         rest = range(walk.done, len(walk.chunks))
         place = next((place for place in rest if _leads_to(target.abi, walk, args, place)), len(walk.chunks) - 1)
         self._next[tid] = reading.address, replace(walk, done=place + 1)
+        return reading._replace(others={**reading.others, "trim": walk})
 
 
 def _leads_to(abi: Abi, walk: TrimWalk, args: Sequence[int], place: int | None = None) -> bool:

@@ -12,6 +12,9 @@ from gdbheap.growth.event import ChunkHeader, Event, Frame, FreeLists, Requested
 from gdbheap.growth.reading import Reading
 from gdbheap.growth.request import malloc_call, malloc_sources
 
+#: How many values of a stack's variables are remembered: a loop has the same ones again and again.
+_MADE = 64
+
 
 class Numbers(NamedTuple):
     """What a stack of known code tells of a call of malloc's: its requester, and which of its variables are what.
@@ -47,7 +50,7 @@ class Captured:
         tid: int,
         entry: SyscallEntry,
         shape: Shape,
-        values: Sequence[int],
+        values: tuple[int, ...],
         numbers: Numbers,
         time: float,
     ) -> None:
@@ -70,7 +73,7 @@ class Captured:
 
     def event(self) -> Event:
         """Return the whole event."""
-        frames = self.shape.frames_with(self.values)
+        frames, requested = self._frames()
         return Event(
             id=self.id,
             process=self.process,
@@ -83,7 +86,7 @@ class Captured:
             break_before=self.break_before,
             more_frames=self.shape.more,
             requester=self.numbers.requester,
-            requested=with_nb(malloc_call(frames), self.reading),
+            requested=with_nb(requested, self.reading),
             user=None if self.numbers.user is None else frames[self.numbers.user],
             reading=self.reading,
             free=self.free,
@@ -91,6 +94,17 @@ class Captured:
             unread=self.unread,
             time=self.time,
         )
+
+    def _frames(self) -> tuple[tuple[Frame, ...], Requested]:
+        """Return the frames, and what they tell was asked of malloc: the same objects where all values are the same."""
+        made, key = self.shape.made, self.values
+        found: tuple[tuple[Frame, ...], Requested] | None = made.get(key)
+        if found is None:
+            if len(made) >= _MADE:
+                made.clear()
+            frames = self.shape.frames_with(self.values)
+            found = made[key] = frames, malloc_call(frames)
+        return found
 
 
 def kind_of(entry: SyscallEntry) -> tuple[object, ...]:

@@ -9,8 +9,8 @@ import gdb
 
 from gdbheap.debugger import model, session
 from gdbheap.debugger.abort import read_abort
+from gdbheap.debugger.allocating import read_machine
 from gdbheap.debugger.busy import Busy, read_busy
-from gdbheap.debugger.freeing import free_state
 from gdbheap.debugger.holding import holders_of
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.target import Target, each_thread
@@ -96,7 +96,7 @@ def _explained(target: Target, state: HeapState, lists: FreeFacts, facts: CheckF
     rules = Rules(target.layout, target.safe_linking, target.release.version)
     single = _single_thread(target)
     own = {address - state.abi.header: name for address, name in facts.tcaches.items()}
-    free = _freeing(target, state)
+    free = _freeing()
     catcher = Catcher(
         memory, state, checked.lists, CatchFacts(rules, free, single, facts.curbrk, frozenset(own))
     )  # fmt: skip
@@ -121,11 +121,15 @@ def _single_thread(target: Target) -> bool | None:
     return target.is_single_thread(flag)
 
 
-def _freeing(target: Target, state: HeapState) -> Callable[[int, bool], Freed | None] | None:
+def _freeing() -> Callable[[int, bool], Freed | None] | None:
     """Return what says how free of a pointer ends, called by the selected thread; None where that cannot be told."""
+    thread = gdb.selected_thread()
     try:
-        free = free_state(target, state)
+        machine = None if thread is None else read_machine(thread)
     except (MemoryFault, gdb.error):
         return None
-    bare = replace(free, tcache=0, makes_tcache=False)
-    return lambda pointer, without: foretell(bare if without else free, pointer).end
+    if machine is None:
+        return None
+    bare = machine.above()
+    bare.has_tcache = False
+    return lambda pointer, without: foretell((bare if without else machine).above(), pointer).end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,17 +19,15 @@ _NUMBERS = (
     gdb.TYPE_CODE_MEMBERPTR,
 )
 _REFERENCES = (gdb.TYPE_CODE_REF, getattr(gdb, "TYPE_CODE_RVALUE_REF", gdb.TYPE_CODE_REF))
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
+#: What assigns. GDB's own setting may-write-memory cannot be switched off while there is a process.
+_ASSIGNS = re.compile(r"(?<![=!<>])=(?!=)|<<=|>>=|\+\+|--")
 
 
 @contextmanager
 def _without_calls() -> Iterator[None]:
     """Keep GDB from calling functions of the program: looking at a heap must not change it."""
-    try:
-        allowed = gdb.parameter("may-call-functions")
-    except RuntimeError:  # a GDB that has no such setting
-        yield
-        return
-    if not allowed:
+    if not gdb.parameter("may-call-functions"):
         yield
         return
     gdb.execute("set may-call-functions off", to_string=True)
@@ -43,12 +42,16 @@ def address_of(text: str) -> int:
 
     An array or a struct in memory stands for its own address. Raises UsageError where it has none.
     """
+    if _ASSIGNS.search(_QUOTED.sub("", text)):
+        raise UsageError(
+            f"'{text}' is no address: it would write to the program, which would change what is looked at."
+        )
     with _without_calls():
         try:
             return _address(gdb.parse_and_eval(text))
         except (gdb.error, ValueError, RuntimeError) as error:
             said = " ".join(str(error).split()).rstrip(".")
-            if "function" in said and "call" in said.lower():
+            if "may-call-functions" in said:
                 said = "it would call a function of the program, which would change what is looked at"
             raise UsageError(f"'{text}' is no address: {said}.") from None
 

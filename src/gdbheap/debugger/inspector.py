@@ -6,23 +6,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import gdb
+
 from gdbheap.debugger import model, session
-from gdbheap.debugger.freeing import free_state
+from gdbheap.debugger.allocating import read_machine
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.tcaches import read_thread_tcaches
-from gdbheap.debugger.whereabouts import class_of, elsewhere, stack_owner, stack_pointers, symbol_at
+from gdbheap.debugger.whereabouts import class_of, elsewhere, lacks, stack_owner, stack_pointers, symbol_at
 from gdbheap.mappings import MappedRange, range_of
 from gdbheap.memory import MemoryFault, PageCache
-from gdbheap.ptmalloc.abi import FLAG_BITS
+from gdbheap.ptmalloc.account import search_mmapped
 from gdbheap.ptmalloc.bins import read_free_lists
-from gdbheap.ptmalloc.chunk import USED, Chunk, chunk_of
+from gdbheap.ptmalloc.chunk import TCACHE, USED, Chunk
 from gdbheap.ptmalloc.heaps import HeapChain
 from gdbheap.ptmalloc.holder import Found, Holder, extent, find_holders
 from gdbheap.ptmalloc.inspection import Inspection, Listed, Mapping, WordNote
 from gdbheap.ptmalloc.lists import ChunkList, arena_list, position_of, tcache_lists
-from gdbheap.ptmalloc.mmapped import MmappedChunk, MmappedChunks, find_mmapped
+from gdbheap.ptmalloc.mmapped import MmappedChunk, MmappedChunks
 from gdbheap.ptmalloc.mmapped import holder as mmapped_holder
-from gdbheap.ptmalloc.place import Place, arena_place, heap_holding, plan_of, struct_place
+from gdbheap.ptmalloc.place import Place, arena_place, heap_holding, lost_heap_place, plan_of, struct_place
 from gdbheap.ptmalloc.problems import Problems
 from gdbheap.ptmalloc.regions import Plan, regions
 from gdbheap.ptmalloc.walk import Membership, membership
@@ -90,12 +92,8 @@ class Inspector:
 
     @cached_property
     def _mmapped(self) -> MmappedChunks:
-        state = self._state
-        taken = [extent(plan, region) for plan in self._plans for region in plan.regions]
-        taken += [
-            (heap.address, heap.address + heap.max_size) for chain in state.heaps.values() for heap in chain.heaps
-        ]
-        return find_mmapped(self._memory, state.abi, state.layout, state.params, self._ranges, taken)
+        walked = [extent(self._plans[0], region) for region in self._plans[0].regions]
+        return search_mmapped(self._memory, self._state, self._ranges, walked)
 
     @cached_property
     def _stacks(self) -> dict[int, int]:
@@ -126,6 +124,11 @@ class Inspector:
         own = struct_place(self._state, address)
         if own is not None:
             return own
+        if lacks(self._ranges, address):
+            mapping = range_of(self._ranges, address)
+            return Place(
+                "missing", "The process had memory there, but the core file does not hold it.", mapping=mapping
+            )
         plan = plan_of(self._state, self._plans, address)
         if plan is not None:
             found = self._find(plan, [address])
@@ -138,12 +141,16 @@ class Inspector:
             chunk = mmapped_holder(self._mmapped.chunks, address)
             if chunk is not None:
                 return self._of_mapping(address, chunk, size)
-        return elsewhere(self._ranges, address)
+        lost = lost_heap_place(self._memory, self._state, address)
+        return elsewhere(self._ranges, address) if lost is None else lost
 
     def foretell(self, pointers: Iterable[int]) -> tuple[Foretold, ...]:
         """Return what free of each pointer would do if the selected thread called it now."""
-        state = free_state(self._target, self._state)
-        return tuple(foretell(state, pointer) for pointer in pointers)
+        thread = gdb.selected_thread()
+        if thread is None:
+            return ()
+        machine = read_machine(thread)
+        return tuple(foretell(machine, pointer) for pointer in pointers)
 
     def _of_arena(self, address: int, holder: Holder, found: Found, size: int) -> Inspection:
         arena, chunk = holder.arena, holder.chunk
@@ -151,6 +158,8 @@ class Inspector:
         problems = Problems()
         if self._state.ring.problem is not None:
             problems.add(self._state.ring.problem)
+        if chunk.state == "used":  # or on a list that could not be read
+            problems.extend(self._facts.problems)
         plan = self._arenas[arena.address].plan
         problems.extend(plan.problems)
         near = {f"{item.address:#x}" for item in (holder.before, chunk, holder.after) if item is not None}
@@ -164,7 +173,7 @@ class Inspector:
         return Inspection(
             address=address,
             chunk=chunk,
-            word=holder.word,
+            word=self._state.abi.read_word(self._memory, chunk.address + self._state.abi.word_size),
             usable=chunk.request_max,
             arena=arena,
             threads=tuple(model.threads_of_arenas(self._state).get(arena.address, ())),
@@ -182,13 +191,9 @@ class Inspector:
         )
 
     def _of_mapping(self, address: int, found: MmappedChunk, size: int) -> Inspection:
-        abi = self._state.abi
-        end = found.block + found.length
-        # Up to glibc 2.42 the size takes the mapping's rest in; the header is never usable.
-        usable = end - found.address - abi.header
-        chunk = chunk_of(abi, found.address, found.word, found.word & ~FLAG_BITS, USED)._replace(
-            state="mmapped", request_max=usable
-        )
+        chunk = self._mmapped_chunk(found)
+        usable = chunk.request_max
+        listed = self._in_tcache(chunk)
         start, content = self._content(address, chunk, usable, size)
         problem = self._mmapped.problem
         return Inspection(
@@ -202,24 +207,33 @@ class Inspector:
             mapping=Mapping(found.block, found.length),
             before=None,
             after=None,
-            listed=None,
+            listed=listed,
             purpose=None,
             content_start=start,
             content=content,
-            notes=self._notes(chunk, None, start, content),
+            notes=self._notes(chunk, listed, start, content),
             resumed=None,
             problems=() if problem is None else (problem,),
         )
 
     def _listed(self, arena: _Arena, chunk: Chunk) -> Listed | None:
         if chunk.state == "tcache":
+            return self._in_tcache(chunk)
+        found = position_of(arena.lists, chunk.address)
+        return None if found is None else Listed(*found, None)
+
+    def _in_tcache(self, chunk: Chunk) -> Listed | None:
+        if chunk.state == "tcache":
             for thread, lists, _ in self._threads:
                 found = position_of(lists, chunk.address)
                 if found is not None:
                     return Listed(*found, thread)
-            return None
-        found = position_of(arena.lists, chunk.address)
-        return None if found is None else Listed(*found, None)
+        return None
+
+    def _mmapped_chunk(self, found: MmappedChunk) -> Chunk:
+        # From glibc 2.43 on a tcache may keep such a chunk.
+        cached = any(found.address in tcache.chunks for tcache in self._facts.tcaches)
+        return found.row(self._state.abi, TCACHE if cached else USED)
 
     def _purpose(self, holder: Holder) -> str | None:
         chunk = holder.chunk
@@ -299,8 +313,7 @@ class Inspector:
                 continue
             mmapped = mmapped_holder(self._mmapped.chunks, value)
             if mmapped is not None:
-                chunk = chunk_of(self._state.abi, mmapped.address, mmapped.word, mmapped.size, USED)
-                found[value] = chunk._replace(state="mmapped")
+                found[value] = self._mmapped_chunk(mmapped)
         for index, addresses in by_plan.items():
             holders = self._find(self._plans[index], addresses).holders
             found.update((address, holder.chunk) for address, holder in holders.items())

@@ -15,6 +15,7 @@ unwound each time.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
@@ -68,18 +69,19 @@ class Shape:
         self.slots: Any = None
         self.values: Any = None
         self.variables: list[tuple[int, str, str | None, int]] = []
-        #: For whoever uses the cache: what it worked out of this stack's code.
+        #: For whoever uses the cache: what it worked out of this stack's code, and of values of its variables.
         self.notes: dict[Any, Any] = {}
+        self.made: dict[tuple[int, ...], Any] = {}
 
     def matches(self, words: Sequence[int]) -> bool:
         """Return whether this is the stack again."""
         return self.slots(words) == self.values and all(register(name) == value for name, value in self.registers)
 
-    def variables_now(self, words: Sequence[int]) -> list[int]:
+    def variables_now(self, words: Sequence[int]) -> tuple[int, ...]:
         """Return the values of ``variables``, in their order."""
-        return [
-            words[where] if held_in is None else register(held_in) & _WORD for _, _, held_in, where in self.variables
-        ]
+        return tuple(
+            [words[where] if held_in is None else register(held_in) & _WORD for _, _, held_in, where in self.variables]
+        )
 
     def frames_with(self, values: Sequence[int]) -> tuple[Frame, ...]:
         """Return the frames with these values of their variables."""
@@ -114,14 +116,14 @@ class StackCache:
         self._seen.clear()
         self._reader.forget()
 
-    def recognise(self, pc: int, sp: int) -> tuple[Shape, list[int]] | None:
+    def recognise(self, pc: int, sp: int) -> tuple[Shape, tuple[int, ...]] | None:
         """Return the stack that the selected thread has, with its variables, where it is one that was learnt.
 
         ``pc`` and ``sp`` are those of the thread's newest frame.
         """
         for shape in self._shapes.get((pc, sp), ()):
             try:
-                words = _ABI.words(self._memory.read(sp, shape.size))
+                words = array("Q", self._memory.read(sp, shape.size))
             except MemoryFault:
                 continue
             if shape.matches(words):

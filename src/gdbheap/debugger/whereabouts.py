@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import gdb
 
-from gdbheap.debugger.target import each_thread
+from gdbheap.debugger.target import each_thread, stack_pointer
 from gdbheap.mappings import MappedRange, range_of
 from gdbheap.ptmalloc.place import Place
 
@@ -42,13 +42,8 @@ def class_of(symbol: str) -> str | None:
 
 def stack_pointers() -> dict[int, int]:
     """Return the stack pointer of each thread, by GDB's numbers; a thread that is running has none."""
-    found = {}
-    for thread in each_thread():
-        try:
-            found[thread.num] = int(gdb.newest_frame().read_register("sp"))
-        except (gdb.error, ValueError):
-            continue
-    return found
+    found = {thread.num: stack_pointer() for thread in each_thread()}
+    return {number: pointer for number, pointer in found.items() if pointer is not None}
 
 
 def stack_owner(ranges: Sequence[MappedRange], pointers: dict[int, int], address: int) -> int | None:
@@ -64,6 +59,12 @@ def stack_owner(ranges: Sequence[MappedRange], pointers: dict[int, int], address
     return max(below)[1] if below else min(inside)[1]
 
 
+def lacks(ranges: Sequence[MappedRange], address: int) -> bool:
+    """Whether a core file lacks the byte at ``address``, which the process had mapped."""
+    mapping = range_of(ranges, address)
+    return mapping is not None and mapping.anonymous and address >= mapping.start + mapping.held
+
+
 def elsewhere(ranges: Sequence[MappedRange], address: int) -> Place:
     """Return what is at an address that is in no memory of malloc's."""
     symbol = symbol_at(address)
@@ -74,7 +75,8 @@ def elsewhere(ranges: Sequence[MappedRange], address: int) -> Place:
         if not ranges:
             return Place("unknown", "It is in no memory of malloc's; what else is mapped is not known here.")
         return Place("unmapped", _unmapped_text(ranges, address))
-    span = f"{mapping.start:#x} to {mapping.end:#x} ({mapping.permissions})"
+    known = f" ({mapping.permissions})" if "r" in mapping.permissions or "-" in mapping.permissions else ""
+    span = f"{mapping.start:#x} to {mapping.end:#x}{known}"
     thread = stack_owner(ranges, stack_pointers(), address)
     if thread is not None:
         return Place("stack", _stack_text(thread, address, span), symbol, mapping, thread)

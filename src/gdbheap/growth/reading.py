@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gdbheap.ptmalloc.abi import Abi
@@ -43,9 +44,12 @@ class ArenaVariables(NamedTuple):
     living: tuple[tuple[int, int], ...] | None = None
 
 
-@dataclass(eq=False)
-class Reading:
-    """What was read while the program waited; not frozen, since that makes it quicker to make.
+#: What Reading.others is where an arena has nothing further.
+NO_OTHERS: Mapping[str, Any] = MappingProxyType({})
+
+
+class Reading(NamedTuple):
+    """What was read while the program waited.
 
     ``params`` and ``arena`` are the bytes of mp_ and of the malloc_state at ``address`` (None where no arena takes
     part), whose number is ``number`` and whose top chunk has ``top_size`` bytes. ``others`` are further fields of
@@ -59,7 +63,7 @@ class Reading:
     number: int = 0
     arena: bytes | None = None
     top_size: int | None = None
-    others: Mapping[str, Any] = field(default_factory=dict)
+    others: Mapping[str, Any] = NO_OTHERS
     choosing: ArenaVariables | None = None
 
     @property

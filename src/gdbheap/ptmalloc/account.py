@@ -81,8 +81,15 @@ def plan_arena(memory: Memory, state: HeapState, arena: Arena, facts: FreeFacts)
     """Return where the chunks of ``arena`` are and which of them are on a free list."""
     chain = state.heaps.get(arena.address, HeapChain(()))
     plan = regions(state.abi, state.layout, state.params, arena, chain, facts.known_starts)
-    lists = read_free_lists(memory, state.abi, state.layout, arena, facts.safe_linking)
-    return plan, membership(lists, facts.tcaches)
+    return plan, arena_membership(memory, state, arena, facts.tcaches, facts.safe_linking)
+
+
+def arena_membership(
+    memory: Memory, state: HeapState, arena: Arena, tcaches: Iterable[Tcache], safe_linking: bool
+) -> Membership:
+    """Return which chunks of ``arena`` are on a free list."""
+    lists = read_free_lists(memory, state.abi, state.layout, arena, safe_linking)
+    return membership(lists, tcaches)
 
 
 def search_mmapped(

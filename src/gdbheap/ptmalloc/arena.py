@@ -89,7 +89,7 @@ def read_arena(memory: Memory, abi: Abi, layout: Layout, address: int, number: i
 def read_top_size(memory: Memory, abi: Abi, layout: Layout, address: int, data: bytes) -> int | None:
     """Return the size of the top chunk of the arena at ``address`` whose bytes are ``data``; see Arena.top_size."""
     offset = layout.state.fields["top"].offset
-    top = int(abi.words(data[offset : offset + abi.word_size])[0])
+    top = int.from_bytes(data[offset : offset + abi.word_size], abi.byte_order)
     if not _is_top(abi, address + layout.state.fields["bins"].offset, top):
         return 0
     try:

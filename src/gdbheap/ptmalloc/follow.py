@@ -7,33 +7,35 @@ what it is. So they need not tell one fault from another, only never miss one.
 from __future__ import annotations
 
 import struct
+import sys
 from array import array
 from collections.abc import Generator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import repeat
-from operator import and_, ge
+from operator import ge
+from typing import Optional
 
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import FLAG_BITS, Abi
 
-_SHIFT = 16
+_SHIFT = 18
 _SIZE = 1 << _SHIFT
 _MASK = _SIZE - 1
 #: Blocks that are held at most, together 32 MiB.
-_MOST = 512
+_MOST = 128
 #: Chunks that a block must serve on average, once so many were read; where they lie further apart, each is read alone.
-_WORTH, _TRIED = 16, 64
+_WORTH, _TRIED = 64, 16
 #: Lists among which the one that is nearest is looked for.
 _FEW = 32
+#: Chunks that are kept as lists at most, before they go into arrays, which take a fifth of the memory.
+_FLUSHED = 1 << 12
 #: Chunks of a fastbin after which a loop is looked for, for the first time.
 _LOOKED = 1 << 12
 
-_Run = Generator[int, Sequence[int], None]
+_Run = Generator[Optional[int], Sequence[int], None]
 
 
 class WordBlocks:
-    """Memory in blocks of 64 KiB as arrays of words, each with the first words of the next block behind it."""
+    """Memory in blocks of 256 KiB as arrays of words, each with the first words of the next block behind it."""
 
     def __init__(self, memory: Memory, abi: Abi) -> None:
         self.memory = memory
@@ -74,8 +76,20 @@ class Followed:
     def __init__(self) -> None:
         self.addresses: array[int] = array("Q")
         self.words: array[int] = array("Q")
+        # What was met since the last ``flush``: lists are several times faster to append to.
+        self.new_addresses: list[int] = []
+        self.new_words: list[int] = []
         #: Whether it ended as a list should; None while that is not known.
         self.ended: bool | None = None
+
+    def flush(self) -> int:
+        """Take in what was met since the last time; return how many chunks there are by now."""
+        if len(self.new_addresses) >= _FLUSHED or self.ended is not None:
+            self.addresses.extend(self.new_addresses)
+            self.words.extend(self.new_words)
+            self.new_addresses.clear()
+            self.new_words.clear()
+        return len(self.addresses) + len(self.new_addresses)
 
     def sizes(self, abi: Abi, low: int, high: int) -> array[int] | None:
         """Return the sizes, in bytes; None where any is not a multiple of the alignment from ``low`` to ``high``."""
@@ -87,12 +101,21 @@ class Followed:
 
     def loops(self, start: Start) -> bool:
         """Whether any chunk of a fastbin was met twice; the links of a bin tell by themselves."""
-        return not start.header and len(set(self.addresses)) != len(self.addresses)
+        if start.header:
+            return False
+        distinct = set(self.addresses)
+        distinct.update(self.new_addresses)
+        return len(distinct) != len(self.addresses) + len(self.new_addresses)
 
     def aligned(self, abi: Abi) -> bool:
         """Whether all user pointers are aligned."""
-        place = -abi.header % abi.alignment
-        return set(map(and_, self.addresses, repeat(abi.alignment - 1))) <= {place}
+        place, mask = -abi.header % abi.alignment, abi.alignment - 1
+        return {low & mask for low in set(low_bytes(self.addresses))} <= {place}
+
+
+def low_bytes(numbers: array[int]) -> bytes:
+    """Return the lowest byte of each number."""
+    return numbers.tobytes()[0 if sys.byteorder == "little" else numbers.itemsize - 1 :: numbers.itemsize]
 
 
 @dataclass(frozen=True)
@@ -126,22 +149,27 @@ def follow(memory: Memory, abi: Abi, starts: Sequence[Start]) -> list[Followed |
         if first is not None:
             waiting.setdefault(first, []).append(run)
     number = max(waiting, default=0)
+    met = 0
     while waiting:
         try:
             block: Sequence[int] = blocks.get(number)
         except MemoryFault:
             block = ()
         for run in waiting.pop(number):
-            with suppress(StopIteration):
-                waiting.setdefault(run.send(block), []).append(run)
-        if not blocks.reads % _TRIED and sum(len(item.addresses) for item in found) < blocks.reads * _WORTH:
-            break
+            following = run.send(block)
+            if following is not None:
+                waiting.setdefault(following, []).append(run)
+        if not blocks.reads % _TRIED:
+            met = sum(item.flush() for item in found)
+            if met < blocks.reads * _WORTH:
+                break
         if waiting:
             few = len(waiting) <= _FEW
             number = min(waiting, key=lambda other: abs(other - number)) if few else next(iter(waiting))
     for place, start in enumerate(starts):
         if found[place].ended is None:
             found[place] = _scattered(memory, abi, start)
+        found[place].flush()
     return [
         item if item.ended and item.aligned(abi) and not item.loops(start) else None
         for item, start in zip(found, starts)
@@ -149,52 +177,58 @@ def follow(memory: Memory, abi: Abi, starts: Sequence[Start]) -> list[Followed |
 
 
 def _bin(found: Followed, start: Start, shift: int) -> _Run:
-    """Follow a bin: yield the number of each block that is needed, and be sent it."""
-    add, add_word = found.addresses.append, found.words.append
+    """Follow a bin: yield the number of each block that is needed, and be sent it; yield None at the end."""
+    add, add_word = found.new_addresses.append, found.new_words.append
     chunk, before, header = start.front, start.header, start.header
+    bits, mask = _SHIFT, _MASK
     try:
         while chunk != header:
-            number = chunk >> _SHIFT
+            number = chunk >> bits
             block = yield number
-            while chunk >> _SHIFT == number and chunk != header:
-                place = (chunk & _MASK) >> shift
+            while chunk >> bits == number and chunk != header:
+                place = (chunk & mask) >> shift
                 if block[place + 3] != before:
-                    found.ended = False
-                    return
+                    before = 0
+                    break
                 add(chunk)
                 add_word(block[place + 1])
                 before = chunk
                 chunk = block[place + 2]
+            if not before:
+                break
         found.ended = before == start.back
     except IndexError:
         found.ended = False
+    while True:
+        yield None
 
 
 def _fastbin(found: Followed, start: Start, shift: int, header: int) -> _Run:
     """Follow a fastbin, as ``_bin`` does."""
-    add, add_word = found.addresses.append, found.words.append
+    add, add_word = found.new_addresses.append, found.new_words.append
     chunk, mangled = start.front, start.mangled
-    most = _LOOKED
+    bits, mask, most = _SHIFT, _MASK, _LOOKED
     try:
         while chunk:
-            number = chunk >> _SHIFT
+            number = chunk >> bits
             block = yield number
             left = most  # a loop may never leave the block
-            while chunk >> _SHIFT == number and chunk and left:
+            while chunk >> bits == number and chunk and left:
                 left -= 1
-                place = (chunk & _MASK) >> shift
+                place = (chunk & mask) >> shift
                 add(chunk)
                 add_word(block[place + 1])
                 link = block[place + 2]
                 chunk = link ^ ((chunk + header) >> 12) if mangled else link
-            if len(found.addresses) >= most:
+            if found.flush() >= most:
                 if found.loops(start):
-                    found.ended = False
-                    return
+                    break
                 most *= 2
-        found.ended = True
+        found.ended = not chunk
     except IndexError:
         found.ended = False
+    while True:
+        yield None
 
 
 def _scattered(memory: Memory, abi: Abi, start: Start) -> Followed:
@@ -211,11 +245,11 @@ def _scattered(memory: Memory, abi: Abi, start: Start) -> Followed:
             if last and bk != before:
                 found.ended = False
                 return found
-            found.addresses.append(chunk)
-            found.words.append(word)
+            found.new_addresses.append(chunk)
+            found.new_words.append(word)
             before = chunk
             chunk = link ^ ((chunk + header) >> 12) if start.mangled else link
-            if not last and len(found.addresses) >= most:
+            if found.flush() >= most and not last:
                 if found.loops(start):
                     found.ended = False
                     return found

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from gdbheap.memory import Memory
-from gdbheap.ptmalloc.abi import Abi
+from gdbheap.ptmalloc.abi import PREV_INUSE, Abi
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.chunk import Chunk, chunk_of
 from gdbheap.ptmalloc.regions import Gap, Plan, Region
@@ -21,14 +21,13 @@ _TRIES = 8
 class Holder:
     """The chunk that holds an address, and its neighbours in memory (None: there is none, or it cannot be known).
 
-    ``word`` is its size word. ``resumed`` is None where the walk came there from the start of the region; where that
+    ``resumed`` is None where the walk came there from the start of the region; where that
     walk stopped before, it is a sentence that says why the chunk is known all the same.
     """
 
     arena: Arena
     region: Region
     chunk: Chunk
-    word: int
     before: Chunk | None
     after: Chunk | None
     resumed: str | None = None
@@ -112,8 +111,12 @@ def _chunk_at(abi: Abi, block: Block, place: int) -> Chunk:
 
 
 def _collect(abi: Abi, arena: Arena, blocks: Iterable[Block], wanted: Sequence[int], found: Found) -> None:
-    """Enter the chunks that hold the ``wanted`` addresses; the walk goes no further than it has to."""
-    before: Chunk | None = None
+    """Enter the chunks that hold the ``wanted`` addresses; the walk goes no further than it has to.
+
+    The first word of a chunk is the last that the chunk before it may use, while that is in use: an address behind the
+    first byte of it is that chunk's.
+    """
+    last: list[Chunk] = []  # the last two chunks of the blocks before, as far as the next block follows them
     waiting: list[int] = []  # found in the last chunk of a block: the next one is not known yet
     region: Region | None = None
     resumed: str | None = None  # why the walk was taken up again, in the part that it is in
@@ -121,17 +124,17 @@ def _collect(abi: Abi, arena: Arena, blocks: Iterable[Block], wanted: Sequence[i
     for block in blocks:
         columns = block.columns
         if columns.region is not region:
-            region, before, waiting = columns.region, None, []
+            region, last, waiting = columns.region, [], []
         found.problems += block.problems
         if block.gap is not None:
             found.gaps.append(block.gap)
-            before, waiting = None, []
+            last, waiting = [], []
             resumed = block.gap.why
         if not columns.addresses:
             continue
         first = _chunk_at(abi, block, 0)
-        if before is not None and before.address + before.size != first.address:
-            before, waiting = None, []
+        if last and last[-1].address + last[-1].size != first.address:
+            last, waiting = [], []
         for address in waiting:
             found.holders[address] = replace(found.holders[address], after=first)
         waiting = []
@@ -139,19 +142,33 @@ def _collect(abi: Abi, arena: Arena, blocks: Iterable[Block], wanted: Sequence[i
         end = columns.addresses[-1] + columns.sizes[-1]
         for address in wanted[bisect_left(wanted, columns.addresses[0]) : bisect_left(wanted, end)]:
             place = bisect_right(columns.addresses, address) - 1
-            chunk = _chunk_at(abi, block, place)
-            previous = _chunk_at(abi, block, place - 1) if place else before
-            after = _chunk_at(abi, block, place + 1) if place + 1 < count else None
+            begun = address - columns.addresses[place]
+            around = _around(abi, block, place, last)
+            if 0 < begun < abi.word_size and around[1] is not None and columns.words[place] & PREV_INUSE:
+                before, chunk, after = around[:3]
+            else:
+                before, chunk, after = around[1:]
+            assert chunk is not None
             found.holders[address] = Holder(
-                arena, columns.region, chunk, columns.words[place], previous, after,
-                resumed if columns.region.resumed else None,
-            )  # fmt: skip
+                arena, columns.region, chunk, before, after, resumed if columns.region.resumed else None
+            )
             left.discard(address)
             if after is None:
                 waiting.append(address)
-        before = _chunk_at(abi, block, count - 1)
+        last = [*last, *(_chunk_at(abi, block, place) for place in range(max(count - 2, 0), count))][-2:]
         if not left and not waiting:
             return
+
+
+def _around(abi: Abi, block: Block, place: int, last: Sequence[Chunk]) -> list[Chunk | None]:
+    """Return the chunk at ``place`` of a block with the two before and the one behind it, None where not known."""
+    around: list[Chunk | None] = []
+    for each in range(place - 2, place + 2):
+        if each < 0:
+            around.append(last[each] if len(last) >= -each else None)
+        else:
+            around.append(_chunk_at(abi, block, each) if each < len(block.columns.addresses) else None)
+    return around
 
 
 def _resume(
@@ -167,18 +184,20 @@ def _resume(
     """Return the chunk that holds ``address``, behind the place where the walk stopped; None where none is certain.
 
     A walk from a chunk that is known is believed where that chunk itself holds the address, or where the chunks lead
-    exactly to the next known place behind it: another such chunk, the top chunk, the end of the heap. So is a walk
-    from the address itself, taken for a user pointer.
+    exactly to each known place from there to the next one behind the address: another such chunk, the top chunk, the
+    end of the heap. So is a walk from the address itself, taken for a user pointer. The walk that begins first is
+    preferred, as it knows the most neighbours.
     """
     assert gap.start is not None
     low, place = bisect_right(anchors, gap.start), bisect_right(anchors, address)
     target = next((anchor for anchor in anchors[place:] if anchor < region.limit), None)
-    starts = [(start, True) for start in reversed(anchors[max(low, place - _TRIES) : place])]
+    starts = [(start, True) for start in anchors[max(low, place - _TRIES) : place]]
     own = address - abi.header
     if own > gap.start and not address % abi.alignment:
         starts.append((own, False))
     for start, is_known in starts:
-        blocks, leads_there = _walk_from(memory, abi, replace(region, start=start), free, target)
+        between = anchors[bisect_right(anchors, start) : place]
+        blocks, leads_there = _walk_from(memory, abi, replace(region, start=start), free, between, target)
         attempt = Found()
         _collect(abi, arena, blocks, [address], attempt)
         holder = attempt.holders.get(address)
@@ -194,15 +213,19 @@ def _resume(
 
 
 def _walk_from(
-    memory: Memory, abi: Abi, region: Region, free: Membership, target: int | None
+    memory: Memory, abi: Abi, region: Region, free: Membership, between: Sequence[int], target: int | None
 ) -> tuple[list[Block], bool]:
-    """Return the chunks from the region's start up to ``target``, or to its end, and whether they lead right there."""
+    """Return the chunks from the region's start up to ``target``, or to its end, and whether they lead right there.
+
+    They do where each of ``between`` and ``target`` is one of them (with None, where the region ends as it should).
+    """
     blocks: list[Block] = []
+    missing = {*between, *(() if target is None else (target,))}
     for columns in walk_region(memory, abi, region):
         blocks.append(classify(columns, free))
+        missing.difference_update(columns.addresses)
         if target is not None and columns.addresses and columns.addresses[-1] >= target:
-            place = bisect_left(columns.addresses, target)
-            return blocks, columns.addresses[place] == target
+            break
         if columns.ending is not None:
-            return blocks, target is None and columns.ending.problem is None
-    return blocks, False
+            return blocks, target is None and not missing and columns.ending.problem is None
+    return blocks, not missing

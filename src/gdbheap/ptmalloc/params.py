@@ -9,9 +9,8 @@ from gdbheap.memory import Memory
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.layout import Layout
 
-_SIGNED = frozenset(
-    ("thp_mode", "hp_flags", "n_mmaps", "n_mmaps_max", "max_n_mmaps", "no_dyn_threshold")
-)  # those that are int in malloc.c; the others are size_t or pointers
+#: The fields that are int in malloc.c; the others are size_t or pointers.
+SIGNED = frozenset(("thp_mode", "hp_flags", "n_mmaps", "n_mmaps_max", "max_n_mmaps", "no_dyn_threshold"))
 _DEFAULT_THRESHOLD = 0x20000
 
 
@@ -159,7 +158,7 @@ def read_params(memory: Memory, abi: Abi, layout: Layout, address: int) -> Param
 
 def decode_params(abi: Abi, layout: Layout, address: int, data: bytes) -> Params:
     """Return ``mp_`` from its bytes."""
-    return Params(address, layout.par.decode(data, abi.order, _SIGNED))
+    return Params(address, layout.par.decode(data, abi.order, SIGNED))
 
 
 def _defaults(abi: Abi, layout: Layout) -> Mapping[str, tuple[int, ...]]:

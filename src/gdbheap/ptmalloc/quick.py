@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Sequence
 from itertools import compress, repeat
 from operator import add, and_, rshift, sub
@@ -109,16 +108,14 @@ class QuickTally:
         low = bisect_left(free.addresses, position)
         high = bisect_left(free.addresses, position + 8 * count, low)
         listed = free.addresses[low:high]
-        if any(map(and_, listed, repeat(7))):
-            raise _Odd
         stops = list(map(rshift, map(sub, listed, repeat(position)), repeat(3)))
         column, index = _follow(words, [*stops, count])
-        found = Counter(column)
-        _check_sizes(self._abi, found)
+        distinct = set(column)
+        _check_sizes(self._abi, distinct)
         states = free.states[low:high]
         self._met += len(stops)
         own = list(map(words.__getitem__, stops))
-        self._check_flags(region, found, words, column[0], index, stops, own, states)
+        self._check_flags(region, distinct, column, words, index, stops, own, states)
         sizes = list(map(and_, own, repeat(~FLAG_BITS)))
         for state in set(states):
             self._add(state, states.count(state), sum(compress(sizes, states.translate(_IS[state]))))
@@ -128,9 +125,9 @@ class QuickTally:
     def _check_flags(
         self,
         region: Region,
-        found: Counter[int],
+        distinct: set[int],
+        column: Sequence[int],
         words: array[int],
-        first: int,
         index: int,
         stops: Sequence[int],
         own: Sequence[int],
@@ -147,26 +144,29 @@ class QuickTally:
             behind.pop()
         if any(map(and_, map(words.__getitem__, behind), repeat(PREV_INUSE))):
             raise _Odd
-        clear = sum(number for word, number in found.items() if not word & PREV_INUSE)
-        if clear != len(behind) + self._after_free or bool(first & PREV_INUSE) == self._after_free:
+        if any(word & IS_MMAPPED for word in distinct):
+            raise _Odd
+        # The sizes add up to where the walk has come; what is left of the sum of the words are their flags.
+        flags = sum(column) - 8 * index
+        if region.main:
+            if any(word & NON_MAIN_ARENA for word in distinct):
+                raise _Odd
+        else:
+            marked = sum(map(and_, column, repeat(NON_MAIN_ARENA)))
+            flags -= marked
+            outside = len(column) - marked // NON_MAIN_ARENA
+            if outside != sum(not word & NON_MAIN_ARENA for word in compress(own, merged)):
+                raise _Odd
+        clear = len(column) - flags
+        if clear != len(behind) + self._after_free or bool(column[0] & PREV_INUSE) == self._after_free:
             raise _Odd
         self._after_free = last
-        if any(word & IS_MMAPPED for word in found):
-            raise _Odd
-        if region.main:
-            if any(word & NON_MAIN_ARENA for word in found):
-                raise _Odd
-            return
-        outside = sum(number for word, number in found.items() if not word & NON_MAIN_ARENA)
-        if outside != sum(not word & NON_MAIN_ARENA for word in compress(own, merged)):
-            raise _Odd
 
 
-def _check_sizes(abi: Abi, found: Counter[int]) -> None:
-    for word in found:
-        size = word & ~FLAG_BITS
-        if size < abi.min_size or size % abi.alignment:
-            raise _Odd
+def _check_sizes(abi: Abi, distinct: set[int]) -> None:
+    least, odd = abi.min_size, abi.alignment - 1 & ~FLAG_BITS
+    if min(distinct) < least or any(word & odd for word in distinct):
+        raise _Odd
 
 
 def _follow(words: array[int], stops: Sequence[int]) -> tuple[list[int], int]:
@@ -193,6 +193,8 @@ def quick_totals(
     """Return what the bytes of a sound arena of a 64-bit process are; None where anything about it is odd."""
     if abi.word_size != 8 or abi.alignment != 16 or free.problems or plan.problems or not plan.complete:
         return None
+    if not isinstance(free.addresses, array):
+        return None  # some addresses are not aligned, or on two lists
     if plan.top_is_lost or sum(region.top is not None for region in plan.regions) != 1:
         return None
     tally = QuickTally(memory, abi, plan, free, max_block)

@@ -12,7 +12,7 @@ from itertools import compress, islice
 from typing import NamedTuple, Protocol, Union
 
 from gdbheap.memory import Memory, MemoryFault
-from gdbheap.ptmalloc.abi import Abi
+from gdbheap.ptmalloc.abi import FLAG_BITS, Abi
 from gdbheap.ptmalloc.chunk import FENCEPOST, STATES, TOP, USED, Chunk, state_table
 from gdbheap.ptmalloc.counts import Counts
 from gdbheap.ptmalloc.scan import PIECE, BytesSought, Pieces, Unreadable, WordSought
@@ -116,7 +116,9 @@ class Search:
         if not columns.addresses:
             return mask
         if sought.min_size > 0 or sought.max_size is not None:
-            distinct = set(columns.sizes)
+            distinct = {word & ~FLAG_BITS for word in columns.distinct}
+            if len(distinct) * 8 > len(columns.sizes):  # and then the words say 0 of some fenceposts
+                distinct = set(columns.sizes)
             high = max(distinct) if sought.max_size is None else sought.max_size
             right = {size for size in distinct if sought.min_size <= size <= high}
             if len(right) < len(distinct) or not right:

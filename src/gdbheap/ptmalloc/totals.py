@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, compress
 
@@ -180,11 +180,18 @@ def totals(memory: Memory, abi: Abi, plan: Plan, free: Membership) -> ArenaTotal
     return _result(plan, quick.counts, quick.sizes, (quick.headers, quick.alignment), (), quick.spans, ())
 
 
-def careful_totals(memory: Memory, abi: Abi, plan: Plan, free: Membership) -> ArenaTotals:
-    """Do as ``totals`` does, chunk by chunk: slower, but able to say what is wrong with which."""
+def careful_totals(
+    memory: Memory, abi: Abi, plan: Plan, free: Membership, seen: Callable[[Block], object] | None = None
+) -> ArenaTotals:
+    """Do as ``totals`` does, chunk by chunk: slower, but able to say what is wrong with which.
+
+    ``seen`` is called once with every block.
+    """
     tally = Tally(plan)
     for block in walk_arena(memory, abi, plan, free):
         tally.add(block)
+        if seen is not None:
+            seen(block)
     found = tally.totals(free.problems)
     unmet = _unmet(memory, abi, plan, free, tally, found.complete)
     return tally.totals((*free.problems, *unmet)) if unmet else found

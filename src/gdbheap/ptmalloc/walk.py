@@ -31,6 +31,7 @@ from gdbheap.ptmalloc.chunk import (
     USED,
     state_table,
 )
+from gdbheap.ptmalloc.follow import low_bytes
 from gdbheap.ptmalloc.problems import Problems
 from gdbheap.ptmalloc.regions import Gap, Plan, Region
 from gdbheap.ptmalloc.tcache import Tcache
@@ -39,6 +40,10 @@ MAX_BLOCK = 1 << 20
 _MIN_BLOCK = 1 << 12
 _FIRST_BLOCK = 1 << 16
 _IS_MERGED = state_table(*MERGED_STATES)
+#: A byte without its upper bits.
+_LOW_BITS = bytes(byte & 7 for byte in range(256))
+#: Chunks of free lists that are sorted at once, about.
+_SORTED = 500_000
 
 
 @dataclass(frozen=True)
@@ -72,15 +77,36 @@ def membership(lists: Iterable[FreeList], tcaches: Iterable[Tcache] = ()) -> Mem
     kinds = {"fastbin": FASTBIN, "unsorted": UNSORTED, "small": SMALL, "large": LARGE}
     sources = [(item.addresses, kinds[item.kind], f"the list {item.name}") for item in lists]
     sources += [(item.chunks, TCACHE, f"the tcache at {item.address:#x}") for item in tcaches]
-    # Addresses of chunks are multiples of 8: a state finds room in their low bits, and is sorted along.
-    codes: list[int] = []
-    for addresses, state, _ in sources:
-        codes += map(or_, addresses, repeat(state))
-    codes.sort()
-    ordered = array("Q", map(and_, codes, repeat(~7)))
-    if any(map(eq, ordered, islice(ordered, 1, None))) or sum(map(sum, (item[0] for item in sources))) != sum(ordered):
+    # An address whose low bits are not clear would get them mixed up with a state.
+    aligned = all(isinstance(item[0], array) or not any(map(and_, item[0], repeat(7))) for item in sources)
+    ordered, states = array("Q"), bytearray()
+    for codes in _codes(sources) if aligned else ():
+        codes.sort()
+        states += low_bytes(array("Q", codes)).translate(_LOW_BITS)
+        ordered.extend(map(and_, codes, repeat(~7)))
+    if not aligned or any(map(eq, ordered, islice(ordered, 1, None))):
         return _odd_membership(sources)
-    return Membership(ordered, bytes(map(and_, codes, repeat(7))))
+    return Membership(ordered, bytes(states))
+
+
+def _codes(sources: Sequence[tuple[Sequence[int], int, str]]) -> Iterator[list[int]]:
+    """Yield the addresses with their states in the low bits, which are clear: part by part from low to high.
+
+    A list of numbers takes five times as much memory as an array, so there are several parts where there are many.
+    """
+    count = sum(len(item[0]) for item in sources)
+    low = min((min(item[0]) for item in sources if item[0]), default=0)
+    high = max((max(item[0]) for item in sources if item[0]), default=0) + 8
+    parts = count // _SORTED + 1
+    for part in range(parts):
+        first, last = low + (high - low) * part // parts, low + (high - low) * (part + 1) // parts
+        codes: list[int] = []
+        for addresses, state, _ in sources:
+            if parts == 1:
+                codes += map(or_, addresses, repeat(state))
+            else:
+                codes += [address | state for address in addresses if first <= address < last]
+        yield codes
 
 
 def _odd_membership(sources: Sequence[tuple[Sequence[int], int, str]]) -> Membership:

@@ -26,6 +26,8 @@ _PLURALS = {
 def arena_lists_lines(found: ArenaLists, kinds: Sequence[str], rows: Rows, style: Plain) -> Iterator[str]:
     """Yield the lists of an arena that are of these ``kinds``."""
     yield f"{found.arena.name} at {style.paint('address', f'{found.arena.address:#x}')}"
+    if found.arena.mutex:
+        yield style.paint("bad", "  A thread holds its lock: the lists may be in the middle of a change.")
     yield from _lists_lines([item for item in found.lists if item.kind in kinds], rows, style)
     yield from _empty_line(found.lists, found.totals, kinds)
 
@@ -140,13 +142,20 @@ def list_object(item: ChunkList, rows: Rows) -> dict[str, object]:
     }
 
 
+def _empty_object(
+    lists: Sequence[ChunkList], totals: Mapping[str, int], kinds: Sequence[str]
+) -> list[dict[str, object]]:
+    return [{"kind": kind, "count": count} for kind, count in empty_lists(lists, totals, kinds).items()]
+
+
 def arena_lists_object(found: ArenaLists, kinds: Sequence[str], rows: Rows) -> dict[str, object]:
     """Return the lists of an arena as JSON has them."""
     return {
         "name": found.arena.name,
         "address": found.arena.address,
+        "locked": bool(found.arena.mutex),
         "lists": [list_object(item, rows) for item in found.lists if item.kind in kinds],
-        "empty": empty_lists(found.lists, found.totals, kinds),
+        "empty": _empty_object(found.lists, found.totals, kinds),
     }
 
 
@@ -159,5 +168,5 @@ def tcache_object(found: TcacheLists, rows: Rows) -> dict[str, object]:
         "known": found.known,
         "why": found.why or None,
         "lists": [list_object(item, rows) for item in found.lists],
-        "empty": empty_lists(found.lists, found.totals, ("tcache",)),
+        "empty": _empty_object(found.lists, found.totals, ("tcache",)),
     }

@@ -56,11 +56,13 @@ def inner_chain(event: Event) -> list[str]:
     """Return the callers from below the user's own down to the one that needed memory, without malloc's plumbing."""
     user = event.user
     requested = event.requested
+    # A public function that ends with a jump leaves no frame: one inside stands for it.
+    public = {(call.pc, call.function) for call in requested.calls} if requested is not None else set()
     names: list[str] = []
     for frame in event.frames:
         if frame is user:
             break
-        if frame.name in _PLUMBING:
+        if frame.name in _PLUMBING and (frame.pc, frame.name) not in public:
             continue
         name = _public(requested, frame)
         if not names or names[-1] != name:  # an inlined part has the name of the function around it
@@ -79,6 +81,8 @@ def shortened(names: Sequence[str]) -> list[str]:
 
 
 _lines: dict[tuple[object, ...], str] = {}
+#: The same by the identity of what a line is made of, which is held so that it stays the only one.
+_lines_of: dict[int, tuple[object, object, str]] = {}
 _MOST_LINES = 4096
 
 
@@ -86,6 +90,9 @@ def caller_line(event: Event) -> str:
     """Return who made the call, on one line: the user's own place, then the chain inwards."""
     # The same callers come again and again while a recording runs, so their line is kept.
     calls = event.requested.calls if event.requested is not None else ()
+    frames, same_calls, known = _lines_of.get(id(event.frames), (None, None, ""))
+    if frames is event.frames and same_calls is calls:
+        return known
     key = (
         tuple([(frame.pc, frame.function, frame.objfile, frame.line) for frame in event.frames]),
         tuple([call.request for call in calls]),
@@ -95,6 +102,9 @@ def caller_line(event: Event) -> str:
         if len(_lines) >= _MOST_LINES:
             _lines.clear()
         line = _lines[key] = _caller_line(event)
+    if len(_lines_of) >= _MOST_LINES:
+        _lines_of.clear()
+    _lines_of[id(event.frames)] = event.frames, calls, line
     return line
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from gdbheap.simulate import kernel
+from gdbheap.simulate.calls import Call
 
 _PROTECTIONS = {
     kernel.PROT_READ: "PROT_READ",
@@ -78,3 +79,20 @@ def call_text(syscall: str, args: Sequence[int]) -> str:
     if syscall == "mremap":
         words[3] = _flags(args[3], _MREMAP_FLAGS, "0")
     return f"{syscall}({', '.join(words)})"
+
+
+def sum_lines(call: Call) -> Iterator[str]:
+    """Yield the sum that leads to the arguments of a predicted call, a line for each part."""
+    width = max((len(f"{abs(term.value):#x}") for term in call.terms), default=0)
+    width = max(width, len(f"{call.total:#x}"), len(f"{call.rounded:#x}"))
+    names = max((len(term.name) for term in call.terms), default=0)
+    for index, term in enumerate(call.terms):
+        subtracted = term.value < 0 or (term.value == 0 and term.name == "old top")
+        sign = "-" if subtracted else "+" if index else " "
+        note = f"   {term.note}" if term.note else ""
+        yield f"{sign} {abs(term.value):>#{width}x}  {term.name:<{names}}{note}".rstrip()
+    if call.terms and call.total != call.rounded:
+        direction = "up" if call.rounded > call.total else "down"
+        yield f"= {call.total:>#{width}x}  rounded {direction} to a multiple of {call.multiple:#x}:"
+    if call.terms:
+        yield f"= {call.rounded:>#{width}x}  ({call.rounded:,} bytes)"

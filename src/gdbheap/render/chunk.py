@@ -18,6 +18,9 @@ from gdbheap.simulate.free_chunk import ENDS, Foretold
 
 _INDENT = 14
 _ROW = 16
+#: Fewer printable characters than this may be a number by chance.
+_LEAST_TEXT = 4
+_BACKSLASH = "\\"
 _STATES = {
     "used": "in use",
     "tcache": "free, in a tcache",
@@ -28,7 +31,6 @@ _STATES = {
     "free": "free by its neighbour's flag, but on no list that could be read",
     "top": "the top chunk: what is left of the arena's memory",
     "fencepost": "a fencepost: malloc closes a part of the heap with it",
-    "mmapped": "in use, with a mapping of its own",
 }
 
 
@@ -36,16 +38,19 @@ def _line(label: str, text: str) -> str:
     return f"{label:<{_INDENT}}{text}"
 
 
-def place_lines(address: int, place: Place, style: Plain) -> Iterator[str]:
+def place_lines(address: int, place: Place, frees: Sequence[Foretold], style: Plain) -> Iterator[str]:
     """Yield what is at an address that no chunk holds."""
     yield f"{style.paint('address', f'{address:#x}')} is in no chunk. {printable(place.text)}"
+    for foretold in frees:
+        yield from _free_lines(foretold, style)
 
 
 def inspection_lines(found: Inspection, frees: Sequence[Foretold], style: Plain) -> Iterator[str]:
     """Yield all that is known of a chunk."""
     chunk = found.chunk
     address = style.paint("address", f"{chunk.address:#x}")
-    yield f"chunk {address}, {hex_size(chunk.size)}: {style.paint('name', _STATES[chunk.state])}"
+    own = ", with a mapping of its own" if found.mapping is not None else ""
+    yield f"chunk {address}, {hex_size(chunk.size)}: {style.paint('name', _STATES[chunk.state])}{own}"
     yield _line("address", _address_text(found))
     yield _line("size word", _size_word_text(found))
     yield _line("usable", _usable_text(found))
@@ -62,7 +67,20 @@ def inspection_lines(found: Inspection, frees: Sequence[Foretold], style: Plain)
         yield style.paint("bad", _line("known from", found.resumed))
     for foretold in frees:
         yield from _free_lines(foretold, style)
+        if is_unnoticed(found, foretold):
+            text = "  The chunk is free already, and free would not notice: it would be on lists twice."
+            yield style.paint("bad", _line("", text))
     yield from (style.paint("bad", problem) for problem in found.problems)
+
+
+def is_unnoticed(found: Inspection, foretold: Foretold) -> bool:
+    """Whether free would take a chunk that is free already, without any of its checks failing."""
+    return (
+        found.listed is not None
+        and foretold.pointer == found.chunk.pointer
+        and foretold.end is not None
+        and foretold.end.kind not in ("abort", "crash")
+    )
 
 
 def _address_text(found: Inspection) -> str:
@@ -72,6 +90,10 @@ def _address_text(found: Inspection) -> str:
         where = "the user pointer: what malloc returned for it"
     elif found.address == chunk.address:
         where = f"where the chunk begins; its user pointer is {chunk.pointer:#x}"
+        if found.before is not None and found.word & PREV_INUSE:
+            where += " (the chunk before it may use this word too)"
+    elif found.address < chunk.address:
+        where = f"in its mapping, before the chunk; its user pointer is {chunk.pointer:#x}"
     elif inside < 0:
         where = f"in its header; its user pointer is {chunk.pointer:#x}"
     else:
@@ -98,7 +120,7 @@ def _usable_text(found: Inspection) -> str:
     if chunk.state == "top":
         return f"a request of up to {found.usable:,} bytes can be cut from it"
     text = f"{found.usable:,} bytes"
-    if chunk.state in ("used", "mmapped"):
+    if chunk.state == "used":
         return f"{text} (malloc_usable_size)"
     return f"{text}, when it is given out again"
 
@@ -133,7 +155,26 @@ def _neighbour_text(chunk: Chunk | None, none: str) -> str:
     return none if chunk is None else f"{chunk.address:#x}, {hex_size(chunk.size)}: {_STATES[chunk.state]}"
 
 
+def _text_of(found: Inspection) -> str | None:
+    """Return the text that the chunk begins with, escaped; None where its content is something else."""
+    if found.content_start != found.chunk.pointer or found.listed is not None:
+        return None
+    data, end, _ = found.content.partition(b"\0")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if end or error.end < len(data):
+            return None
+        text = data[: error.start].decode("utf-8")  # cut in the middle of a character
+    if len(text) < _LEAST_TEXT or not all(each.isprintable() or each in "\n\t\r" for each in text):
+        return None
+    return f'"{printable(text.replace(_BACKSLASH, _BACKSLASH * 2))}"' + ("" if end else " ...")
+
+
 def _content_lines(found: Inspection) -> Iterator[str]:
+    text = _text_of(found)
+    if text is not None:
+        yield _line("text", text)
     first = found.content_start - found.chunk.pointer
     notes = {note.offset: note for note in found.notes}
     label = "content"
@@ -188,7 +229,7 @@ def _end_text(foretold: Foretold) -> str:
         "nothing": "do nothing.",
         "unsorted": f"put the chunk{merged} at the front of the unsorted list.",
         "small": f"put the chunk{merged} at the front of small bin {end.index}.",
-        "top": f"make the chunk part of the top chunk, then {end.size or 0:#x} bytes from {end.chunk or 0:#x}.",
+        "top": f"make the chunk part of the top chunk: {end.size or 0:#x} bytes from {end.chunk or 0:#x} on.",
         "munmap": "give the chunk's mapping back to the kernel.",
         "abort": "abort the program.",
         "crash": "crash the program (SIGSEGV).",
@@ -196,7 +237,7 @@ def _end_text(foretold: Foretold) -> str:
     return texts[end.kind]
 
 
-def place_object(address: int, place: Place) -> dict[str, object]:
+def place_object(address: int, place: Place, frees: Sequence[Foretold]) -> dict[str, object]:
     """Return what is at an address that no chunk holds as JSON has it."""
     mapping = place.mapping
     return {
@@ -215,7 +256,7 @@ def place_object(address: int, place: Place) -> dict[str, object]:
         "thread": place.thread,
         "arena": None if place.arena is None else place.arena.name,
         "chunk": None,
-        "free": [],
+        "free": [free_object(item) for item in frees],
     }
 
 
@@ -259,7 +300,7 @@ def inspection_object(found: Inspection, frees: Sequence[Foretold]) -> dict[str,
             "resumed": found.resumed,
             "problems": list(found.problems),
         },
-        "free": [free_object(item) for item in frees],
+        "free": [free_object(item, is_unnoticed(found, item)) for item in frees],
     }
 
 
@@ -274,8 +315,8 @@ def _listed_object(listed: Listed) -> dict[str, object]:
     }
 
 
-def free_object(foretold: Foretold) -> dict[str, object]:
-    """Return what free would do as JSON has it."""
+def free_object(foretold: Foretold, unnoticed: bool = False) -> dict[str, object]:
+    """Return what free would do as JSON has it; ``unnoticed`` says that it would be a double free of a free chunk."""
     end = foretold.end
     return {
         "pointer": foretold.pointer,
@@ -286,6 +327,7 @@ def free_object(foretold: Foretold) -> dict[str, object]:
         "size": None if end is None else end.size,
         "arena": None if end is None else end.arena,
         "index": None if end is None else end.index,
+        "double_free": unnoticed,
         "merged": [] if end is None else list(end.merged),
         "changes": [] if end is None else list(end.changes),
         "steps": [{"function": step.function, "text": step.text} for step in foretold.steps],

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 _CODES = {"heading": "1", "address": "34", "good": "32", "bad": "1;31", "dim": "2", "name": "33"}
+#: The states of chunks where they are drawn; where used bytes share a place with another state, that is behind them.
+_STATES = {"used": 34, "tcache": 96, "fastbin": 32, "unsorted": 35, "small": 33, "large": 91, "free": 31, "top": 90}
+_CODES.update({state: f"{code}" for state, code in _STATES.items()})
+_CODES.update({f"used on {state}": f"{_STATES['used']};{code + 10}" for state, code in _STATES.items()})
 
 
 class Plain:
     """No colour: every method returns its text as it is."""
 
     def paint(self, role: str, text: str) -> str:
-        """Return ``text`` as the role (heading, address, good, bad, dim, name) is shown."""
+        """Return ``text`` as the role (heading, address, good, bad, dim, name, a state) is shown."""
         return text
 
     def code(self, source: str) -> str:

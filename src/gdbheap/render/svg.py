@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from xml.sax.saxutils import escape
 
 from gdbheap.render.columns import (
     NAMES,
@@ -20,28 +19,21 @@ from gdbheap.render.columns import (
     step_text,
     time_text,
 )
-from gdbheap.render.escape import printable
 from gdbheap.render.events import amount_text
+from gdbheap.render.svg_elements import LINE_HEIGHT, WIDTH, document, number, text_element, tooltip
 from gdbheap.render.units import count_of, human_size, signed_size
 
-_WIDTH = 1200
 _LEFT, _RIGHT = 90, 30
 _TOP = 84
-_PLOT_WIDTH, _PLOT_HEIGHT = _WIDTH - _LEFT - _RIGHT, 400
+_PLOT_WIDTH, _PLOT_HEIGHT = WIDTH - _LEFT - _RIGHT, 400
 _LINES = 8
-_LINE_HEIGHT = 18
 #: More than any character of the fonts that a browser may choose is wide, at the sizes used here.
 _CHARACTER = 8.4
-#: The most characters of a line of text, and of one in a tooltip.
-_TEXT, _TOOLTIP = 150, 250
 
 _FILLS = {"break": "#4477aa", "arenas": "#ccbb44", "mmapped": "#ee6677", "rest": "#bbbbbb"}
 _MOVED = "#222222"
 
 _STYLE = """
-text { font-family: "DejaVu Sans", Verdana, Arial, sans-serif; font-size: 12px; fill: #222222; }
-.title { font-size: 17px; font-weight: bold; }
-.small { font-size: 11px; fill: #555555; }
 .mark { font-weight: bold; }
 .grid { stroke: #dddddd; stroke-width: 1; }
 .axis, .tick { stroke: #555555; stroke-width: 1; }
@@ -54,8 +46,8 @@ def timeline_svg(drawn: Picture, count: int) -> str:
     """Return the picture as the text of an SVG file; the largest ``count`` growths and shrinks are listed in it."""
     body: list[str] = []
     bottom = _TOP + _PLOT_HEIGHT
-    body.append(_text(_LEFT, 32, "How the heap grew", "title"))
-    body.append(_text(_LEFT, 54, heading(drawn)))
+    body.append(text_element(_LEFT, 32, "How the heap grew", "title"))
+    body.append(text_element(_LEFT, 54, heading(drawn)))
     if drawn.shown:
         columns = _columns(drawn)
         body += _plot(drawn, columns, count)
@@ -66,48 +58,9 @@ def timeline_svg(drawn: Picture, count: int) -> str:
     for line, fill, indent in _below(drawn, columns, count):
         if fill:
             body.append(f'<rect x="{_LEFT}" y="{bottom - 11}" width="13" height="13" fill="{fill}"/>')
-        body.append(_text(_LEFT + indent, bottom, line))
-        bottom += _LINE_HEIGHT
-    height = bottom + 10
-    return "\n".join(
-        [
-            '<?xml version="1.0" encoding="UTF-8"?>',
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" '
-            f'viewBox="0 0 {_WIDTH} {height}" role="img">',
-            f"<title>{_safe('How the heap grew: ' + heading(drawn))}</title>",
-            f"<style>{_STYLE}</style>",
-            f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
-            *body,
-            "</svg>",
-            "",
-        ]
-    )
-
-
-def _safe(text: str) -> str:
-    """Return text for XML: what a terminal would act on is not allowed there either, or could mislead a reader."""
-    return escape(printable(text), {'"': "&quot;"})
-
-
-def _fitted(text: str, width: int) -> str:
-    """Return the text in at most ``width`` characters; where some had to go, how many is said at the end."""
-    if len(text) <= width:
-        return text
-    for kept in range(width, -1, -1):
-        cut = f"{text[:kept].rstrip()} … ({len(text) - kept} more characters)"
-        if len(cut) <= width:
-            return cut
-    return ""
-
-
-def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "") -> str:
-    kinds = f' class="{kind}"' if kind else ""
-    anchors = f' text-anchor="{anchor}"' if anchor else ""
-    return f'<text x="{_number(x)}" y="{_number(y)}"{kinds}{anchors}>{_safe(_fitted(text, _TEXT))}</text>'
-
-
-def _number(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")
+        body.append(text_element(_LEFT + indent, bottom, line))
+        bottom += LINE_HEIGHT
+    return document(f"How the heap grew: {heading(drawn)}", bottom + 10, _STYLE, body)
 
 
 def _columns(drawn: Picture) -> list[Column]:
@@ -123,13 +76,13 @@ def _plot(drawn: Picture, columns: Sequence[Column], count: int) -> Iterator[str
     sizes = [line * unit for line in range(lines + 1)]
     scale = _Scale(len(columns), sizes[-1])
     for size, label in zip(sizes, axis_labels(sizes)):
-        y = _number(scale.y(size))
-        yield f'<line class="grid" x1="{_LEFT}" y1="{y}" x2="{_WIDTH - _RIGHT}" y2="{y}"/>'
-        yield _text(_LEFT - 8, scale.y(size) + 4, label, "size", "end")
+        y = number(scale.y(size))
+        yield f'<line class="grid" x1="{_LEFT}" y1="{y}" x2="{WIDTH - _RIGHT}" y2="{y}"/>'
+        yield text_element(_LEFT - 8, scale.y(size) + 4, label, "size", "end")
     yield from _areas(drawn, columns, scale)
     yield from _tooltips(drawn, columns, scale)
     axis = scale.y(0)
-    yield f'<line class="axis" x1="{_LEFT}" y1="{axis}" x2="{_WIDTH - _RIGHT}" y2="{axis}"/>'
+    yield f'<line class="axis" x1="{_LEFT}" y1="{axis}" x2="{WIDTH - _RIGHT}" y2="{axis}"/>'
     yield f'<line class="axis" x1="{_LEFT}" y1="{_TOP}" x2="{_LEFT}" y2="{axis}"/>'
     yield from _x_axis(columns, scale)
     yield from _marks(drawn, columns, scale, count)
@@ -173,9 +126,9 @@ def _outline(below: Sequence[int], above: Sequence[int], scale: _Scale) -> str:
         for column, value in enumerate(values):
             if not column or value != values[column - 1]:
                 if column:
-                    edges.append(f"{_number(scale.x(column))},{_number(scale.y(values[column - 1]))}")
-                edges.append(f"{_number(scale.x(column))},{_number(scale.y(value))}")
-        edges.append(f"{_number(scale.x(len(values)))},{_number(scale.y(values[-1]))}")
+                    edges.append(f"{number(scale.x(column))},{number(scale.y(values[column - 1]))}")
+                edges.append(f"{number(scale.x(column))},{number(scale.y(value))}")
+        edges.append(f"{number(scale.x(len(values)))},{number(scale.y(values[-1]))}")
     return f"M{' '.join(upper)} L{' '.join(reversed(lower))} Z"
 
 
@@ -184,10 +137,9 @@ def _tooltips(drawn: Picture, columns: Sequence[Column], scale: _Scale) -> Itera
     changed = [place for place, column in enumerate(columns) if column.levels]
     for place, behind in zip(changed, [*changed[1:], len(columns)]):
         x, end = scale.x(place), scale.x(behind)
-        tip = "\n".join(_safe(_fitted(line, _TOOLTIP)) for line in _tooltip(drawn, columns[place]))
         yield (
-            f'<rect class="hover" x="{_number(x)}" y="{_TOP}" width="{_number(end - x)}" height="{_PLOT_HEIGHT}">'
-            f"<title>{tip}</title></rect>"
+            f'<rect class="hover" x="{number(x)}" y="{_TOP}" width="{number(end - x)}" height="{_PLOT_HEIGHT}">'
+            f"{tooltip(_tooltip(drawn, columns[place]))}</rect>"
         )
 
 
@@ -211,7 +163,7 @@ def _x_axis(columns: Sequence[Column], scale: _Scale) -> Iterator[str]:
     ends = [changed[0], changed[-1]] if changed else []
     wanted = [*ends, *sorted(changed, key=lambda place: -abs(columns[place].largest.delta))]
     for place in changed:
-        x = _number(scale.x(place))
+        x = number(scale.x(place))
         yield f'<line class="tick" x1="{x}" y1="{axis}" x2="{x}" y2="{axis + 4}"/>'
     for kind, y in (("number", axis + 18), ("time", axis + 34)):
         taken: list[tuple[float, float]] = []
@@ -219,10 +171,10 @@ def _x_axis(columns: Sequence[Column], scale: _Scale) -> Iterator[str]:
             event = columns[place].largest.event
             text = f"#{event.id}" if kind == "number" else time_text(event.time)
             room = len(text) * _CHARACTER
-            start = min(scale.x(place), _WIDTH - room - 4)
+            start = min(scale.x(place), WIDTH - room - 4)
             if all(start > end + 4 or start + room + 4 < begin for begin, end in taken):
                 taken.append((start, start + room))
-                yield _text(start, y, text, f"{kind} small" if kind == "time" else kind)
+                yield text_element(start, y, text, f"{kind} small" if kind == "time" else kind)
 
 
 def _marks(drawn: Picture, columns: Sequence[Column], scale: _Scale, count: int) -> Iterator[str]:
@@ -241,13 +193,13 @@ def _marks(drawn: Picture, columns: Sequence[Column], scale: _Scale, count: int)
         y = scale.y(columns[place].high) - 5
         # A growth has room before it, a shrink behind it.
         for start, anchor in ((scale.x(place) - room, "end"), (scale.x(place), "start")):
-            if start < _LEFT or start + room > _WIDTH - _RIGHT or _covered(columns, scale, start, start + room, y):
+            if start < _LEFT or start + room > WIDTH - _RIGHT or _covered(columns, scale, start, start + room, y):
                 continue
             if all(
-                start > end or start + room < begin or abs(y - other) > _LINE_HEIGHT - 4 for begin, end, other in taken
+                start > end or start + room < begin or abs(y - other) > LINE_HEIGHT - 4 for begin, end, other in taken
             ):
                 taken.append((start, start + room, y))
-                yield _text(scale.x(place) + (3 if anchor == "start" else -3), y, text, "mark", anchor)
+                yield text_element(scale.x(place) + (3 if anchor == "start" else -3), y, text, "mark", anchor)
                 break
 
 

@@ -22,6 +22,7 @@ from gdbheap.render.columns import (
     step_text,
     time_text,
 )
+from gdbheap.render.lines import wrapped
 from gdbheap.render.style import Plain
 from gdbheap.render.units import human_size, signed_size
 
@@ -63,19 +64,19 @@ def timeline_lines(
     listed at most.
     """
     signs = ASCII if ascii_only else UNICODE
-    yield from _wrapped(heading(drawn), width)
+    yield from wrapped(heading(drawn), width)
     if not drawn.shown:
-        yield from _wrapped(NOTHING, width)
+        yield from wrapped(NOTHING, width)
     else:
         yield from _drawing(drawn, style, signs, width, height, count)
         yield ""
         for series in drawn.shown:
             fill = style.paint(_ROLES[series.name], signs.fills[drawn.names.index(series.name)])
-            for place, line in enumerate(_wrapped(series_text(series), width - 2)):
+            for place, line in enumerate(wrapped(series_text(series), width - 2)):
                 yield f"{fill if not place else ' '} {line}"
         yield from _steps(drawn, style, width, count)
     for note in notes(drawn):
-        yield from _wrapped(note, width)
+        yield from wrapped(note, width)
 
 
 def _drawing(drawn: Picture, style: Plain, signs: Signs, width: int, height: int, count: int) -> Iterator[str]:
@@ -100,7 +101,7 @@ def _drawing(drawn: Picture, style: Plain, signs: Signs, width: int, height: int
     yield from (" " * (margin + 1) + text for text in _axis_texts(drawn, columns))
     crowded = crowded_text(columns, "column")
     if crowded is not None:
-        yield from _wrapped(f"{crowded} ({signs.moved} is what it moved through.)", width)
+        yield from wrapped(f"{crowded} ({signs.moved} is what it moved through.)", width)
 
 
 def _rows_of(size: int, unit: int) -> int:
@@ -199,7 +200,7 @@ def _number_text(level: Level) -> str:
 
 def _steps(drawn: Picture, style: Plain, width: int, count: int) -> Iterator[str]:
     for largest in largest_steps(drawn, count):
-        yield from _wrapped(largest.heading, width)
+        yield from wrapped(largest.heading, width)
         numbers = max((len(_number_text(level)) for level in largest.listed), default=0)
         sizes = max((len(signed_size(level.delta)) for level in largest.listed), default=0)
         margin = numbers + sizes + 6
@@ -209,7 +210,7 @@ def _steps(drawn: Picture, style: Plain, width: int, count: int) -> Iterator[str
             yield f"  {number}  {signed_size(level.delta):>{sizes}}  {first}"
             yield from (" " * margin + line for line in more)
         if largest.others:
-            yield from (f"  {line}" for line in _wrapped(largest.others, width - 2))
+            yield from (f"  {line}" for line in wrapped(largest.others, width - 2))
 
 
 def _step_lines(level: Level, width: int) -> Iterator[str]:
@@ -220,19 +221,4 @@ def _step_lines(level: Level, width: int) -> Iterator[str]:
         if len(text) <= width:
             break
         text = " > ".join([callers[0], f"({left_out} more)", *callers[left_out + 1 :]])
-    return _wrapped(text if len(text) <= width else step_text(level), width)
-
-
-def _wrapped(text: str, width: int) -> Iterator[str]:
-    """Yield a text in lines of at most ``width`` characters, broken at blanks where there are any."""
-    line = ""
-    for word in text.split(" "):
-        if line and len(line) + 1 + len(word) > width:
-            yield line
-            line = word
-        else:
-            line = f"{line} {word}" if line else word
-        while len(line) > width:
-            yield line[:width]
-            line = line[width:]
-    yield line
+    return wrapped(text if len(text) <= width else step_text(level), width)

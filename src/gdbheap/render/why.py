@@ -10,9 +10,10 @@ from gdbheap.growth.event import Event, Served
 from gdbheap.growth.explain import Explanation
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.names import meaning
+from gdbheap.growth.requester import ANOTHER_MALLOC
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.render.callers import frame_text, inner_chain, place_text, shortened
-from gdbheap.render.calls import advice_name, call_text
+from gdbheap.render.calls import advice_name, call_text, sum_lines
 from gdbheap.render.escape import printable
 from gdbheap.render.events import protection_text
 from gdbheap.render.shortage import shortage_lines
@@ -59,7 +60,7 @@ def headline(event: Event) -> str:
     """Return in one line what moved, by how much, from where to where."""
     call, args, result = event.syscall, event.args, event.result
     if result is None:
-        return f"{call} is being asked; the kernel has not answered yet"
+        return f"{call} has not returned: the kernel has not answered, or its answer was not seen"
     if event.failed:
         return f"{call_text(call, args)} was refused by the kernel"
     delta = event.delta
@@ -154,7 +155,9 @@ def _gives_pages_back(event: Event) -> bool:
 def _not_malloc(explained: Explanation) -> str:
     event = explained.event
     file = f"; file {printable(event.file)}" if event.file is not None and event.syscall == "mmap" else ""
-    return f"{explained.requester.kind}: {printable(explained.requester.purpose)}{file} - not malloc's"
+    whose = "not glibc's, whose sums are the ones that are known here"
+    whose = whose if explained.requester.purpose.startswith(ANOTHER_MALLOC) else "not malloc's"
+    return f"{explained.requester.kind}: {printable(explained.requester.purpose)}{file} - {whose}"
 
 
 def _which_arena(reason: ArenaReason) -> Iterator[str]:
@@ -179,19 +182,7 @@ def _why(call: Call) -> Iterator[str]:
 
 
 def _sum(explained: Explanation, call: Call, style: Plain) -> Iterator[str]:
-    width = max((len(f"{abs(term.value):#x}") for term in call.terms), default=0)
-    width = max(width, len(f"{call.total:#x}"), len(f"{call.rounded:#x}"))
-    names = max((len(term.name) for term in call.terms), default=0)
-    for index, term in enumerate(call.terms):
-        subtracted = term.value < 0 or (term.value == 0 and term.name == "old top")
-        sign = "-" if subtracted else "+" if index else " "
-        note = f"   {term.note}" if term.note else ""
-        yield f"{sign} {abs(term.value):>#{width}x}  {term.name:<{names}}{note}".rstrip()
-    if call.terms and call.total != call.rounded:
-        direction = "up" if call.rounded > call.total else "down"
-        yield f"= {call.total:>#{width}x}  rounded {direction} to a multiple of {call.multiple:#x}:"
-    if call.terms:
-        yield f"= {call.rounded:>#{width}x}  ({call.rounded:,} bytes)"
+    yield from sum_lines(call)
     asked, event = call_text(call.syscall, call.args), explained.event
     if explained.prediction is not None and explained.prediction.exact:
         yield f"{asked} follows; the kernel was asked for the very same  " + style.paint("good", "(exact)")

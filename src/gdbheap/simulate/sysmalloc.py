@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from gdbheap.ptmalloc.abi import round_up
 from gdbheap.ptmalloc.arena import NONCONTIGUOUS_BIT, Arena
@@ -33,7 +34,21 @@ TOP_PAD_NOTE = "spare; M_TOP_PAD or glibc.malloc.top_pad changes it"
 MINSIZE_NOTE = "the least that must be left as top"
 
 
-def sysmalloc(state: GrowthState, nb: int) -> Steps:
+@dataclass(frozen=True)
+class ClosedTop:
+    """A top chunk that no memory follows, and that fenceposts end: ``size`` bytes, ``rest`` of which become free."""
+
+    arena: Arena
+    size: int
+    rest: int
+
+
+#: What a closed top chunk does to the memory and the lists, and which state is left; where there is no memory to
+#: write to, only what it gives back to the kernel is predicted.
+Settle = Callable[[GrowthState, ClosedTop], GrowthState]
+
+
+def sysmalloc(state: GrowthState, nb: int, settle: Settle | None = None) -> Steps:
     """Predict sysmalloc (malloc/malloc.c, glibc 2.23 to 2.43) for a chunk of ``nb`` bytes.
 
     ``state`` has the arena that malloc works on, whose top chunk is too small for the request. The Outcome's chunk is
@@ -56,8 +71,8 @@ def sysmalloc(state: GrowthState, nb: int) -> Steps:
         error = f"malloc aborts: sysmalloc asserts that the top chunk ends on a page, not at {arena.top + top_size:#x}."
         return outcome(before, state, error=error)
     if arena.is_main:
-        return (yield from _grow_main(state, arena, nb, why))
-    return (yield from _grow_heap(state, arena, nb, why, tried_mapping=mapped))
+        return (yield from _grow_main(state, arena, nb, why, settle))
+    return (yield from _grow_heap(state, arena, nb, why, settle, tried_mapping=mapped))
 
 
 def map_without_arena(state: GrowthState, nb: int) -> Steps:
@@ -124,7 +139,7 @@ def _cut(before: GrowthState, state: GrowthState, nb: int, changes: tuple[str, .
     return outcome(before, with_top(state, arena.top + nb, top_size - nb), arena.top, changes)
 
 
-def _grow_main(state: GrowthState, arena: Arena, nb: int, why: tuple[str, ...]) -> Steps:
+def _grow_main(state: GrowthState, arena: Arena, nb: int, why: tuple[str, ...], settle: Settle | None) -> Steps:
     before = state
     old_size = top_size_of(arena)
     old_end = arena.top + old_size
@@ -189,7 +204,9 @@ def _grow_main(state: GrowthState, arena: Arena, nb: int, why: tuple[str, ...]) 
         changes += (
             f"The old top chunk at {arena.top:#x} is closed with two fenceposts; {rest:#x} bytes of it are free.",
         )
-        if rest >= state.abi.min_size:
+        if settle is not None:
+            state = settle(state, ClosedTop(arena, old_size, rest))
+        elif rest >= state.abi.min_size:
             done = yield from trim_after_free(state, rest)
             state = done.state
             changes += done.changes
@@ -337,7 +354,9 @@ def _fallback_size(
     return terms, length, multiple
 
 
-def _grow_heap(state: GrowthState, arena: Arena, nb: int, why: tuple[str, ...], tried_mapping: bool) -> Steps:
+def _grow_heap(
+    state: GrowthState, arena: Arena, nb: int, why: tuple[str, ...], settle: Settle | None, tried_mapping: bool
+) -> Steps:
     before = state
     min_size = state.abi.min_size
     old_size = top_size_of(arena)
@@ -379,6 +398,9 @@ def _grow_heap(state: GrowthState, arena: Arena, nb: int, why: tuple[str, ...], 
     )
     if rest >= min_size:
         changes += (f"{rest:#x} bytes of the old top chunk are free.",)
+    if settle is not None:
+        state = settle(state, ClosedTop(arena, old_size, rest))
+    elif rest >= min_size:
         done = yield from trim_after_free(state, rest)
         state = done.state
         changes += done.changes

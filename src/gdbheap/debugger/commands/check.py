@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gdb
 
-from gdbheap.debugger.commands.base import JSON, HeapCommand
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand
 from gdbheap.debugger.options import Option, Parsed
 
 
@@ -12,6 +12,7 @@ class HeapCheck(HeapCommand):
     """Verify the heap."""
 
     word = "check"
+    group = "explain"
     summary = "Verify the heap: what is wrong, which check of glibc's will notice it in which call, and who is suspect."
     details = (
         "Everything that this glibc itself verifies is looked at, and what it could not afford to: each chunk, each\n"
@@ -25,20 +26,23 @@ class HeapCheck(HeapCommand):
         Option("arena", "N", "Only this arena: its number (0 is main_arena) or address."),
         JSON,
     )
+    _wrong: str | None = None
     examples = ("heap check", "heap check -arena 1", "heap check -json report.json")
 
     def run(self, parsed: Parsed) -> None:
         """Show what was found, and fail where anything is wrong."""
+        super().run(parsed)
+        if self._wrong is not None:
+            raise gdb.GdbError(self._wrong)
+
+    def answer(self, parsed: Parsed) -> Answer:
+        """Return what was found."""
         from gdbheap.debugger.checking import check_now
-        from gdbheap.debugger.output import style, write_json, write_lines
         from gdbheap.render.check import check_lines, check_object, verdict
 
         report = check_now(parsed.text("arena"))
-        path = parsed.text("json")
-        if path is not None:
-            write_json("heap check", check_object(report.abort, report.checked), path, parsed.given("force"))
-        if path != "":
-            write_lines(check_lines(report.state, report.arenas, report.abort, report.checked, style()))
-        wrong = verdict(report.abort, report.checked)
-        if wrong is not None:
-            raise gdb.GdbError(wrong)
+        self._wrong = verdict(report.abort, report.checked)
+        return Answer(
+            lambda: check_object(report.abort, report.checked),
+            lambda style: check_lines(report.state, report.arenas, report.abort, report.checked, style),
+        )

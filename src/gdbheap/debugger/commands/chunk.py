@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from gdbheap.render.style import Plain
 
 
+def expression_completions(last: str, word: str) -> list[str]:
+    """Return what GDB completes ``last``, the end of an expression, with; ``word`` is what of it may be replaced."""
+    import gdb
+
+    begin = f"print {last}"
+    kept = len(begin) - len(word)
+    found = gdb.execute(f"complete {begin}", to_string=True).splitlines()
+    return [line[kept:] for line in found if line.startswith(begin)]
+
+
 class HeapChunk(HeapCommand):
     """Show one chunk."""
 
@@ -37,8 +47,20 @@ class HeapChunk(HeapCommand):
     examples = ("heap chunk p", "heap chunk &node->next -bytes 256", "heap chunk -json -- -1 + (long) p")
 
     def split(self, argument: str) -> list[str]:
-        """Return the words of a command line as they were typed: quotes belong to the expression."""
-        return _WORD.findall(argument)
+        """Return the words of a command line as they were typed: quotes belong to the expression, but for a file's."""
+        words = _WORD.findall(argument)
+        for place, word in enumerate(words[1:], 1):
+            if words[place - 1].startswith("-j") and word[0] in "\"'" and word[-1] == word[0] and len(word) > 1:
+                words[place] = word[1:-1]
+        return words
+
+    def completions(self, text: str, word: str) -> list[str]:
+        """Return the options, or what GDB completes an expression with."""
+        typed = text.split()
+        last = "" if not typed or text[-1].isspace() else typed[-1]
+        if last.startswith("-") or not last:
+            return super().completions(text, word)
+        return expression_completions(last, word)
 
     def answer(self, parsed: Parsed) -> Answer:
         """Return the chunk that holds the address, or what is there."""
@@ -56,8 +78,10 @@ class HeapChunk(HeapCommand):
         inspector = Inspector()
         found = inspector.inspect(address, size)
         if isinstance(found, Place):
-            place = found
-            return Answer(lambda: place_object(address, place), lambda style: place_lines(address, place, style))
+            place, frees = found, inspector.foretell([address])
+            return Answer(
+                lambda: place_object(address, place, frees), lambda style: place_lines(address, place, frees, style)
+            )
         inspection = found
         pointers = [inspection.chunk.pointer]
         # free takes a pointer at its word, so one into the middle is another question.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, evaluate, number
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, evaluate, number, row_limit
 from gdbheap.debugger.options import Option, Parsed, UsageError
 
-_LIMIT = 200
-_PREVIEW = 32
 # As gdbheap.ptmalloc.chunk has them; that module is not imported before it is needed.
 _STATES = ("used", "tcache", "fastbin", "unsorted", "small", "large", "free", "top", "fencepost")
 
@@ -34,7 +32,7 @@ class HeapChunks(HeapCommand):
         Option("max-size", "BYTES", "Only chunks of at most this size."),
         Option("state", "STATE", f"Only chunks in this state: {', '.join(_STATES)}.", choices=_STATES),
         Option("start", "ADDRESS", "Begin with the chunk that has this address or user pointer."),
-        Option("count", "N", f"At most N rows (default {_LIMIT})."),
+        Option("count", "N", "At most N rows (default: as 'set heap limit' says, 200)."),
         Option("all", "", "Every row."),
         JSON,
     )
@@ -42,6 +40,7 @@ class HeapChunks(HeapCommand):
 
     def answer(self, parsed: Parsed) -> Answer:
         """Return the chunks that are asked for, of the chosen arenas."""
+        from gdbheap.debugger import settings
         from gdbheap.render.chunks import HEADER, BlockRows, ShownTotals, chunk_object, chunk_rows, totals_line
         from gdbheap.render.units import count_of
 
@@ -66,12 +65,13 @@ class HeapChunks(HeapCommand):
         def lines(style: Plain) -> Iterator[str]:
             walk = _walk(parsed)
             shown = ShownTotals()
-            made = BlockRows(walk.abi, walk.read, _PREVIEW, shown)
+            width = settings.preview()
+            made = BlockRows(walk.abi, walk.read, width, shown)
             groups = [
                 (arena.name, f"{arena.name} at {arena.address:#x}", made.rows(walk.blocks(arena))) for arena in arenas
             ]
             if not parsed.given("arena"):
-                rows = chunk_rows(walk.mmapped(), lambda chunk: walk.content(chunk, _PREVIEW), _PREVIEW, shown)
+                rows = chunk_rows(walk.mmapped(), lambda chunk: walk.content(chunk, width), width, shown)
                 groups.append(("mmapped", "chunks with mappings of their own", rows))
             for name, title, rows in groups:
                 first = next(rows, None)
@@ -99,5 +99,5 @@ def _walk(parsed: Parsed) -> ChunkWalk:
     if high is not None and high < low:
         raise UsageError("-max-size is less than -min-size, so no chunk can be meant.")
     wanted = Wanted(low, high, None if state is None else frozenset((state,)), start or 0)
-    unlimited = parsed.given("all") or (parsed.given("json") and not parsed.given("count"))
-    return ChunkWalk(wanted, None if unlimited else number(parsed, "count", _LIMIT), start)
+    unlimited = parsed.given("json") and not parsed.given("count")
+    return ChunkWalk(wanted, None if unlimited else row_limit(parsed), start)

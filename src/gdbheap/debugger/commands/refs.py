@@ -101,6 +101,8 @@ def _to_search(ranges: Sequence[MappedRange]) -> tuple[list[MappedRange], list[U
     for item in ranges:
         if item.permissions[0] == "-" or item.permissions[1] == "-":
             continue
+        if item.permissions[1] == "?" and item.name.startswith("/") and not item.held:
+            continue  # a core file leaves out what nobody wrote to: the file itself has no pointers of this process
         if item.name.startswith("/dev/") and not item.name.startswith(("/dev/shm/", "/dev/zero")):
             left_out.append(Unreadable(item.start, item.end, "it is a device's memory, which reading may change"))
             continue

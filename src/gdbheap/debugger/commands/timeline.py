@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, number
-from gdbheap.debugger.options import Option, Parsed, UsageError
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, number, within
+from gdbheap.debugger.options import Option, Parsed
 
 _HEIGHT = 16
 _COUNT = 5
@@ -18,6 +18,7 @@ class HeapTimeline(HeapCommand):
     """Draw a recording."""
 
     word = "timeline"
+    group = "explain"
     summary = "Draw how the memory that malloc has from the kernel grew and shrank, with the numbers of the events."
     details = (
         "The kinds of memory stand on top of each other: the break area, the heaps of other arenas as far as they are\n"
@@ -55,10 +56,10 @@ class HeapTimeline(HeapCommand):
             timeline_lines,
         )
 
-        width = _within(parsed, "width", LEAST_WIDTH, MOST_WIDTH)
+        width = within(parsed, "width", LEAST_WIDTH, MOST_WIDTH)
         if width is None:
             width = min(max(line_width(), LEAST_WIDTH), MOST_WIDTH)
-        height = _within(parsed, "height", LEAST_HEIGHT, MOST_HEIGHT) or _HEIGHT
+        height = within(parsed, "height", LEAST_HEIGHT, MOST_HEIGHT) or _HEIGHT
         count = number(parsed, "count", _COUNT)
         ascii_only = parsed.given("ascii") or not encodes_unicode()
         line = _timeline(parsed)
@@ -72,16 +73,6 @@ class HeapTimeline(HeapCommand):
             lambda: timeline_object(line),
             lambda style: timeline_lines(drawn, style, width=width, height=height, count=count, ascii_only=ascii_only),
         )
-
-
-def _within(parsed: Parsed, name: str, least: int, most: int) -> int | None:
-    """Return the option as a number between two, None where it was not given."""
-    if not parsed.given(name):
-        return None
-    value = number(parsed, name, 0)
-    if not least <= value <= most:
-        raise UsageError(f"-{name} is a number from {least} to {most:,}, not {value:,}.")
-    return value
 
 
 def _timeline(parsed: Parsed) -> Timeline:

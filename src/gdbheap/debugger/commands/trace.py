@@ -13,6 +13,8 @@ TYPE_CHECKING = False  # as in typing, which takes long to import
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gdbheap.debugger.allocation_log import AllocationLog
+
 _EXPLAINED = 3
 
 
@@ -20,6 +22,7 @@ class HeapTrace(HeapCommand):
     """Run the program under a recording, then report."""
 
     word = "trace"
+    group = "explain"
     summary = "Run the program to its end, with all the processes that it makes, and report who its memory was for."
     details = (
         "Every call that gives it memory or takes it back is recorded. Its input and output are its own, and signals\n"
@@ -30,6 +33,11 @@ class HeapTrace(HeapCommand):
     )
     options = (
         Option("o", "FILE", "Write the report to FILE instead."),
+        Option(
+            "allocations",
+            "FILE",
+            "Write its calls of malloc, free and so on to FILE, for 'heap what-if'. It takes about 1 ms a call.",
+        ),
         JSON,
     )
     examples = ("heap trace", "heap trace -o report.txt -json report.json")
@@ -55,6 +63,7 @@ class HeapTrace(HeapCommand):
             if os.path.isfile(os.path.expanduser(name)):
                 refuse_existing(name, overwrite)  # now: later the run would be lost
         command = command_line()
+        log = _allocation_log(parsed.text("allocations"))
         first = RECORDER.history.recorded + 1
         RECORDER.start(
             SYSCALLS, malloc_only=False, stop_there=False, follow="both", kept=KEPT, show=lambda events: None
@@ -63,13 +72,17 @@ class HeapTrace(HeapCommand):
             ending = run_to_end(RECORDER)
         finally:
             RECORDER.stop()
+            if log is not None:
+                log.stop()
         gdb.set_convenience_variable("_gdbheap_status", ending.status)
         history = RECORDER.history
         explained = explain_all(history, largest_growths(history, first, _EXPLAINED), source_line)
         path = parsed.text("o")
 
         def lines(style: Plain) -> Iterator[str]:
-            return report_lines(history, first, command, ending, explained, style)
+            yield from report_lines(history, first, command, ending, explained, style)
+            if log is not None:
+                yield from _log_lines(log, parsed.text("allocations") or "", ending.seconds)
 
         try:
             if path:
@@ -83,3 +96,28 @@ class HeapTrace(HeapCommand):
             if parsed.given("json"):
                 body = trace_object(history, first, command, ending, explained)
                 write_json("heap trace", body, parsed.text("json") or "", overwrite)
+
+
+def _allocation_log(path: str | None) -> AllocationLog | None:
+    """Return the log of allocations that is asked for, already waiting for the program to start."""
+    from gdbheap.debugger.allocation_log import AllocationLog, open_log
+
+    if path is None:
+        return None
+    log = AllocationLog(open_log(path))
+    log.start()
+    return log
+
+
+def _log_lines(log: AllocationLog, path: str, seconds: float) -> Iterator[str]:
+    from gdbheap.render.units import count_of
+
+    yield ""
+    cost = f", {1000 * seconds / log.operations:.2f} ms for each" if log.operations else ""
+    operations = count_of(log.operations, "operation")
+    yield f"{path}: {operations} of process {log.process}. The run took {seconds:.1f} s{cost}."
+    if log.unknown:
+        yield (
+            f"{count_of(log.unknown, 'call')} of free or realloc left out: their memory was allocated before malloc "
+            "was watched."
+        )

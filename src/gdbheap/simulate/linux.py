@@ -1,0 +1,147 @@
+"""The kernel's side of a simulated operation: what it answers, and what that does to the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from gdbheap.ptmalloc.abi import round_up
+from gdbheap.simulate.calls import Call, Unpredictable, failed
+from gdbheap.simulate.kernel import MADV_DONTNEED, MAP_FIXED
+from gdbheap.simulate.words import Words
+
+#: Where placeholders for addresses that the kernel chooses begin, by word size: no process has anything there.
+_PLACEHOLDERS = {8: 1 << 52, 4: 0x00100000}
+_PLACEHOLDERS_END = {8: 1 << 56, 4: 0x08000000}
+#: Bytes at the start of a chunk that malloc may have written: in a mapping of its own that is all.
+_HEADER = 64
+
+
+class Kernel(Protocol):
+    """What answers system calls in a simulation."""
+
+    def answer(self, call: Call) -> int:
+        """Return the kernel's answer, as a signed number."""
+        ...
+
+    def copy(self) -> Kernel:
+        """Return a kernel that answers what this one would, and can go on on its own."""
+        ...
+
+
+class WillingKernel:
+    """A kernel that refuses nothing.
+
+    brk moves the break to where it is asked to. Where a mapping goes is for the real kernel to choose: an address
+    stands for it here that no process has, so that the operations after it can be told; ``is_placeholder`` knows it.
+    """
+
+    def __init__(self, word_size: int, brk: int | None = None, next_mapping: int | None = None) -> None:
+        self._word_size = word_size
+        self._brk = brk
+        self._next = _PLACEHOLDERS[word_size] if next_mapping is None else next_mapping
+
+    def copy(self) -> WillingKernel:
+        """Return a kernel that answers what this one would."""
+        return WillingKernel(self._word_size, self._brk, self._next)
+
+    def is_placeholder(self, address: int) -> bool:
+        """Whether an address stands for one that the kernel chooses."""
+        return is_placeholder(self._word_size, address)
+
+    def answer(self, call: Call) -> int:
+        """Return the kernel's answer."""
+        name, args = call.syscall, call.args
+        if name == "brk":
+            if args[0] == 0:
+                if self._brk is None:
+                    raise Unpredictable("The break was never asked for in this process, and where it is is not known.")
+                return self._brk
+            self._brk = args[0]
+            return args[0]
+        if name == "mmap" and not args[3] & MAP_FIXED:
+            if call.path == "heap-reserve" and args[0]:
+                return args[0]  # the hint is the place behind the heap before, which is most likely free
+            # A reservation is hardly ever where a heap may begin.
+            return self._place(args[1], args[1] // 2) + 0x1000 if call.path == "heap-reserve" else self._place(args[1])
+        if name == "mmap":
+            return args[0]
+        if name == "mremap":
+            return args[0] if args[2] <= args[1] else self._place(args[2])
+        return 0
+
+    def _place(self, length: int, alignment: int = 0x1000) -> int:
+        address = round_up(self._next, alignment)
+        self._next = address + round_up(length, 0x1000) + 0x10000
+        if self._next > _PLACEHOLDERS_END[self._word_size]:
+            raise Unpredictable("The kernel chooses where the mapping goes.")
+        return address
+
+
+def is_placeholder(word_size: int, address: int) -> bool:
+    """Whether an address stands for one that the kernel chooses."""
+    return _PLACEHOLDERS[word_size] <= address < _PLACEHOLDERS_END[word_size]
+
+
+class RecordedKernel:
+    """A kernel that maps where a record says that the real one did; brk succeeds.
+
+    ``mappings`` are the addresses, in the order in which mappings of chunks are made or moved, and ``heaps`` those of
+    heaps of arenas.
+    """
+
+    def __init__(self, mappings: Iterable[int] = (), heaps: Iterable[int] = ()) -> None:
+        self.mappings = list(mappings)
+        self.heaps = list(heaps)
+        self.brk = 0
+
+    def copy(self) -> RecordedKernel:
+        """Return a kernel that answers what this one would."""
+        made = RecordedKernel(self.mappings, self.heaps)
+        made.brk = self.brk
+        return made
+
+    def answer(self, call: Call) -> int:
+        """Return the kernel's answer."""
+        if call.syscall == "brk":
+            if call.args[0]:
+                self.brk = call.args[0]
+            return self.brk
+        if call.path == "heap-reserve" and self.heaps:
+            # Most of what is reserved lies below the heap, so that the rest above it is the least that it can be.
+            return self.heaps.pop(0) - call.args[1] // 2 + 0x1000
+        if call.syscall in ("mmap", "mremap") and not (call.syscall == "mmap" and call.args[3] & MAP_FIXED):
+            if not self.mappings:
+                raise Unpredictable(f"The record tells of no mapping here, but {call.syscall} is called.")
+            return self.mappings.pop(0)
+        return call.args[0] if call.syscall == "mmap" else 0
+
+
+def apply(words: Words, call: Call, answer: int, brk_before: int | None) -> None:
+    """Do to the memory what the kernel did when it gave ``answer``; ``brk_before`` is where the break was."""
+    name, args = call.syscall, call.args
+    if name == "brk":
+        if brk_before and args[0] and answer > brk_before:
+            words.fresh(brk_before, answer)
+        elif brk_before and args[0] and answer < brk_before:
+            words.unmap(answer, brk_before)
+    elif failed(answer):
+        return
+    elif name == "mmap" and args[3] & MAP_FIXED:
+        words.zero(answer, answer + args[1])
+    elif name == "mmap":
+        words.fresh(answer, answer + args[1])
+    elif name == "munmap":
+        chunk = args[0] + sum(term.value for term in call.terms if term.name == "offset")
+        header = (chunk, chunk + _HEADER) if call.path == "munmap-chunk" else None
+        words.unmap(args[0], args[0] + args[1], header)
+    elif name == "mremap":
+        if answer != args[0]:
+            words.move(args[0], args[1], answer)
+            words.fresh(answer + args[1], answer + args[2])
+        elif args[2] > args[1]:
+            words.fresh(args[0] + args[1], args[0] + args[2])
+        else:
+            words.unmap(args[0] + args[2], args[0] + args[1])
+    elif name == "madvise" and args[2] == MADV_DONTNEED:
+        words.zero(args[0], args[0] + args[1])

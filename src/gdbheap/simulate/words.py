@@ -1,0 +1,170 @@
+"""Memory as words that can be written without touching what lies below: the layer that simulated operations work on."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+
+from gdbheap.memory import Memory, MemoryFault
+from gdbheap.ptmalloc.abi import Abi, round_down, round_up
+
+
+class Mapped:
+    """Ranges of addresses whose bytes the simulated kernel changed: all zero since then, or gone.
+
+    Ranges are kept apart and in order; what lies outside them is as it was below.
+    """
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._zero: list[bool] = []
+
+    def set(self, start: int, end: int, zero: bool) -> None:
+        """Note that the bytes from ``start`` to ``end`` are zero now, or (``zero`` False) not mapped any more."""
+        if start >= end:
+            return
+        first = bisect_left(self._ends, start)
+        last = bisect_right(self._starts, end)
+        kept: list[tuple[int, int, bool]] = []
+        for place in range(first, last):
+            low, high, value = self._starts[place], self._ends[place], self._zero[place]
+            if value == zero:  # they touch, or overlap: one range
+                start, end = min(start, low), max(end, high)
+                continue
+            if low < start:
+                kept.append((low, start, value))
+            if high > end:
+                kept.append((end, high, value))
+        kept.append((start, end, zero))
+        kept.sort()
+        self._starts[first:last] = [item[0] for item in kept]
+        self._ends[first:last] = [item[1] for item in kept]
+        self._zero[first:last] = [item[2] for item in kept]
+
+    def at(self, address: int) -> tuple[bool | None, int]:
+        """Return what is at ``address`` and the address up to which that is so.
+
+        True stands for zero bytes, False for memory that is not mapped, None for what is below.
+        """
+        place = bisect_right(self._starts, address)
+        if place and address < self._ends[place - 1]:
+            return self._zero[place - 1], self._ends[place - 1]
+        return None, self._starts[place] if place < len(self._starts) else 1 << 65
+
+
+class Words(dict[int, int]):
+    """The words of memory by address, over the memory ``below``, which is only ever read.
+
+    A word that is asked for the first time is read from below and kept. So ``words[address]`` is as quick as a lookup
+    in a dictionary. Writing changes this layer alone: a copy of the whole is a new layer over this one, which must
+    not be written to any more. Addresses are multiples of the word size; a word at another address can be read, but
+    not written.
+    """
+
+    def __init__(self, abi: Abi, below: Memory) -> None:
+        super().__init__()
+        self._abi = abi
+        self._below = below
+        self._size = abi.word_size
+        self._mapped = Mapped()  # by what this layer did; the one below has its own
+
+    def __missing__(self, address: int) -> int:
+        size = self._size
+        if address % size or not 0 <= address < 1 << 8 * size:
+            return int.from_bytes(self.read(address % (1 << 8 * size), size), self._abi.byte_order)
+        word = self._under(address)
+        self[address] = word
+        return word
+
+    def _under(self, address: int) -> int:
+        """Return the word at ``address`` without what was written to this layer."""
+        here, _ = self._mapped.at(address)
+        if here is None:
+            if isinstance(self._below, Words):
+                return self._below[address]
+            return int.from_bytes(self._below.read(address, self._size), self._abi.byte_order)
+        if here:
+            return 0
+        raise MemoryFault(address, self._size, "it was given back to the kernel")
+
+    def above(self) -> Words:
+        """Return a new layer over this one; this one must not be written to from then on."""
+        return Words(self._abi, self)
+
+    def fresh(self, start: int, end: int) -> None:
+        """Let the bytes from ``start`` to ``end`` be zero, where there was nothing: the kernel has made them."""
+        self._mapped.set(start, end, True)
+
+    def zero(self, start: int, end: int) -> None:
+        """Let the bytes from ``start`` to ``end`` be zero: the kernel has made them anew."""
+        self._forget(start, end)
+        self._mapped.set(start, end, True)
+
+    def unmap(self, start: int, end: int, written: tuple[int, int] | None = None) -> None:
+        """Let there be nothing from ``start`` to ``end``; ``written`` is the part where words were, None for all."""
+        self._forget(*(written or (start, end)))
+        self._mapped.set(start, end, False)
+
+    def _forget(self, start: int, end: int) -> None:
+        if (end - start) // self._size < len(self):
+            for address in range(round_down(start, self._size), end, self._size):
+                self.pop(address, None)
+        else:
+            for address in [address for address in self if start <= address < end]:
+                del self[address]
+
+    def move(self, start: int, size: int, to: int) -> None:
+        """Move what malloc may look at of the ``size`` bytes at ``start``, their first words, to the address ``to``."""
+        words = [self[start + place] for place in range(0, min(size, 8 * self._size), self._size)]
+        self.unmap(start, start + size)
+        self.fresh(to, to + size)
+        for place, word in enumerate(words):
+            self[to + place * self._size] = word
+
+    def written(self) -> dict[int, tuple[int | None, int]]:
+        """Return what differs from below: by address the word there (None: unreadable) and the word here."""
+        changed: dict[int, tuple[int | None, int]] = {}
+        for address in sorted(self):
+            try:
+                before: int | None = (
+                    self._below[address]
+                    if isinstance(self._below, Words)
+                    else int.from_bytes(self._below.read(address, self._size), self._abi.byte_order)
+                )
+            except MemoryFault:
+                before = None
+            if before != self[address]:
+                changed[address] = before, self[address]
+        return changed
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return the ``size`` bytes at ``address`` as this layer has them; raise MemoryFault where there are none."""
+        data = bytearray()
+        place, end = address, address + size
+        while place < end:
+            here, until = self._mapped.at(place)
+            length = min(end, until) - place
+            if here is None:
+                data += self._below.read(place, length)
+            elif here:
+                data += bytes(length)
+            else:
+                raise MemoryFault(place, length, "it was given back to the kernel")
+            place += length
+        self._patch(data, address)
+        return bytes(data)
+
+    def _patch(self, data: bytearray, address: int) -> None:
+        """Put the words of this layer over ``data``, the bytes at ``address``."""
+        size, order, end = self._size, self._abi.byte_order, address + len(data)
+        first, last = round_down(address, size), round_up(end, size)
+        if (last - first) // size <= len(self):
+            found = [(place, self[place]) for place in range(first, last, size) if place in self]
+        else:
+            found = [(place, word) for place, word in self.items() if first <= place < last]
+        for place, word in found:
+            part = word.to_bytes(size, order)
+            if place < address:
+                part, place = part[address - place :], address
+            part = part[: end - place]
+            data[place - address : place - address + len(part)] = part
