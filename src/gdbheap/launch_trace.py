@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HELP = """\
-Usage: gdbheap trace [-o FILE] [-json FILE] [-allocations FILE] [--] PROGRAM [ARGUMENTS...]
+Usage: gdbheap trace [-o FILE] [-json FILE] [-allocations FILE] [-force] [--] PROGRAM [ARGUMENTS...]
 
 Run PROGRAM to its end, with all the processes that it makes, and record every system call that gives it memory or
 takes it back. Then print who the memory was for, and why malloc asked for the largest pieces of it. The program's
@@ -22,6 +22,7 @@ Ctrl-C ends the recording: the program is let go with the SIGINT, and what was r
   -allocations FILE
                write the program's calls of malloc, free and so on to FILE, for 'heap what-if' (docs/operations.md);
                each call then takes about a millisecond
+  -force       overwrite FILE where it exists
   -h, --help   print this text
 
 Example: whose memory does a compiler need?
@@ -42,24 +43,32 @@ class TraceError(Exception):
 
 
 class Trace(NamedTuple):
-    """What is to be traced, and where to the report goes (empty: the standard error, no JSON, no allocations)."""
+    """What is to be traced, and where to the report goes (empty: the standard error, no JSON, no allocations).
+
+    ``force`` is whether files that exist are overwritten.
+    """
 
     report: str
     json: str
     program: list[str]
     allocations: str = ""
+    force: bool = False
 
 
 def parse(words: Sequence[str]) -> Trace | None:
     """Return what the words after ``trace`` ask for, None where that is the help; raise TraceError."""
     files = {"-o": "", "-json": "", "-allocations": ""}
     rest = list(words)
+    force = False
     while rest and rest[0].startswith("-") and rest[0] != "-":
         word = rest.pop(0)
         if word in ("-h", "-help", "--help"):
             return None
         if word == "--":
             break
+        if word in ("-force", "--force"):
+            force = True
+            continue
         name = word[1:] if word in ("--json", "--allocations") else word
         if name not in files:
             raise TraceError(f"there is no option {word}: see gdbheap trace --help.")
@@ -68,7 +77,7 @@ def parse(words: Sequence[str]) -> Trace | None:
         files[name] = rest.pop(0)
     if not rest:
         raise TraceError("there is no program to trace: see gdbheap trace --help.")
-    return Trace(files["-o"], files["-json"], rest, files["-allocations"])
+    return Trace(files["-o"], files["-json"], rest, files["-allocations"], force)
 
 
 def resolve(program: Sequence[str], path: str) -> list[str]:
@@ -110,6 +119,8 @@ def gdb_options(trace: Trace, environment: Mapping[str, str]) -> list[str]:
         command += f" -json {shlex.quote(trace.json)}"
     if trace.allocations:
         command += f" -allocations {shlex.quote(trace.allocations)}"
+    if trace.force:
+        command += " -force"
     commands = [*(f"unset environment {name}" for name in of_gdb)]
     if of_shell:
         commands.append(f"set exec-wrapper env {' '.join(f'-u {name}' for name in of_shell)}")
@@ -128,5 +139,7 @@ def prepare(words: Sequence[str]) -> list[str] | None:
     for path in (trace.report, trace.json, trace.allocations):
         if path and not Path(path).absolute().parent.is_dir():
             raise TraceError(f"'{path}' cannot be written: there is no such folder.")
+        if path and not trace.force and os.path.isfile(path):
+            raise TraceError(f"'{path}' exists already: name another file, or add -force.")
     program = resolve(trace.program, os.environ.get("PATH", os.defpath))
     return gdb_options(trace._replace(program=program), os.environ)

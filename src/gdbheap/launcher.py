@@ -14,7 +14,7 @@ from gdbheap.loading import NEEDS
 
 HELP = """\
 Usage: gdbheap [GDB OPTIONS] [PROGRAM [ARGUMENTS...]]
-       gdbheap trace [-o FILE] [-json FILE] [--] PROGRAM [ARGUMENTS...]
+       gdbheap trace [-o FILE] [-json FILE] [-force] [--] PROGRAM [ARGUMENTS...]
 
 Start GDB with the heap commands loaded, on PROGRAM with its ARGUMENTS. In GDB, `help heap` lists the commands.
 With `trace` run PROGRAM to its end instead and print who its memory was for: see `gdbheap trace --help`. (A program

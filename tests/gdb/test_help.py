@@ -14,6 +14,7 @@ COMMANDS = (
     "heap arenas",
     "heap bins",
     "heap catch",
+    "heap check",
     "heap chunk",
     "heap chunks",
     "heap events",
@@ -90,7 +91,7 @@ def test_apropos(gdb: Gdb) -> None:
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("heap ch", {"heap chunk", "heap chunks"}),
+        ("heap ch", {"heap check", "heap chunk", "heap chunks"}),
         ("heap bins f", {"heap bins fast"}),
         ("heap bins fast -t", {"heap bins fast -thread"}),
         ("heap bins -arena ", set()),
@@ -110,7 +111,7 @@ def test_apropos(gdb: Gdb) -> None:
         ("heap catch -m", {"heap catch -malloc"}),
         ("heap catch -follow ", {"heap catch -follow parent", "heap catch -follow child", "heap catch -follow both"}),
         ("heap why-grow -a", {"heap why-grow -all"}),
-        ("heap top -", {"heap top -json"}),
+        ("heap top -", {"heap top -json", "heap top -force"}),
         ("heap timeline -by t", {"heap timeline -by time"}),
         ("heap timeline -s", {"heap timeline -svg"}),
         ("heap map -w", {"heap map -width", "heap map -words"}),

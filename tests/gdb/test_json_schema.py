@@ -11,10 +11,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from gdbheap.growth.event import KINDS
+from gdbheap.growth.event import KINDS as EVENT_KINDS
 from gdbheap.growth.groups import BY
 from gdbheap.growth.phases import PHASES
 from gdbheap.ptmalloc.chunk import STATES
+from gdbheap.ptmalloc.finding import CALLS, KINDS
 from gdbheap.ptmalloc.place import PLACES
 from gdbheap.ptmalloc.refs import KINDS as REFERENCES
 from gdbheap.simulate.free_chunk import ENDS
@@ -27,7 +28,7 @@ SCHEMA: dict[str, Any] = json.loads((ROOT / "docs" / "schema.json").read_text(en
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 SEEN = (
     *("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap map", "heap map -words"),
-    *("heap bins", "heap tcache", "heap find"),
+    *("heap bins", "heap tcache", "heap find", "heap check"),
 )
 #: What asks for one chunk of the fixture threads: one that is used, one that is in a list, a heap's reserve, a stack.
 CHUNKS = (
@@ -283,10 +284,37 @@ def test_the_schemas_lists_are_the_codes() -> None:
     assert list(SCHEMA["$defs"]["amounts"]["properties"]) == list(STATES)
     source = (ROOT / "src" / "gdbheap" / "growth" / "requester.py").read_text(encoding="utf-8")
     kinds = SCHEMA["$defs"]["kind_name"]["enum"]
-    assert kinds == list(KINDS)
+    assert kinds == list(EVENT_KINDS)
     assert set(kinds) == set(re.findall(r'Requester\(\s*"([\w-]+)"', source))
     assert SCHEMA["$defs"]["heap events"]["properties"]["by"]["enum"] == [*BY, None]
     assert SCHEMA["$defs"]["phases"]["items"]["properties"]["name"]["enum"] == list(PHASES)
+
+
+def test_a_corrupt_heap(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """What is found, what catches it, who is suspect, and malloc's own check."""
+    asked = [f"heap check {answers.into(name)}" for name in ("before", "after")]
+    gdb("break stop_here", "run", asked[0], "continue", asked[1], program=programs["corrupt"], args=["free-prev"])
+    for name in ("before", "after"):
+        assert answers[name]["findings"][0]["catches"]
+        assert answers[name]["findings"][0]["culprit"]
+        assert not errors(answers[name])
+    assert answers["after"]["abort"]["compared"]
+    for place in (("findings", 0), ("findings", 0, "catches", 0), ("findings", 0, "culprit"), ("abort",)):
+        for key in list(reached(answers["after"], place)):
+            answer = copy.deepcopy(answers["after"])
+            del reached(answer, place)[key]
+            assert errors(answer), f"without {key}"
+    for name, table in (("finding", KINDS), ("catch", CALLS)):
+        key = "kind" if name == "finding" else "call"
+        assert SCHEMA["$defs"][name]["properties"][key]["enum"] == list(table)
+
+
+def reached(value: Any, place: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the object inside ``value`` that the keys of ``place`` lead to."""
+    for key in place:
+        value = value[key]
+    assert isinstance(value, dict)
+    return value
 
 
 def test_every_key_is_described() -> None:

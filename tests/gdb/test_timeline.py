@@ -112,7 +112,10 @@ def test_the_drawing_and_the_picture(gdb: Gdb, programs: Programs, tmp_path: Pat
     picture.write_text("old")
     for by in ("event", "time"):
         result = gdb(
-            "heap catch", "run", f"heap timeline -by {by} -width 70 -rest -svg {picture}", program=programs["growth"]
+            "heap catch",
+            "run",
+            f"heap timeline -by {by} -width 70 -rest -svg {picture} -force",
+            program=programs["growth"],
         ).succeeded()
         _, _, drawing = result.stdout.partition("\nprocess ")
         assert drawing

@@ -140,8 +140,8 @@ class Answers:
         return self.folder / f"{name}.json"
 
     def into(self, name: str) -> str:
-        """Return the option that makes a command write its JSON into the answer ``name``."""
-        return f"-json {self.path(name)}"
+        """Return the options that make a command write its JSON into the answer ``name``, over an earlier one."""
+        return f"-json {self.path(name)} -force"
 
     def __getitem__(self, name: str) -> dict[str, Any]:
         path = self.path(name)

@@ -224,10 +224,17 @@ class Image:
         for index, members in fastbins.items():
             self.field(state, address, "fastbinsY", members[0].address, index)
             self.single([row.address for row in members], shown=0)
+        marked: dict[int, int] = {}
         for index, members in bins.items():
             if index >= bin_index(self.abi, self.abi.min_large_size):
                 members.sort(key=lambda row: -row.size)
             self.bin(address, index, [row.address for row in members])
+            if index > 1 and members:
+                marked[index >> 5] = marked.get(index >> 5, 0) | 1 << (index & 31)
+            if index >= bin_index(self.abi, self.abi.min_large_size):
+                self.sizes(members)
+        for place, bits in marked.items():
+            self.field(state, address, "binmap", bits, place)
 
     def bin(self, arena: int, index: int, members: Sequence[int]) -> None:
         """Link ``members`` into bin ``index``, front to back."""
@@ -239,6 +246,17 @@ class Image:
         for place, chunk in enumerate(members, 1):
             self.word(chunk + abi.header, circle[place + 1])
             self.word(chunk + abi.header + abi.word_size, circle[place - 1])
+
+    def sizes(self, members: Sequence[Row]) -> None:
+        """Link the first chunk of each size of a large bin, whose ``members`` are front to back."""
+        word = self.abi.word_size
+        heads = [row for place, row in enumerate(members) if not place or members[place - 1].size != row.size]
+        for row in members:
+            self.word(row.address + 4 * word, 0)
+            self.word(row.address + 5 * word, 0)
+        for place, row in enumerate(heads):
+            self.word(row.address + 4 * word, heads[(place + 1) % len(heads)].address)
+            self.word(row.address + 5 * word, heads[place - 1].address)
 
     def single(self, chunks: Sequence[int], shown: int) -> None:
         """Link ``chunks`` in a single list; a link says the next chunk's address plus ``shown``."""

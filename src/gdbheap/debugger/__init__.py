@@ -31,6 +31,7 @@ def load() -> None:
     from gdbheap.debugger.commands.base import HeapCommand
     from gdbheap.debugger.commands.bins import HeapBins
     from gdbheap.debugger.commands.catch import HeapCatch
+    from gdbheap.debugger.commands.check import HeapCheck
     from gdbheap.debugger.commands.chunk import HeapChunk
     from gdbheap.debugger.commands.chunks import HeapChunks
     from gdbheap.debugger.commands.events import HeapEvents
@@ -50,7 +51,7 @@ def load() -> None:
     commands = (
         *(HeapArenas, HeapTop, HeapParams, HeapChunks, HeapMap),
         *(HeapChunk, HeapBins, HeapTcache, HeapFind, HeapRefs),
-        *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace, HeapPredict, HeapWhatIf),
+        *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace, HeapPredict, HeapWhatIf, HeapCheck),
     )
     settings.define(prefixes)
     named_functions = [(function.usage, function.summary) for function in functions.FUNCTIONS]

@@ -26,7 +26,9 @@ class Told:
             return
         from gdbheap.memory import MemoryFault  # with typing, too slow to import for a session that never gets here
 
-        if isinstance(error, (UsageError, TargetError)):
-            raise gdb.GdbError(str(error)) from None
+        if isinstance(error, (UsageError, TargetError, gdb.GdbError)):
+            from gdbheap.render.escape import printable
+
+            raise gdb.GdbError(printable(str(error))) from None
         if isinstance(error, MemoryFault):
             raise gdb.GdbError(f"GDB {error}.") from None

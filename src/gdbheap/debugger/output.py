@@ -66,42 +66,74 @@ def versioned(command: str, body: Mapping[str, object]) -> Mapping[str, object]:
     return {"schema": SCHEMA, "command": command, **body}
 
 
-def write_json(command: str, body: Mapping[str, object], path: str) -> None:
+def write_json(command: str, body: Mapping[str, object], path: str, overwrite: bool = False) -> None:
     """Write the versioned object of a command as JSON: to the file ``path``, or to GDB's stream where that is empty.
 
-    The file is written whole or not at all. Raises gdb.GdbError where it cannot be.
+    The file is written whole or not at all; one that exists is replaced only with ``overwrite``. Raises gdb.GdbError
+    where it cannot be.
     """
     import json
 
     text = json.dumps(versioned(command, body), indent=1)
     if path:
-        write_file(path, text + "\n")
+        write_file(path, text + "\n", overwrite)
     else:
         write_lines([style().json(text)])
 
 
-def write_file(path: str, text: str) -> None:
+def refuse_existing(path: str, overwrite: bool) -> None:
+    """Raise gdb.GdbError where ``path`` exists and may not be replaced: asked before work that would be lost."""
+    path = os.path.expanduser(path)
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        raise gdb.GdbError(f"Nothing was written: {path} exists and is not a regular file; name another file.")
+    if not overwrite:
+        raise gdb.GdbError(f"Nothing was written: {path} exists already; name another file, or add -force.")
+
+
+def write_file(path: str, text: str, overwrite: bool = False) -> None:
     """Write the text to the file ``path``, where ``~`` is understood; the file is written whole or not at all.
 
-    Raises gdb.GdbError where it cannot be.
+    A file that exists is replaced only with ``overwrite``, and never what is no regular file, as a link. Raises
+    gdb.GdbError where it cannot be written.
     """
     import tempfile
 
     path = os.path.expanduser(path)
+    refuse_existing(path, overwrite)
     try:
-        if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
-            raise gdb.GdbError(f"Nothing was written: {path} exists and is not a regular file; name another file.")
         descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".gdbheap-")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
                 os.fchmod(file.fileno(), 0o666 & ~_umask())
-            os.replace(temporary, path)
+            if overwrite:
+                os.replace(temporary, path)
+            else:
+                _give_name(temporary, path)
         except BaseException:
             os.unlink(temporary)
             raise
+    except FileExistsError:
+        raise gdb.GdbError(f"Nothing was written: {path} exists already; name another file, or add -force.") from None
     except OSError as error:
         raise gdb.GdbError(f"Nothing was written to {path}: {error.strerror}.") from None
+
+
+def _give_name(temporary: str, path: str) -> None:
+    """Make ``path`` the name of a file that was written; raise FileExistsError where something has that name by now."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.replace(temporary, path)
+    else:
+        os.unlink(temporary)
 
 
 def _umask() -> int:

@@ -141,6 +141,7 @@ def _collect(abi: Abi, arena: Arena, blocks: Iterable[Block], wanted: Sequence[i
     last: list[Chunk] = []  # the last two chunks of the blocks before, as far as the next block follows them
     waiting: list[int] = []  # found in the last chunk of a block: the next one is not known yet
     region: Region | None = None
+    resumed: str | None = None  # why the walk was taken up again, in the part that it is in
     left = set(wanted)
     for block in blocks:
         columns = block.columns
@@ -150,6 +151,7 @@ def _collect(abi: Abi, arena: Arena, blocks: Iterable[Block], wanted: Sequence[i
         if block.gap is not None:
             found.gaps.append(block.gap)
             last, waiting = [], []
+            resumed = block.gap.why
         if not columns.addresses:
             continue
         first = _chunk_at(abi, block, 0)
@@ -169,7 +171,9 @@ def _collect(abi: Abi, arena: Arena, blocks: Iterable[Block], wanted: Sequence[i
             else:
                 before, chunk, after = around[1:]
             assert chunk is not None
-            found.holders[address] = Holder(arena, columns.region, chunk, before, after)
+            found.holders[address] = Holder(
+                arena, columns.region, chunk, before, after, resumed if columns.region.resumed else None
+            )
             left.discard(address)
             if after is None:
                 waiting.append(address)

@@ -81,7 +81,16 @@ def arena_list(abi: Abi, item: FreeList) -> ChunkList:
         except ValueError:  # no chunk belongs on it, and its problems say so
             low, high = 0, 0
     return ChunkList(
-        item.kind, item.index, low, high, item.addresses, item.sizes, None, None, item.problems, item.complete
+        item.kind,
+        item.index,
+        low,
+        high,
+        tuple(item.addresses),
+        tuple(item.sizes),
+        None,
+        None,
+        item.problems,
+        item.complete,
     )
 
 

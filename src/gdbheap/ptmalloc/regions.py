@@ -35,6 +35,7 @@ class Region:
     ``limit`` at the latest. ``top`` is the arena's top chunk where this region ends with it, else None: then it ends
     with fenceposts. ``end`` is where its memory ends, None where only the fenceposts will tell; ``following`` is the
     address of the region behind it in main_arena, as far as that is known. ``main`` is whether it is main_arena's.
+    ``resumed`` is set for the rest of a region behind a place where the walk had stopped: from a chunk that is known.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Region:
     end: int | None
     following: int | None
     main: bool
+    resumed: bool = False
 
 
 @dataclass(frozen=True)

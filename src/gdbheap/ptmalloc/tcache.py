@@ -68,7 +68,8 @@ class Tcache:
         return tuple(text for item in self.bins for text in item.problems)
 
 
-def _bin_total(abi: Abi, layout: Layout) -> int:
+def bin_total(abi: Abi, layout: Layout) -> int:
+    """Return how many bins a tcache has; raise LayoutUnknown where the target does not describe it."""
     if layout.tcache is None:
         raise LayoutUnknown("The target's debug information does not describe struct tcache_perthread_struct.")
     return (layout.tcache.size - layout.tcache.fields["entries"].offset) // abi.word_size
@@ -84,7 +85,7 @@ def tcache_index(abi: Abi, layout: Layout, size: int) -> int | None:
     csize2tidx, and from glibc 2.42 on large_csize2tidx, one bin for each power of two. (2.42.0 on i386 counts those
     one higher.) Raises LayoutUnknown where the target does not describe the tcache.
     """
-    total = _bin_total(abi, layout)
+    total = bin_total(abi, layout)
     index = max(size - abi.min_size + abi.alignment - 1, 0) // abi.alignment
     if index < SMALL_BINS:
         return index
@@ -104,7 +105,8 @@ def tcache_range(abi: Abi, index: int) -> tuple[int, int]:
     return max(largest_small + abi.alignment, 1 << (bits - 1)), (1 << bits) - abi.alignment
 
 
-def _fits(abi: Abi, index: int, size: int) -> bool:
+def fits(abi: Abi, index: int, size: int) -> bool:
+    """Return whether a chunk of ``size`` bytes may be in tcache bin ``index``."""
     low, high = tcache_range(abi, index)
     if size % abi.alignment:
         return False
@@ -148,7 +150,7 @@ def _follow(memory: Memory, abi: Abi, index: int, head: int, safe_linking: bool,
             result.stop(f"{where} is {pointer:#x}: {fault}.")
             break
         size = result.found[pointer] = word & ~FLAG_BITS
-        if not _fits(abi, index, size):
+        if not fits(abi, index, size):
             result.found[pointer] = 0
             expected = f"{low:#x}" if low == high else f"from {low:#x} to {high:#x}"
             result.problems.add(
@@ -176,8 +178,8 @@ def read_tcache(
 
     Raises MemoryFault where the struct is unreadable and LayoutUnknown where the target does not describe it.
     """
-    total = _bin_total(abi, layout)
-    assert layout.tcache is not None  # _bin_total has refused that
+    total = bin_total(abi, layout)
+    assert layout.tcache is not None  # bin_total has refused that
     fields = layout.tcache.fields
     data = memory.read(address, layout.tcache.size)
     start = fields["entries"].offset

@@ -251,6 +251,53 @@ def walk_region(memory: Memory, abi: Abi, region: Region, max_block: int = MAX_B
     yield Columns(region, [], [], [], set(), None, region_ending(memory, abi, region, position))
 
 
+#: How often a walk is taken up again in one region, and how many known chunks are tried each time.
+_RESUMPTIONS = 64
+_TRIES = 64
+
+
+def resumed_walk(
+    memory: Memory, abi: Abi, region: Region, known: Sequence[int], max_block: int = MAX_BLOCK
+) -> Iterator[Columns]:
+    """Yield the chunks of ``region`` as walk_region does, and go on behind a place where the walk stops.
+
+    ``known`` are addresses of chunks in ascending order, as those on free lists. The walk is taken up again at the
+    first of them that is behind the place and from which the chunks lead to another of them, or to where the region
+    ends. Columns from there on are of a region of their own, which begins at that chunk.
+    """
+    for _ in range(_RESUMPTIONS):
+        ending: Ending | None = None
+        for columns in walk_region(memory, abi, region, max_block):
+            yield columns
+            ending = columns.ending
+        if ending is None or ending.problem is None:
+            return
+        start = _resumption(memory, abi, region, ending.address, known)
+        if start is None:
+            return
+        region = _rest(region, start)
+
+
+def _rest(region: Region, start: int) -> Region:
+    return replace(region, address=start, start=start, header=0, resumed=True)
+
+
+def _resumption(memory: Memory, abi: Abi, region: Region, stopped: int, known: Sequence[int]) -> int | None:
+    """Return the chunk from which a walk that has ``stopped`` can go on, None where there is none."""
+    low, high = bisect_right(known, stopped), bisect_left(known, region.limit)
+    for place in range(low, min(high, low + _TRIES)):
+        target = known[place + 1] if place + 1 < high else None
+        for columns in walk_region(memory, abi, replace(region, start=known[place])):
+            addresses, ending = columns.addresses, columns.ending
+            if target is not None and addresses and addresses[-1] >= target:
+                if addresses[bisect_left(addresses, target)] == target:
+                    return known[place]
+                break
+            if ending is not None and ending.problem is None:
+                return known[place]
+    return None
+
+
 def _word_at(memory: Memory, abi: Abi, chunk: int) -> int | None:
     try:
         return abi.read_word(memory, chunk + abi.word_size)
@@ -366,7 +413,7 @@ def classify(columns: Columns, free: Membership) -> Block:
     said_free = before_is_free[1:] + last
     if said_free != merged:
         found = _disagreements(columns, found, said_free, merged, problems)
-    if before_is_free[0] and columns.addresses[0] == columns.region.start:
+    if before_is_free[0] and columns.addresses[0] == columns.region.start and not columns.region.resumed:
         problems.add(
             f"PREV_INUSE is clear in the size word {words[0]:#x} of the chunk at {columns.addresses[0]:#x}, the first "
             f"of its region; it should be set."
@@ -427,7 +474,8 @@ def _flag_problem(columns: Columns, place: int, flag: str, expected: str, proble
 def walk_arena(memory: Memory, abi: Abi, plan: Plan, free: Membership) -> Iterator[Block]:
     """Yield all chunks of an arena with their states, region by region, fenceposts and the top chunk included.
 
-    Nothing is raised for a corrupt heap. The top chunk comes even where the walk does not reach it.
+    Nothing is raised for a corrupt heap. Where the chunks cannot be followed, a gap says so, and the walk goes on with
+    the next chunk on a free list from which they can. The top chunk comes even where the walk does not reach it.
     """
     lengths = 0
     for region in plan.regions:
@@ -436,17 +484,26 @@ def walk_arena(memory: Memory, abi: Abi, plan: Plan, free: Membership) -> Iterat
             if region.start == region.top:
                 why = f"Where the region of the top chunk at {region.top:#x} begins is not known."
                 yield _gap(region, None, region.top, why)
-        ending = None
-        for columns in walk_region(memory, abi, region):
-            block = classify(columns, free)
-            ending = columns.ending
-            if ending is not None and ending.problem is not None:
-                block = replace(block, problems=(*block.problems, ending.problem))
-            yield block
+        begin = region.address
+        for tries in range(_RESUMPTIONS + 1):
+            ending = None
+            for columns in walk_region(memory, abi, region):
+                block = classify(columns, free)
+                ending = columns.ending
+                if ending is not None and ending.problem is not None:
+                    block = replace(block, problems=(*block.problems, ending.problem))
+                yield block
+            start = None
+            if ending is not None and ending.problem is not None and tries < _RESUMPTIONS:
+                start = _resumption(memory, abi, region, ending.address, free.addresses)
+            if ending is None or start is None:
+                break
+            yield _gap(region, ending.address, start, _resumed_text(ending.address, start))
+            region = _rest(region, start)
         assert ending is not None  # walk_region always ends with one
         if ending.fenceposts:
             yield _fenceposts(abi, region, ending)
-        lengths += (ending.end or ending.address) - region.address
+        lengths += (ending.end or ending.address) - begin
         gap = _behind(region, ending)
         if gap is not None:
             yield gap
@@ -454,6 +511,13 @@ def walk_arena(memory: Memory, abi: Abi, plan: Plan, free: Membership) -> Iterat
             top = _top(memory, abi, region, plan.arena)
             if top is not None:
                 yield top
+
+
+def _resumed_text(stopped: int, start: int) -> str:
+    return (
+        f"The walk stopped at {stopped:#x}, so the chunks from there on, to {start:#x}, are not known; it goes on with "
+        f"the chunk at {start:#x}, which is on a free list."
+    )
 
 
 def _gap(region: Region, start: int | None, end: int, why: str, foreign: bool = False) -> Block:

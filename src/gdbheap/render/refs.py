@@ -68,7 +68,7 @@ def reference_lines(found: Found, abi: Abi, searched: Searched, whole: Wholeness
         parts = [f"{found.aims[name]:,} {names[name]}" for name in AIMS if found.aims.get(name)]
         yield f"{count_of(found.count, 'pointer')} into it: {', '.join(parts)}"
         yield ""
-        rows = [(item.kind, _address(item), _where(item, chunk), _target(item, chunk)) for item in found.shown]
+        rows = [(item.kind, _address(item), where_text(item, chunk), _target(item, chunk)) for item in found.shown]
         if rows:
             yield from table(("held by", "at", "where", "points to"), rows)
         left = found.count - len(found.shown)
@@ -89,7 +89,8 @@ def _address(item: Reference) -> str:
     return "-" if item.address is None else f"{item.address:#x}"
 
 
-def _where(item: Reference, target: Chunk) -> str:
+def where_text(item: Reference, target: Chunk) -> str:
+    """Return where a reference to the chunk ``target`` is, in words."""
     parts = []
     if item.thread is not None and item.kind != "malloc":
         parts.append(f"thread {item.thread}")

@@ -20,6 +20,8 @@ JSON = Option(
     optional=True,
 )
 
+FORCE = Option("force", "", "Overwrite FILE where it exists.")
+
 
 def help_text(name: str, summary: str, operands: str, options: Sequence[Option], examples: Sequence[str]) -> str:
     """Return a command's help: the sentence, the usage line, each option, examples."""
@@ -63,6 +65,8 @@ class HeapCommand(gdb.Command):
 
     def __init__(self, prefix: str) -> None:
         name = f"{prefix} {self.word}".rstrip()
+        if JSON in self.options:
+            self.options = (*self.options, FORCE)
         examples = [example.replace("heap", prefix, 1) for example in self.examples]
         summary = f"{self.summary}\n{self.details}" if self.details else self.summary
         self.__doc__ = help_text(name, summary, self.operands, self.options, examples)
@@ -86,7 +90,7 @@ class HeapCommand(gdb.Command):
         answer = self.answer(parsed)
         path = parsed.text(JSON.name)
         if path is not None:
-            write_json(self.json_name, answer.body(), path)
+            write_json(self.json_name, answer.body(), path, parsed.given(FORCE.name))
             if not path:
                 return
         write_lines(answer.lines(style()))

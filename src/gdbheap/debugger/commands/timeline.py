@@ -68,7 +68,7 @@ class HeapTimeline(HeapCommand):
         if path is not None:
             from gdbheap.render.svg import timeline_svg
 
-            write_file(path, timeline_svg(drawn, count))
+            write_file(path, timeline_svg(drawn, count), parsed.given("force"))
         return Answer(
             lambda: timeline_object(line),
             lambda style: timeline_lines(drawn, style, width=width, height=height, count=count, ascii_only=ascii_only),

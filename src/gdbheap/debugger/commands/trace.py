@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import gdb
 
 from gdbheap.debugger.commands.base import JSON, HeapCommand
@@ -46,7 +48,7 @@ class HeapTrace(HeapCommand):
         from gdbheap.debugger.catch import RECORDER
         from gdbheap.debugger.commands.catch import KEPT
         from gdbheap.debugger.commands.why_grow import source_line
-        from gdbheap.debugger.output import style, write_file, write_json, write_lines
+        from gdbheap.debugger.output import refuse_existing, style, write_file, write_json, write_lines
         from gdbheap.debugger.target import command_line, require_no_process
         from gdbheap.debugger.trace import run_to_end
         from gdbheap.growth.explain import explain_all, largest_growths
@@ -56,6 +58,10 @@ class HeapTrace(HeapCommand):
         from gdbheap.simulate.calls import SYSCALLS
 
         require_no_process()
+        overwrite = parsed.given("force")
+        for name in filter(None, (parsed.text("o"), parsed.text("json"))):
+            if os.path.isfile(os.path.expanduser(name)):
+                refuse_existing(name, overwrite)  # now: later the run would be lost
         command = command_line()
         log = _allocation_log(parsed.text("allocations"))
         first = RECORDER.history.recorded + 1
@@ -80,7 +86,7 @@ class HeapTrace(HeapCommand):
 
         try:
             if path:
-                write_file(path, "".join(f"{line}\n" for line in lines(Plain())))
+                write_file(path, "".join(f"{line}\n" for line in lines(Plain())), overwrite)
         except gdb.GdbError:
             path = None
             raise
@@ -89,7 +95,7 @@ class HeapTrace(HeapCommand):
                 write_lines(lines(style(2)), gdb.STDERR)
             if parsed.given("json"):
                 body = trace_object(history, first, command, ending, explained)
-                write_json("heap trace", body, parsed.text("json") or "")
+                write_json("heap trace", body, parsed.text("json") or "", overwrite)
 
 
 def _allocation_log(path: str | None) -> AllocationLog | None:

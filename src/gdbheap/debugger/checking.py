@@ -1,0 +1,135 @@
+"""`heap check` on the process as it is now: the facts gathered, the heap verified, the first findings explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import gdb
+
+from gdbheap.debugger import model, session
+from gdbheap.debugger.abort import read_abort
+from gdbheap.debugger.allocating import read_machine
+from gdbheap.debugger.busy import Busy, read_busy
+from gdbheap.debugger.holding import holders_of
+from gdbheap.debugger.maps import mapped_ranges
+from gdbheap.debugger.target import Target, each_thread
+from gdbheap.growth.abort import Abort
+from gdbheap.memory import MemoryFault, PageCache
+from gdbheap.ptmalloc.account import FreeFacts
+from gdbheap.ptmalloc.arena import Arena
+from gdbheap.ptmalloc.check import Checked, CheckFacts, check_heap
+from gdbheap.ptmalloc.checks import Rules
+from gdbheap.ptmalloc.culprit import NOTHING_AROUND, chunks_around, culprit
+from gdbheap.ptmalloc.finding import Finding
+from gdbheap.ptmalloc.state import HeapState
+from gdbheap.ptmalloc.tcache import tcache_is_dummy
+from gdbheap.simulate.caught import Catcher, CatchFacts
+from gdbheap.simulate.free_chunk import Freed, foretell
+
+#: Findings of which it is told what catches them and who may have done it.
+EXPLAINED = 20
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `heap check` has to say: the check of malloc's own that failed (``abort``), and what was found."""
+
+    state: HeapState
+    arenas: Sequence[Arena]
+    abort: Abort | None
+    checked: Checked
+
+
+def check_now(named: str | None) -> Report:
+    """Verify the arenas that a command line names (None: the whole heap).
+
+    Raises TargetError where there is no heap or no such arena.
+    """
+    state = model.read_state()
+    target = session.target()
+    arenas = model.chosen_arenas(state, named)
+    busy = read_busy(target, state)
+    lists = model.free_facts()
+    facts = _facts(target, lists, busy)
+    checked = check_heap(model.heap_memory(), state, facts, () if named is None else arenas)
+    if checked.findings:
+        checked = _explained(target, state, lists, facts, checked)
+    return Report(state, arenas, read_abort(target, state, busy.dead, checked.findings), checked)
+
+
+def _facts(target: Target, lists: FreeFacts, busy: Busy) -> CheckFacts:
+    tcaches: dict[int, str] = {}
+    notes = list(busy.notes)
+    if target.layout.tcache is not None:
+        for thread in each_thread():
+            address = target.tcache_address(thread)
+            if address is None:
+                notes.append(
+                    f"The tcache of thread {thread.num} cannot be found (its thread-local variable is not readable), "
+                    "so it is not checked."
+                )
+            elif not tcache_is_dummy(target.symbols, target.layout, address):
+                tcaches.setdefault(address, f"the tcache of thread {thread.num}")
+    key = target.word("tcache_key")  # 2.34
+    entry = target.symbols.struct("tcache_entry")
+    return CheckFacts(
+        safe_linking=target.safe_linking,
+        tcaches=tcaches,
+        key=key,
+        key_is_address=key is None and entry is not None and "key" in entry.fields,
+        curbrk=target.word("__curbrk") or None,
+        ranges=mapped_ranges(),
+        known_starts=lists.known_starts,
+        busy=busy.arenas,
+        busy_tcaches=busy.tcaches,
+        notes=tuple(notes),
+    )
+
+
+def _explained(target: Target, state: HeapState, lists: FreeFacts, facts: CheckFacts, checked: Checked) -> Checked:
+    """Return the findings, the first of them with what catches them and who may have done it."""
+    memory = PageCache(model.heap_memory())
+    first, rest = checked.findings[:EXPLAINED], checked.findings[EXPLAINED:]
+    known = [address - state.abi.header for address in facts.tcaches]
+    around = chunks_around(model.heap_memory(), state, lists, first, known)
+    rules = Rules(target.layout, target.safe_linking, target.release.version)
+    single = _single_thread(target)
+    own = {address - state.abi.header: name for address, name in facts.tcaches.items()}
+    free = _freeing()
+    catcher = Catcher(
+        memory, state, checked.lists, CatchFacts(rules, free, single, facts.curbrk, frozenset(own))
+    )  # fmt: skip
+    damaged = frozenset(finding.address for finding in checked.findings)
+    explained: list[Finding] = []
+    for finding in first:
+        near = around.get(finding.address, NOTHING_AROUND)
+        suspect = culprit(memory, state, finding, near, damaged)
+        if suspect is not None and suspect.chunk in own:
+            suspect = replace(suspect, holders=(f"malloc itself: it is {own[suspect.chunk]}",))
+        elif suspect is not None and not explained:
+            suspect = replace(suspect, holders=holders_of(target, suspect))
+        explained.append(replace(finding, catches=catcher.catches(finding, near), culprit=suspect))
+    return replace(checked, findings=(*explained, *rest))
+
+
+def _single_thread(target: Target) -> bool | None:
+    try:
+        flag = target.variables_of(None).read(target.memory)[3]
+    except MemoryFault:
+        return None
+    return target.is_single_thread(flag)
+
+
+def _freeing() -> Callable[[int, bool], Freed | None] | None:
+    """Return what says how free of a pointer ends, called by the selected thread; None where that cannot be told."""
+    thread = gdb.selected_thread()
+    try:
+        machine = None if thread is None else read_machine(thread)
+    except (MemoryFault, gdb.error):
+        return None
+    if machine is None:
+        return None
+    bare = machine.above()
+    bare.has_tcache = False
+    return lambda pointer, without: foretell((bare if without else machine).above(), pointer).end

@@ -1,0 +1,390 @@
+"""The whole heap, verified: all that glibc's malloc checks, and what it cannot afford to check.
+
+Nothing here is raised for a heap that is corrupt, whatever its words say: all that is read is bounded by what the
+process has mapped, each list by the chunks that there can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from gdbheap.mappings import MappedRange, Spans
+from gdbheap.memory import Memory, MemoryFault, PageCache
+from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED
+from gdbheap.ptmalloc.account import search_mmapped
+from gdbheap.ptmalloc.arena import Arena
+from gdbheap.ptmalloc.bins import bin_range
+from gdbheap.ptmalloc.check_arena import ArenaChecker
+from gdbheap.ptmalloc.check_chunks import ChunkChecker
+from gdbheap.ptmalloc.check_lists import ListChecker, ListView, Node, hexadecimal
+from gdbheap.ptmalloc.chunk import FASTBIN, LARGE, SMALL, TCACHE, UNSORTED
+from gdbheap.ptmalloc.finding import Finding, Findings
+from gdbheap.ptmalloc.heaps import HeapChain
+from gdbheap.ptmalloc.kernel import arena_spans
+from gdbheap.ptmalloc.mmapped import pieces
+from gdbheap.ptmalloc.regions import regions
+from gdbheap.ptmalloc.state import HeapState
+from gdbheap.ptmalloc.walk import Membership
+
+#: How much is fetched at once while free lists are followed, in bytes.
+_CACHED = 0x4000
+#: Pages of a mapping that are looked at for a header that is not sound.
+_PAGES = 0x10000
+_STATES = {"tcache": TCACHE, "fastbin": FASTBIN, "unsorted": UNSORTED, "small": SMALL, "large": LARGE}
+
+
+@dataclass(frozen=True)
+class CheckFacts:
+    """What a check needs beside malloc's own variables.
+
+    ``tcaches`` are the addresses of the tcaches of all threads, each with what it is called. ``key`` marks the chunks
+    in them: tcache_key (glibc 2.34), or None and ``key_is_address`` where it is the tcache's own address (2.29).
+    ``curbrk`` is libc's __curbrk, None where it is not known. ``ranges`` are what the process has mapped, empty where
+    that is not known. ``known_starts`` are starts of main_arena's regions that recorded events told. ``busy`` are the
+    arenas and ``busy_tcaches`` the tcaches, by address, that an operation may be changing, each with the sentence that
+    says so. ``notes`` are sentences on what could not be read.
+    """
+
+    safe_linking: bool
+    tcaches: Mapping[int, str] = field(default_factory=dict)
+    key: int | None = None
+    key_is_address: bool = False
+    curbrk: int | None = None
+    ranges: Sequence[MappedRange] = ()
+    known_starts: Iterable[int] = ()
+    busy: Mapping[int, str] = field(default_factory=dict)
+    busy_tcaches: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found: ``findings``, the one nearest to the cause first.
+
+    ``more`` is how many others there were than are kept. ``notes`` are sentences on what could not be checked, and on
+    operations under way. ``chunks`` is how many chunks were met, ``listed`` how many are on free lists, ``mmapped`` how
+    many have a mapping of their own. ``lists`` are all free lists.
+    """
+
+    findings: tuple[Finding, ...]
+    more: int
+    notes: tuple[str, ...]
+    chunks: int
+    listed: int
+    mmapped: int
+    lists: tuple[ListView, ...] = ()
+
+    @property
+    def certain(self) -> tuple[Finding, ...]:
+        """The findings that cannot be a step of an operation under way."""
+        return tuple(finding for finding in self.findings if finding.doubtful is None)
+
+
+def check_heap(memory: Memory, state: HeapState, facts: CheckFacts, arenas: Sequence[Arena] = ()) -> Checked:
+    """Verify ``arenas`` (none named: all, and what belongs to none) and return what is wrong."""
+    return _Check(memory, state, facts, arenas).run()
+
+
+class _Check:
+    def __init__(self, memory: Memory, state: HeapState, facts: CheckFacts, arenas: Sequence[Arena]) -> None:
+        self._memory = memory
+        self._cache = PageCache(memory, _CACHED)
+        self._state = state
+        self._facts = facts
+        self._whole = not arenas
+        self._arenas = arenas or state.ring.arenas
+        self._findings = Findings()
+        self._notes = [*facts.notes, *facts.busy.values()]
+        self._chunks = 0
+        self._mmapped = 0
+        self._views: list[ListView] = []
+        self._owner: dict[int, ListView] = {}  # the list that each listed chunk is on
+
+    def run(self) -> Checked:
+        checker = ListChecker(self._cache, self._state.abi, self._state.layout, self._facts.safe_linking)
+        for arena in self._state.ring.arenas:
+            self._views += checker.arena(arena)
+        for address, name in self._facts.tcaches.items():
+            key = address if self._facts.key_is_address else self._facts.key
+            try:
+                limit = self._state.params.get("tcache_count")
+                self._views += checker.tcache(address, key, limit, name)
+            except MemoryFault as fault:
+                self._notes.append(f"{name[:1].upper()}{name[1:]} cannot be read, so it is not checked: GDB {fault}.")
+        self._twice()
+        for view in self._views:
+            self._findings.extend(view.findings)
+        self._ring()
+        checkers = [self._arena(arena) for arena in self._arenas]
+        self._elsewhere(checkers)
+        if self._whole:
+            self._find_mmapped(checkers)
+        found = self._sorted()
+        notes = tuple(dict.fromkeys(self._notes))
+        listed = sum(len(view.nodes) for view in self._views)
+        return Checked(
+            found, self._findings.more, notes, self._chunks, listed, self._mmapped, tuple(self._views)
+        )  # fmt: skip
+
+    def _ring(self) -> None:
+        problem = self._state.ring.problem
+        if problem is None:
+            return
+        last = self._state.ring.arenas[-1]
+        place = last.address + self._state.layout.state.fields["next"].offset
+        self._findings.add(
+            Finding(
+                "arena-ring", place, problem, hexadecimal(last.next), "the next arena, at last main_arena",
+                last.address, size=self._state.abi.word_size,
+            )
+        )  # fmt: skip
+
+    def _twice(self) -> None:
+        """Enter the chunks that are on two lists."""
+        abi = self._state.abi
+        for view in self._views:
+            for place, node in enumerate(view.nodes):
+                other = self._owner.get(node.address)
+                if other is None:
+                    self._owner[node.address] = view
+                    continue
+                if other is view:
+                    continue
+                link = self._link_to(view, place)
+                owners = {item.owner for item in (view, other)}
+                self._findings.add(
+                    Finding(
+                        "listed-twice", link,
+                        f"The chunk at {node.address:#x} is on the {other.name} and also on the {view.name}; it should "
+                        f"be on one list.",
+                        view.name, "one list",
+                        next((o for o in owners if o not in self._facts.tcaches), 0), node.address, view.name,
+                        next((o for o in owners if o in self._facts.tcaches), None), abi.word_size,
+                    )
+                )  # fmt: skip
+
+    def _link_to(self, view: ListView, place: int) -> int:
+        """Return the address of the word that leads to a chunk of a list."""
+        abi, layout = self._state.abi, self._state.layout
+        if place:
+            return view.nodes[place - 1].address + abi.header
+        if view.kind == "tcache":
+            assert layout.tcache is not None
+            return view.owner + layout.tcache.fields["entries"].offset + view.index * abi.word_size
+        fields = layout.state.fields
+        if view.kind == "fastbin":
+            return view.owner + fields["fastbinsY"].offset + view.index * abi.word_size
+        return view.owner + fields["bins"].offset + (2 * view.index - 2) * abi.word_size
+
+    def _membership(self, arena: Arena) -> Membership:
+        """Return which chunks are on lists of ``arena`` or in a tcache."""
+        states: dict[int, int] = {}
+        for view in self._views:
+            if view.kind == "tcache" or view.owner == arena.address:
+                kind = _STATES[view.kind]
+                for node in view.nodes:
+                    states.setdefault(node.address, kind)
+        ordered = sorted(states)
+        return Membership(ordered, bytes(map(states.__getitem__, ordered)))
+
+    def _arena(self, arena: Arena) -> ChunkChecker:
+        state, facts = self._state, self._facts
+        self._findings.extend(ArenaChecker(self._memory, state, arena, facts.curbrk).findings())
+        chain = state.heaps.get(arena.address, HeapChain(()))
+        plan = regions(state.abi, state.layout, state.params, arena, chain, facts.known_starts)
+        known = [address - state.abi.header for address in facts.tcaches]
+        checker = ChunkChecker(self._memory, state.abi, plan, self._membership(arena), self._owner, known)
+        checker.lost_sizes = [self._sizes_of(view) for view in self._views if not view.complete]
+        checker.run()
+        self._chunks += checker.walked.chunks
+        self._overlaps(arena, checker)
+        self._findings.extend(checker.findings.found.values())
+        self._findings.more += checker.findings.more
+        return checker
+
+    def _sizes_of(self, view: ListView) -> tuple[int, int]:
+        """Return the sizes of chunks that may be on a list."""
+        if view.kind in ("unsorted", "tcache", "fastbin"):
+            return 0, 1 << 64
+        try:
+            low, high = bin_range(self._state.abi, view.index)
+        except ValueError:
+            return 1, 0
+        return low, 1 << 64 if high is None else high
+
+    # --- listed chunks that are no chunks ---------------------------------------------------------------------------
+
+    def _overlaps(self, arena: Arena, checker: ChunkChecker) -> None:
+        """Decide, where a listed chunk lies inside another one, which of the two is wrong."""
+        found, free = checker.findings, checker.walked.inside
+        abi = self._state.abi
+        for address, (holder, size) in sorted(free.items()):
+            view = self._owner[address]
+            place = holder + abi.word_size
+            if self._is_chunk(view, address):
+                if place not in found.found:
+                    word = self._word(place)
+                    found.add(
+                        Finding(
+                            "chunk-size", place,
+                            f"The chunk at {holder:#x} has the size {size:#x}, so that it runs over the chunk at "
+                            f"{address:#x}, which is free and on the {view.name}; it should end there at the latest.",
+                            hexadecimal(word or 0), f"at most {address - holder:#x}", arena.address, holder,
+                            size=abi.word_size,
+                        )
+                    )  # fmt: skip
+                self._forget_behind(checker, place, address)
+            else:
+                self._nowhere(view, address, arena, f"inside the chunk at {holder:#x} of {size:#x} bytes")
+
+    def _is_chunk(self, view: ListView, address: int) -> bool:
+        """Whether all that the list says of a chunk fits: its size, its links, and its size behind it."""
+        if any(finding.chunk == address for finding in view.findings):
+            return False
+        if view.kind == "tcache":
+            return self._facts.key is not None or self._facts.key_is_address
+        if view.kind == "fastbin":
+            return True
+        node = next(node for node in view.nodes if node.address == address)
+        return self._word(address + (node.word & ~FLAG_BITS)) == node.word & ~FLAG_BITS
+
+    def _forget_behind(self, checker: ChunkChecker, place: int, address: int) -> None:
+        """Drop what was found while the walk was out of step: from ``place`` to the next listed chunk that it met."""
+        known = [item for item in self._owner if item > address and item not in checker.walked.inside]
+        end = min((item for item in known if checker.met(item)), default=1 << 64)
+        found = checker.findings.found
+        for at in [at for at in found if place < at < end]:
+            del found[at]
+
+    def _nowhere(self, view: ListView, address: int, arena: Arena | None, where: str) -> None:
+        place = next((i for i, node in enumerate(view.nodes) if node.address == address), 0)
+        link = self._link_to(view, place)
+        if view.kind != "tcache" and view.from_back is not None and place >= view.from_back:
+            link = address
+        self._findings.add(
+            Finding(
+                "listed-nowhere", link,
+                f"{address:#x} is on the {view.name}, but no chunk begins there: it is {where}.",
+                f"{address:#x}", "a chunk", view.owner if view.kind != "tcache" else 0,
+                view.nodes[place - 1].address if place else None, view.name,
+                view.owner if view.kind == "tcache" else None, self._state.abi.word_size,
+            )
+        )  # fmt: skip
+
+    def _elsewhere(self, checkers: Sequence[ChunkChecker]) -> None:
+        """Enter the listed chunks that are in no memory of the arena whose list they are on, or of any."""
+        state = self._state
+        by_arena = dict(zip((arena.address for arena in self._arenas), checkers))
+        if not self._whole or state.ring.problem is not None:
+            return
+        complete = all(checker.walked.complete for checker in checkers)
+        main = state.ring.arenas[0]
+        if not main.contiguous and main.has_top(state.abi) and not complete:
+            return
+        for view in self._views:
+            for node in view.nodes:
+                if self._owner[node.address] is not view:
+                    continue
+                if view.kind == "tcache":
+                    if not any(self._covers(checker, node.address) for checker in checkers):
+                        self._outside(view, node, "any arena", complete)
+                elif not self._covers(by_arena[view.owner], node.address):
+                    name = next(a.name for a in state.ring.arenas if a.address == view.owner)
+                    self._outside(view, node, name, by_arena[view.owner].walked.complete)
+
+    @staticmethod
+    def _covers(checker: ChunkChecker, address: int) -> bool:
+        return checker.met(address) or address in checker.walked.inside or any(
+            region.address <= address < max(region.limit, region.end or 0) for region in checker.plan.regions
+        )  # fmt: skip
+
+    def _outside(self, view: ListView, node: Node, name: str, complete: bool) -> None:
+        if node.word & IS_MMAPPED and view.kind == "tcache" and not self._state.layout.has_fastbins:
+            return  # 2.43 keeps mmapped chunks in a tcache as well
+        if complete:
+            self._nowhere(view, node.address, None, f"outside the memory of {name}")
+
+    # --- chunks with mappings of their own --------------------------------------------------------------------------
+
+    def _find_mmapped(self, checkers: Sequence[ChunkChecker]) -> None:
+        state = self._state
+        main = checkers[0]
+        found = search_mmapped(self._memory, state, self._facts.ranges, main.walked.spans)
+        self._mmapped = len(found.chunks)
+        if found.proven:
+            return
+        missing, lacking = found.count - len(found.chunks), found.bytes - found.found_bytes
+        if missing == 1 and found.known and not found.unread and lacking > 0:
+            taken = [(heap.address, heap.address + heap.max_size) for c in state.heaps.values() for heap in c.heaps]
+            taken += arena_spans(state, state.ring.arenas[0], main.walked.spans)
+            taken += [(chunk.block, chunk.block + chunk.length) for chunk in found.chunks]
+            holes = [(start, end) for start, end, _ in pieces(self._facts.ranges, Spans(taken))]
+            places = [start for start, end in holes if end - start == lacking]
+            if len(places) != 1:  # the kernel has merged it with other mappings: its header still has the flag
+                places = [place for start, end in holes for place in self._near_misses(start, end - lacking)]
+            if len(places) == 1:
+                self._bad_mapping(places[0], places[0] + lacking)
+                return
+        if found.problem is not None:
+            self._notes.append(f"The chunks with mappings of their own are not checked: {found.problem}")
+
+    def _near_misses(self, start: int, last: int) -> Iterator[int]:
+        """Yield the pages from ``start`` to ``last`` that begin with a header that is half right."""
+        abi = self._state.abi
+        for place in range(start, min(last, start + _PAGES * abi.page_size) + 1, abi.page_size):
+            chunk = abi.first_chunk(place)
+            prev_size, word = self._word(chunk), self._word(chunk + abi.word_size)
+            if word is None or word & FLAG_BITS != IS_MMAPPED or word >= 1 << 48:
+                continue
+            if prev_size == chunk - place or (word & ~FLAG_BITS) % abi.page_size == (place - chunk) % abi.page_size:
+                yield place
+
+    def _bad_mapping(self, start: int, end: int) -> None:
+        """Enter the chunk whose mapping this must be, as malloc counts one more of just this length."""
+        abi, state = self._state.abi, self._state
+        chunk = abi.first_chunk(start)
+        behind = 0 if state.layout.has_fastbins else abi.header
+        expected = (end - chunk - behind) | IS_MMAPPED
+        prev_size, word = self._word(chunk), self._word(chunk + abi.word_size)
+        if word != expected:
+            place, name, found, should = chunk + abi.word_size, "size word", word, expected
+        else:
+            place, name, found, should = chunk, "prev_size", prev_size, chunk - start
+        self._findings.add(
+            Finding(
+                "mmapped-header", place,
+                f"The {name} of the chunk at {chunk:#x}, which has the mapping from {start:#x} to {end:#x} of its own, "
+                f"is {hexadecimal(found or 0)}; it should be {hexadecimal(should)}.",
+                hexadecimal(found or 0), hexadecimal(should), 0, chunk, size=abi.word_size,
+            )
+        )  # fmt: skip
+
+    def _word(self, address: int) -> int | None:
+        try:
+            return self._state.abi.read_word(self._cache, address)
+        except MemoryFault:
+            return None
+
+    # --- what comes first -------------------------------------------------------------------------------------------
+
+    def _sorted(self) -> tuple[Finding, ...]:
+        """Return the findings: certain ones first, by address; those of other arenas than were asked for left out."""
+        wanted = {arena.address for arena in self._arenas}
+        found = []
+        for finding in self._findings.found.values():
+            if not self._whole and finding.arena and finding.arena not in wanted:
+                continue
+            found.append(replace(finding, doubtful=self._doubt(finding)))
+        found.sort(key=lambda finding: (finding.doubtful is not None, finding.address))
+        return tuple(found)
+
+    def _doubt(self, finding: Finding) -> str | None:
+        facts = self._facts
+        if finding.arena in facts.busy:
+            return facts.busy[finding.arena]
+        if finding.tcache is not None and finding.tcache in facts.busy_tcaches:
+            return facts.busy_tcaches[finding.tcache]
+        if finding.kind in ("mmapped-header", "arena-ring") and facts.busy:
+            return next(iter(facts.busy.values()))
+        return None

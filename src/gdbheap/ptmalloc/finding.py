@@ -1,0 +1,138 @@
+"""What `heap check` finds wrong: one record for each place, and the kinds of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+#: The kinds of findings, and one sentence that says what each is.
+KINDS: Mapping[str, str] = {
+    "arena-ring": "The arenas are not linked in a ring through main_arena.",
+    "arena-field": "A field of malloc_state has a value that malloc never gives it.",
+    "system-mem": "An arena's memory is not as long as its system_mem says.",
+    "top-pointer": "top of an arena points to no place where its top chunk can be.",
+    "top-size": "The size of the top chunk cannot be right.",
+    "heap-info": "The heap_info at the beginning of a heap of a thread's arena is not sound.",
+    "bin-head": "A bin's own pointer, in malloc_state, does not lead to the end of its list.",
+    "binmap": "A bin that holds chunks is marked as empty.",
+    "chunk-size": "A size word in the middle of the heap cannot be right.",
+    "chunk-flags": "IS_MMAPPED or NON_MAIN_ARENA of a chunk is not as it must be where the chunk is.",
+    "prev-inuse-clear": "PREV_INUSE is clear, though the chunk before is not free.",
+    "prev-inuse-set": "PREV_INUSE is set, though the chunk before is free and on a list of merged chunks.",
+    "prev-size": "The size of a free chunk and its copy behind it, prev_size, differ.",
+    "list-size": "A chunk is on a list that is not for its size.",
+    "list-order": "A large bin is not in descending order of size.",
+    "list-link": "A link of a free list leads to memory that does not lead back.",
+    "list-pointer": "A link of a free list leads to no place where a chunk can be.",
+    "list-loop": "A free list leads back into itself.",
+    "nextsize": "The links between the sizes of a large bin (fd_nextsize, bk_nextsize) are broken.",
+    "listed-twice": "A chunk is on two free lists, or twice on one.",
+    "listed-nowhere": "A free list holds an address at which no chunk begins.",
+    "tcache-count": "The tcache's own number of chunks in a bin is wrong.",
+    "tcache-key": "The mark of a chunk in a tcache was overwritten.",
+    "mmapped-header": "The header of a chunk that has a mapping of its own does not fit its mapping.",
+}
+
+
+@dataclass(frozen=True)
+class Catch:
+    """A check of glibc's that fails because of a finding.
+
+    ``message`` is what glibc prints. ``call`` is the kind of call that checks: one of CALLS; ``pointer`` is what it is
+    called with, None where any will do; ``low`` and ``high`` are the sizes of the chunks, in bytes, that a request has
+    to lead to, both None where any will do. ``when`` is the call in words. ``now`` is False where the call does not get
+    that far yet, as while the tcache takes the chunk; ``when`` then says until when.
+    """
+
+    message: str
+    call: str
+    when: str
+    pointer: int | None = None
+    low: int | None = None
+    high: int | None = None
+    now: bool = True
+
+
+#: The calls that check something, and what each is in words.
+CALLS: Mapping[str, str] = {
+    "free": "free of one pointer",
+    "realloc": "realloc of one pointer",
+    "malloc": "malloc, or what asks malloc, of some sizes",
+    "exit": "the end of a thread",
+    "mallinfo": "mallinfo, mallinfo2 or malloc_info",
+    "trim": "malloc_trim",
+}
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """Who may have done it.
+
+    ``how`` is overrun (the chunk before was written past its end), after-free (a free chunk was written to) or unknown.
+    ``chunk`` and ``pointer`` are its addresses, ``size`` its size in bytes and ``state`` one of STATES.
+    ``content_start`` is where ``content`` was read: its last bytes and the first that it ran over, or the free chunk's
+    own. ``boundary`` is where its own memory ends. ``holders`` say who holds its pointer, as far as that was asked.
+    """
+
+    how: str
+    chunk: int
+    pointer: int
+    size: int
+    state: str
+    content_start: int
+    content: bytes
+    boundary: int
+    holders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    ``kind`` is one of KINDS. ``address`` is that of the word that is wrong and ``size`` how many bytes it has;
+    ``text`` is a full sentence. ``found`` is what is there and ``expected`` what should be. ``arena`` is the address of
+    the arena that it belongs to (0: of none), ``chunk`` the address of the chunk, ``listed`` the name of the free list.
+    ``tcache`` is the address of a tcache that takes part. ``doubtful`` is None; or why this may be no more than a step
+    of an operation under way.
+    """
+
+    kind: str
+    address: int
+    text: str
+    found: str
+    expected: str
+    arena: int = 0
+    chunk: int | None = None
+    listed: str | None = None
+    tcache: int | None = None
+    size: int = 8
+    doubtful: str | None = None
+    catches: tuple[Catch, ...] = ()
+    culprit: Culprit | None = None
+
+
+#: Findings of one check that are kept; a wrecked heap can have one for each chunk.
+MOST = 200
+
+
+class Findings:
+    """Gathers findings: one for each word, and no more than MOST."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, Finding] = {}
+        #: How many more there were.
+        self.more = 0
+
+    def add(self, finding: Finding) -> None:
+        """Add a finding; what is known of a word already stands."""
+        if finding.address in self.found:
+            return
+        if len(self.found) >= MOST:
+            self.more += 1
+            return
+        self.found[finding.address] = finding
+
+    def extend(self, findings: Iterable[Finding]) -> None:
+        """Add several."""
+        for finding in findings:
+            self.add(finding)

@@ -1,0 +1,314 @@
+"""Promise: whatever state the program or the core file is in, each command ends soon, in an answer or one sentence."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import select
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.gdb.test_bad_input import sentences
+from tests.support.debugger import QUIET_START, Answers, Gdb, Result
+from tests.support.environment import ROOT, needs, plain_environment
+from tests.support.programs import Programs
+
+#: A command line of each command that looks at the heap.
+LOOKING = (
+    "heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap bins", "heap tcache", "heap check",
+    "heap chunk $sp", "heap find -min-size 100", "heap refs $sp", "heap why-grow",
+)  # fmt: skip
+LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
+
+
+def survives(result: Result) -> Result:
+    """Check that every command was answered or refused in a sentence, and none fell over."""
+    result.has_no_internal_error()
+    for line in sentences(result):
+        assert not line.startswith(("Python", "  File")), result.describe()
+    return result
+
+
+def all_of(gdb: Gdb, *setup: str, program: Path | str | None, args: Sequence[str] = (), **more: object) -> Result:
+    """Give every command, with an echo behind each: the session goes on."""
+    steps = [step for command in LOOKING for step in (command, "echo WENT-ON\\n")]
+    result = survives(gdb(*setup, *steps, program=program, args=args, **more))  # type: ignore[arg-type]
+    assert result.stdout.count("WENT-ON") == len(LOOKING), result.describe()
+    return result
+
+
+@pytest.mark.parametrize("setup", [(), ("starti",), ("break main", "run"), ("run",)], ids=["none", "ld", "main", "end"])
+def test_before_and_after(gdb: Gdb, programs: Programs, setup: Sequence[str]) -> None:
+    """Not started, in the loader, before malloc's first use, at the end."""
+    result = all_of(gdb, *setup, program=programs["seed"])
+    assert result.status in (0, 1)
+
+
+@pytest.mark.parametrize("library", ["libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so.2"])
+def test_another_allocator(gdb: Gdb, programs: Programs, library: str) -> None:
+    """glibc's heap is empty or nearly so: it is sound, and no chunk is made up."""
+    path = LIBRARIES / library
+    if not path.exists():
+        pytest.skip(f"{library} is not installed")
+    result = all_of(gdb, f"set environment LD_PRELOAD {path}", "break stop_here", "run", program=programs["totals"])
+    assert "corrupt" not in result.stdout + result.stderr
+
+
+def test_address_sanitizer(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+    """A program whose malloc is libasan's."""
+    done = subprocess.run(
+        ["gcc", "-g", "-w", "-fsanitize=address", "-o", tmp_path / "asan", programs.source("seed.c")],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip("gcc has no address sanitizer")
+    all_of(gdb, "set environment ASAN_OPTIONS detect_leaks=0", "break exit", "run", program=tmp_path / "asan")
+
+
+def test_static(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+    """Debian's static libc has no debug symbols."""
+    done = subprocess.run(
+        ["gcc", "-g", "-w", "-static", "-pthread", "-o", tmp_path / "static", programs.source("totals.c")],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip("there is no static libc")
+    all_of(gdb, "break stop_here", "run", program=tmp_path / "static")
+
+
+def test_stripped(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+    """A program without any symbol; libc has its own."""
+    needs("strip")
+    subprocess.run(["strip", "-o", tmp_path / "stripped", programs["totals"]], check=True)
+    result = all_of(gdb, "catch syscall exit_group", "run", program=tmp_path / "stripped")
+    assert "The heap is sound" in result.stdout
+
+
+def test_symbols_of_another_libc(gdb: Gdb, programs: Programs, answers: Answers, tmp_path: Path) -> None:
+    """A core file under another program: what GDB knows does not fit; nothing hangs."""
+    core = tmp_path / "core"
+    gdb("break stop_here", "run", f"generate-core-file {core}", program=programs["totals"]).succeeded()
+    all_of(gdb, f"core-file {core}", program=programs["growth"])
+
+
+@pytest.mark.parametrize("mode", ["fork", "vfork-exec", "spawn", "exec", "thread-fork"])
+def test_after_fork_vfork_and_exec(gdb: Gdb, answers: Answers, programs: Programs, mode: str) -> None:
+    """Whatever process GDB follows, and whatever program that has become, its own heap is checked."""
+    result = gdb(
+        "set follow-fork-mode child",
+        "set detach-on-fork off",
+        "set schedule-multiple on",
+        "catch fork", "catch vfork", "catch exec", "break grow",
+        "run", "heap check", "echo NEXT\\n",
+        "continue", "heap check", "echo NEXT\\n",
+        "continue", "heap check", "echo NEXT\\n",
+        "continue", "heap check", "info inferiors", "kill inferiors 1", "kill inferiors 2",
+        program=programs["family"],
+        args=[mode],
+    )  # fmt: skip
+    survives(result)
+    assert "corrupt" not in result.stdout + result.stderr, result.describe()
+    assert result.stdout.count("NEXT") == 3
+
+
+@pytest.mark.parametrize("around", [
+    "pipe {} | cat", "with width 40 -- {}", "with print address off -- {}", "with style enabled off -- {}",
+])  # fmt: skip
+@pytest.mark.parametrize("command", ["heap", "heap check", "heap chunks -count 3"])
+def test_commands_around_ours(gdb: Gdb, programs: Programs, around: str, command: str) -> None:
+    """GDB's own commands that run others give the same lines."""
+    plain = gdb("break stop_here", "run", "echo MARK\\n", command, program=programs["totals"]).succeeded()
+    inside = gdb("break stop_here", "run", "echo MARK\\n", around.format(command), program=programs["totals"])
+    inside.succeeded()
+    of_program = re.compile(r"the whole process.*|.*resident.*", re.MULTILINE)
+    first, second = (of_program.sub("", item.stdout.split("MARK\n")[1]) for item in (plain, inside))
+    assert first.split() == second.split() or command == "heap"  # 'heap' counts pages that both runs share or not
+
+
+def test_logging(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+    """GDB's log has what the terminal has."""
+    log = tmp_path / "log"
+    gdb(
+        "break stop_here", "run", f"set logging file {log}", "set logging redirect on", "set logging enabled on",
+        "heap check", "heap chunks", "set logging enabled off", program=programs["totals"],
+    ).succeeded()  # fmt: skip
+    text = log.read_text()
+    assert "The heap is sound" in text
+    assert "chunks shown" in text
+
+
+@pytest.mark.parametrize("command", ["heap check", "heap chunks -all", "heap", "heap find -min-size 8 -all"])
+def test_ctrl_c_in_mid_walk(gdb: Gdb, answers: Answers, programs: Programs, command: str) -> None:
+    """The command ends at once, the next one works, and its answer is that of an undisturbed session."""
+    timer = (
+        "python import os, signal, threading; threading.Timer({}, lambda: os.kill(os.getpid(), signal.SIGINT)).start()"
+    )
+    interrupted = [step for delay in (0.05, 0.2) for step in (timer.format(delay), command, "echo WENT-ON\\n")]
+    result = gdb(
+        "set pagination off", "break stop_here", "run", f"heap check {answers.into('first')}",
+        *interrupted, "python import time; time.sleep(0.3)", f"heap check {answers.into('then')}",
+        f"heap top {answers.into('top')}",
+        program=programs["many"], args=["600000"],
+    )  # fmt: skip
+    result.has_no_internal_error()
+    assert "Quit" in result.stdout + result.stderr, "it was interrupted"
+    assert result.stdout.count("WENT-ON") == 2
+    assert answers["first"] == answers["then"], "nothing is left half read"
+    assert answers["top"]["arenas"][0]["size"] > 0
+
+
+class Mi:
+    """A GDB that speaks MI, with our commands loaded."""
+
+    def __init__(self, gdb: Gdb, program: Path, *args: str) -> None:
+        line = [gdb.path, "-nx", "-q", "-i=mi2"]
+        for command in QUIET_START:
+            line += ["-iex", command]
+        self._process = subprocess.Popen(
+            [*line, "-ex", "source gdbheap", "--args", str(program), *args],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, env=plain_environment(),
+        )  # fmt: skip
+        self.seen = ""
+
+    def until(self, pattern: str, patience: float = 40) -> str:
+        """Read until a pattern comes; return what came."""
+        assert self._process.stdout is not None
+        end, start = time.monotonic() + patience, len(self.seen)
+        while not re.search(pattern, self.seen[start:]):
+            left = end - time.monotonic()
+            assert left > 0, f"no {pattern!r} in {self.seen[start:][-3000:]}"
+            if select.select([self._process.stdout], [], [], left)[0]:
+                data = os.read(self._process.stdout.fileno(), 65536)
+                assert data, self.seen[start:]
+                self.seen += data.decode("utf-8", "replace")
+        return self.seen[start:]
+
+    def __call__(self, command: str, pattern: str = r"\^(done|error|running)[^\n]*\n") -> str:
+        assert self._process.stdin is not None
+        self._process.stdin.write(command.encode() + b"\n")
+        self._process.stdin.flush()
+        return self.until(pattern)
+
+    def close(self) -> None:
+        """End it, and the program."""
+        self._process.kill()
+        self._process.wait(20)
+
+
+def test_other_threads_running(gdb: Gdb, programs: Programs) -> None:
+    """In non-stop mode the answer says that memory may move, and what is found does not count."""
+    mi = Mi(gdb, programs["churn"], "5", "4", "0")
+    try:
+        for command in ("-gdb-set non-stop on", "-gdb-set mi-async on", "-break-insert stop_here"):
+            mi(command)
+        mi("-exec-run", r"\*stopped,reason=\"breakpoint-hit\"")
+        for _ in range(3):
+            for command in ("heap check", "heap", "heap arenas", "heap chunks", "heap bins", "heap tcache"):
+                said = mi(f'-interpreter-exec console "{command}"')
+                assert "Traceback" not in said
+                assert "Python Exception" not in said
+                if command == "heap check":
+                    assert "running: memory may change while it is read" in said, said
+                    assert "^done" in said, said
+    finally:
+        mi.close()
+
+
+@pytest.fixture(scope="module")
+def cores(gdb: Gdb, programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A core of a sound heap and one of a corrupt one."""
+    folder = tmp_path_factory.mktemp("cores")
+    found = {}
+    for name, program, args in (("sound", "threads", []), ("corrupt", "corrupt", ["unsorted-overrun"])):
+        path = folder / name
+        gdb("break stop_here", "run", f"generate-core-file {path}", program=programs[program], args=args).succeeded()
+        found[name] = path
+    return found
+
+
+def test_checking_a_core(gdb: Gdb, answers: Answers, programs: Programs, cores: dict[str, Path]) -> None:
+    """The same findings as in the process."""
+    gdb(f"core-file {cores['sound']}", f"heap check {answers.into('sound')}", program=programs["threads"]).succeeded()
+    assert answers["sound"]["sound"]
+    result = gdb(f"core-file {cores['corrupt']}", f"heap check {answers.into('corrupt')}", program=programs["corrupt"])
+    assert result.status == 1
+    assert answers["corrupt"]["findings"][0]["kind"] == "list-size"
+    assert answers["corrupt"]["findings"][0]["catches"]
+
+
+@pytest.mark.parametrize("percent", [0, 1, 10, 50, 90, 99])
+def test_a_truncated_core(gdb: Gdb, programs: Programs, cores: dict[str, Path], tmp_path: Path, percent: int) -> None:
+    """Cut anywhere: an answer as far as it goes, or a sentence."""
+    data = cores["sound"].read_bytes()
+    cut = tmp_path / "cut"
+    cut.write_bytes(data[: len(data) * percent // 100])
+    result = all_of(gdb, f"core-file {cut}", program=programs["threads"])
+    assert "internal-error" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_mutated_core(gdb: Gdb, programs: Programs, cores: dict[str, Path], tmp_path: Path, number: int) -> None:
+    """Random bytes all over its memory, the heap and malloc's variables among it."""
+    seed = random.SystemRandom().randrange(1 << 30)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    data = bytearray(cores[chance.choice(("sound", "corrupt"))].read_bytes())
+    for _ in range(10 ** (number + 1)):
+        place = chance.randrange(0x2000, len(data) - 8)
+        if any(data[place : place + 8]) or chance.random() < 0.1:
+            data[place] = chance.choice((0, 1, 0x41, 0xFF, chance.randrange(256)))
+    path = tmp_path / "mutated"
+    path.write_bytes(data)
+    begun = time.monotonic()
+    survives(gdb(f"core-file {path}", *LOOKING, program=programs["threads"]))
+    assert time.monotonic() - begun < 100, f"seed {seed}"
+
+
+#: Files that are no core file: empty, a header alone, a script, zeros, program headers that lead nowhere.
+NO_CORES = (
+    b"", b"\x7fELF", b"#!/bin/sh\n", bytes(4096),
+    b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x04\0\x3e\0" + b"\xff" * 200,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("content", NO_CORES)
+def test_a_core_that_is_none(gdb: Gdb, programs: Programs, tmp_path: Path, content: bytes) -> None:
+    """It is refused, or nothing is found in it."""
+    path = tmp_path / "core"
+    path.write_bytes(content)
+    all_of(gdb, f"core-file {path}", program=programs["threads"])
+
+
+def test_a_core_without_the_heap(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+    """coredump_filter left anonymous memory out: the heap is not called corrupt for that."""
+    core = tmp_path / "core"
+    gdb(
+        "break stop_here", "run",
+        "python open('/proc/%d/coredump_filter' % gdb.selected_inferior().pid, 'w').write('0x7e')",
+        "set use-coredump-filter on", f"generate-core-file {core}", program=programs["totals"],
+    ).succeeded()  # fmt: skip
+    all_of(gdb, f"core-file {core}", program=programs["totals"])
+
+
+def test_gdbserver(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """A process behind gdbserver, where /proc of this machine says nothing."""
+    needs("gdbserver")
+    remote = f"target remote | gdbserver --once - {programs['totals']}"
+    result = gdb(remote, "break stop_here", "continue", f"heap check {answers.into('check')}", "kill",
+                 program=programs["totals"])  # fmt: skip
+    survives(result)
+    assert answers["check"]["sound"]
+    assert answers["check"]["findings"] == []
+
+
+def test_a_library_that_is_gone(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+    """The program's file is deleted while it runs."""
+    copy = tmp_path / "copy"
+    shutil.copy(programs["totals"], copy)
+    all_of(gdb, "break stop_here", "run", f"shell rm {copy}", program=copy)
