@@ -125,8 +125,10 @@ def apply(words: Words, call: Call, answer: int, brk_before: int | None) -> None
             words.fresh(brk_before, answer)
         elif brk_before and args[0] and answer < brk_before:
             words.unmap(answer, brk_before)
-    elif failed(answer):
-        return
+    elif failed(answer) or call.path in ("heap-reserve", "heap-align"):
+        return  # nothing of what is reserved can be read before mprotect
+    elif name == "mprotect":
+        words.fresh(args[0], args[0] + args[1])
     elif name == "mmap" and args[3] & MAP_FIXED:
         words.zero(answer, answer + args[1])
     elif name == "mmap":
