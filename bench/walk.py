@@ -71,7 +71,7 @@ def build(chunks: int) -> tuple[Memory, array[int], Plan, Membership]:
         Image(BASE, words),
         words,
         Plan(arena, (region,)),
-        Membership(sorted(states), bytes(state for _, state in sorted(states.items()))),
+        Membership(array("Q", sorted(states)), bytes(state for _, state in sorted(states.items()))),
     )
 
 

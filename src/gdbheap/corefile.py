@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from gdbheap.mappings import MappedRange
+from gdbheap.memory import Memory, MemoryFault
 
 _PT_LOAD, _PT_NOTE = 1, 4
 _PN_XNUM = 0xFFFF
@@ -60,6 +62,47 @@ class CoreTables:
             if place < 0 or low >= found[place].end:
                 found.append(MappedRange(low, high, "????", path, 0))
         return tuple(sorted(found, key=lambda item: item.start))
+
+
+class CoreMemory:
+    """The memory in a core file, read from the file that ``descriptor`` has open.
+
+    What the core took from other files, and what it has no segment for, is left to ``beyond``. A debugger shows zeros
+    for anonymous memory that the core has a segment but no bytes for; here that is a MemoryFault.
+    """
+
+    def __init__(self, descriptor: int, tables: CoreTables, beyond: Memory) -> None:
+        self._descriptor = descriptor
+        self._beyond = beyond
+        self._segments = tables.segments
+        self._starts = [segment.address for segment in tables.segments]
+        # Without NT_FILE nothing tells what is anonymous.
+        named = {item.start for item in tables.ranges() if item.name}
+        self._anonymous = [bool(tables.files) and start not in named for start in self._starts]
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return the ``size`` bytes at ``address``; raise MemoryFault where any of them is not known."""
+        parts: list[bytes] = []
+        position, end = address, address + size
+        while position < end:
+            place = bisect_right(self._starts, position) - 1
+            segment = self._segments[place] if place >= 0 else None
+            if segment is None or position >= segment.address + segment.size:
+                return self._beyond.read(address, size)
+            offset = position - segment.address
+            wanted = min(end - position, segment.size - offset)
+            if offset + wanted > segment.held:
+                if self._anonymous[place]:
+                    raise MemoryFault(address, size, "the core file does not have it")
+                return self._beyond.read(address, size)
+            data = os.pread(self._descriptor, wanted, segment.offset + offset)
+            if len(data) != wanted:
+                return self._beyond.read(address, size)
+            if wanted == size:
+                return data
+            parts.append(data)
+            position += wanted
+        return b"".join(parts)
 
 
 def read_core(file: BinaryIO) -> CoreTables:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.debugger import Answers, Gdb
+from tests.support.environment import glibc_version
 from tests.support.mallinfo import FIGURES, read_malloc_info
 from tests.support.programs import Programs
 
@@ -21,7 +22,7 @@ def number(expression):
 
 def unmasked(place):
     stored = number('*(unsigned long *)%d' % place)
-    return stored, stored ^ (place >> 12)
+    return stored, stored ^ (place >> 12) if MASKED else stored
 
 def walk_single(front, shown):
     rows = []
@@ -80,13 +81,17 @@ def ring():
 def walk_all(path):
     with open(path, 'w') as file:
         arenas = {address: walk_arena(address) for address in ring()}
-        json.dump({'schema': 'gdbheap/1', 'arenas': arenas, 'tcaches': walk_tcaches()}, file)
+        fast = 'fastbinsY' in [field.name for field in gdb.parse_and_eval('main_arena').type.fields()]
+        limit = number('mp_.tcache_count')
+        found = {'arenas': arenas, 'tcaches': walk_tcaches(), 'limit': limit, 'fastbins': 10 if fast else 0}
+        json.dump({'schema': 'gdbheap/1', **found}, file)
 """
 
 
 def walk(answers: Answers, name: str) -> str:
     """Return the command that writes GDB's own walk of all lists into an answer."""
-    return f"python exec({WALK + f'walk_all({str(answers.path(name))!r})'!r}, {{}})"
+    code = f"MASKED = {glibc_version() >= (2, 32)}\n{WALK}"
+    return f"python exec({code + f'walk_all({str(answers.path(name))!r})'!r}, {{}})"
 
 
 def name_of(item: dict[str, Any]) -> str:
@@ -156,15 +161,15 @@ def test_each_tcache_is_as_gdb_walks_it(seen: Answers) -> None:
     assert [str(item["thread"]) for item in bins["tcaches"]] == sorted(truth, key=int)
     for item in bins["tcaches"]:
         expected = truth[str(item["thread"])]
-        if expected is None:
-            assert item["address"] is None
+        if item["address"] is None:
+            assert not expected, "no tcache, or 2.43's pretended one, which is empty"
             assert item["known"]
             continue
         counts = {name.replace("count", "tcache"): each for name, each in expected.items() if "count" in name}
         lists = {name: rows for name, rows in expected.items() if "count" not in name}
         assert {name_of(each): rows_of(each) for each in item["lists"]} == lists
         for each in item["lists"]:
-            assert each["limit"] == 7
+            assert each["limit"] == seen["walk"]["limit"]
             if counts[name_of(each)] is not None:
                 assert each["count"] == counts[name_of(each)]
             assert each["places"] == each["limit"] - each["count"]
@@ -173,6 +178,8 @@ def test_each_tcache_is_as_gdb_walks_it(seen: Answers) -> None:
 
 def test_the_counts_are_malloc_infos(seen: Answers) -> None:
     """As many chunks on each list as glibc reports, arena by arena."""
+    if not seen["walk"]["fastbins"]:
+        pytest.skip("malloc_info of a glibc without fastbins has another form")
     figures = read_malloc_info(seen["figures"]["xml"], seen["figures"]["ring"])
     for arena, truth in zip(seen["bins"]["arenas"], figures):
         assert arena["address"] == truth.address
@@ -182,7 +189,7 @@ def test_the_counts_are_malloc_infos(seen: Answers) -> None:
         assert sum(item["count"] for item in lists["unsorted"]) == sum(line.count for line in truth.unsorted)
         assert sum(item["bytes"] for item in lists["fastbin"]) == truth.fast_size
         empty = {each["kind"]: each["count"] for each in arena["empty"]}
-        assert empty["fastbin"] == 10 - len(lists["fastbin"])
+        assert empty["fastbin"] == seen["walk"]["fastbins"] - len(lists["fastbin"])
         small = sum(1 for item in arena["lists"] if item["kind"] == "small")
         assert empty["small"] == 62 - small
 
@@ -223,7 +230,7 @@ def test_what_is_chosen(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     kinds = answers["kinds"]
     assert not kinds["tcaches"]
     shown = [item for arena in kinds["arenas"] for item in arena["lists"]]
-    assert {item["kind"] for item in shown} == {"fastbin", "unsorted"}
+    assert "unsorted" in {item["kind"] for item in shown} <= {"fastbin", "unsorted"}
     assert all([each["kind"] for each in arena["empty"]] == ["fastbin", "unsorted"] for arena in kinds["arenas"])
     assert [arena["name"] for arena in answers["arena"]["arenas"]] == ["arena 2"]
     assert not answers["arena"]["tcaches"]
@@ -263,7 +270,7 @@ def test_the_text_has_the_same_chunks(gdb: Gdb, answers: Answers, programs: Prog
         ]
     left_out = [line for line in two.splitlines() if "left out" in line]
     assert len(left_out) == sum(1 for item in lists if item["count"] > 2)
-    assert "5 more chunks left out" in left_out[0]
+    assert f"{lists[0]['count'] - 2} more chunks left out" in left_out[0]
     assert "left out" not in everything
     assert sum(line.strip().startswith("empty: ") for line in everything.splitlines()) == 2
     assert "61 of 64 tcache bins" in everything
@@ -298,12 +305,14 @@ def test_a_tcache_that_cannot_be_found(gdb: Gdb, answers: Answers, programs: Pro
         program=programs["totals"],
     ).succeeded()
     (item,) = answers["lost"]["tcaches"]
-    assert not item["known"]
+    if item["known"]:
+        pytest.skip("this GDB finds thread-local variables by itself")
     assert item["why"] in result.stdout
     assert "cannot be found" in item["why"]
     assert "thread-local" in item["why"] or "libthread_db" in item["why"]
 
 
+@pytest.mark.skipif(glibc_version() < (2, 32), reason="the fixture hides its links as glibc does from 2.32 on")
 @pytest.mark.parametrize(
     ("mode", "command", "words"),
     [

@@ -249,6 +249,14 @@ def test_sizes_that_cannot_be(version: str, word: int, message: str) -> None:
     assert (end.kind, end.message) == ("abort", message)
 
 
+def test_a_size_that_is_rounded() -> None:
+    """From 2.42 on free does not check the size before the tcache takes the chunk, into the bin of the size below."""
+    image, rows, _ = made("2.43", 64, [(0x40, "used"), (0x20, "used")])
+    image.word(rows[0].address + 8, 0x39)
+    end = ending(foretell(state_of(image, (2, 43)), rows[0].address + 16))
+    assert (end.kind, end.index) == ("tcache", 1)
+
+
 @pytest.mark.parametrize("version", ["2.31", "2.36", "2.43"])
 def test_a_pointer_that_is_not_aligned(version: str) -> None:
     _, rows, state = made(version, 64, [(0x40, "used"), (0x20, "used")])

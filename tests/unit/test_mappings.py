@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
-from gdbheap.corefile import NotACore, Segment, read_core
+from gdbheap.corefile import CoreMemory, CoreTables, NotACore, Segment, read_core
 from gdbheap.mappings import MappedRange, overlapping, parse_info_proc, parse_maps, range_of
+from gdbheap.memory import MemoryFault
 
 MAPS = """\
 555555554000-555555555000 r--p 00000000 fe:01 1234                       /usr/bin/a program (deleted)
@@ -142,3 +146,44 @@ def test_a_program_is_no_core() -> None:
     data[16] = 3
     with pytest.raises(NotACore):
         read_core(io.BytesIO(bytes(data)))
+
+
+class Gdb:
+    """What GDB shows of a core file: files that the core names, and zeros where the core has no bytes."""
+
+    def read(self, address: int, size: int) -> bytes:
+        if address < 0x5000 or address + size > 0x9000:
+            raise MemoryFault(address, size)
+        return b"G" * size
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[BinaryIO]:
+    data = core()
+    path = tmp_path / "core"
+    path.write_bytes(data[:-0x100] + bytes(range(256)))
+    with path.open("rb") as file:
+        yield file
+
+
+def test_core_memory(opened: BinaryIO) -> None:
+    memory = CoreMemory(opened.fileno(), read_core(opened), Gdb())
+    assert memory.read(0x5000, 0x100) == bytes(range(256))
+    assert memory.read(0x5010, 4) == bytes([16, 17, 18, 19])
+    assert memory.read(0x50F8, 16) == b"G" * 16, "what is behind a segment is GDB's to tell"
+    assert memory.read(0x8000, 8) == b"G" * 8, "a file that is named can be read by GDB"
+    with pytest.raises(MemoryFault):
+        memory.read(0x100, 8)
+
+
+def test_core_memory_across_segments(opened: BinaryIO) -> None:
+    offset = read_core(opened).segments[0].offset
+    parts = (Segment(0x5000, 0x80, offset, 0x80, 6), Segment(0x5080, 0x80, offset + 0x80, 0x40, 6))
+    memory = CoreMemory(opened.fileno(), CoreTables(parts, ((0x7000, 0x9000, "libc"),)), Gdb())
+    assert memory.read(0x5070, 0x20) == bytes(range(0x70, 0x90))
+    with pytest.raises(MemoryFault, match="the core file does not have it"):
+        memory.read(0x50C0, 1)
+    with pytest.raises(MemoryFault, match="the core file does not have it"):
+        memory.read(0x5000, 0x100)
+    nameless = CoreMemory(opened.fileno(), CoreTables(parts, ()), Gdb())
+    assert nameless.read(0x50C0, 1) == b"G", "without names nobody knows whose memory it is"

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from gdbheap.ptmalloc import walk
 from gdbheap.ptmalloc.account import FreeFacts, plan_arena
 from gdbheap.ptmalloc.holder import Found, find_holders
-from gdbheap.ptmalloc.place import PLACES, arena_place, field_at, heap_holding, plan_of, struct_place
+from gdbheap.ptmalloc.place import (
+    PLACES,
+    arena_place,
+    field_at,
+    heap_holding,
+    lost_heap_place,
+    plan_of,
+    struct_place,
+)
 from gdbheap.ptmalloc.state import HeapState, read_heap_state
 from gdbheap.ptmalloc.tcache import read_tcache
 from tests.support.heap_image import LAYOUTS, MAIN_BASE, Image, Row, main_heap
@@ -211,3 +219,19 @@ def test_places_in_a_threads_heap() -> None:
     padding = arena_place(state, plans[1], (), plans[1].regions[0].start - 1)
     assert padding.kind == "padding"
     assert plan_of(state, plans, MAIN_BASE + 8) is plans[0]
+
+
+def test_a_heap_that_its_arena_does_not_lead_to() -> None:
+    """A link of the chain was overwritten: the heap behind it still says whose it is."""
+    image, state, _ = threads_heap()
+    lost = 0x4800_0000
+    image.map(lost, 0x3000)
+    image.heap(lost, state.ring.arenas[1].address, 0, 0x3000)
+    place = lost_heap_place(image.memory, state, lost + 0x1234)
+    assert place is not None
+    assert place.kind == "gap"
+    assert "arena 1" in place.text
+    assert lost_heap_place(image.memory, state, lost + 0x3000) is None, "behind what is in use"
+    assert lost_heap_place(image.memory, state, 0x7000_0000_0000) is None
+    image.heap(lost, 0x4242, 0, 0x3000)
+    assert lost_heap_place(image.memory, state, lost + 0x1234) is None

@@ -224,3 +224,14 @@ def test_json_has_the_lists_that_were_asked_for() -> None:
     assert item["kind"] == "small"
     assert (item["count"], item["left_out"], len(item["members"])) == (2, 1, 1)
     assert body["empty"] == [{"kind": "small", "count": 61}]
+
+
+def test_a_lock_that_is_held_is_said() -> None:
+    """A thread is inside malloc: what is read may be half of a change."""
+    image, _ = made("2.36", 64)
+    found = lists_of(image)
+    held = replace(found, arena=replace(found.arena, mutex=1))
+    words = "in the middle of a change"
+    assert words in "\n".join(arena_lists_lines(held, ARENA_KINDS, lambda item: (), Plain()))
+    assert words not in "\n".join(arena_lists_lines(found, ARENA_KINDS, lambda item: (), Plain()))
+    assert arena_lists_object(held, (), lambda item: ())["locked"] is True

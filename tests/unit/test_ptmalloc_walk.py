@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,14 +11,14 @@ import pytest
 from gdbheap.memory import Snapshot
 from gdbheap.ptmalloc.abi import round_up
 from gdbheap.ptmalloc.arena import Arena, read_arena
-from gdbheap.ptmalloc.bins import read_free_lists
+from gdbheap.ptmalloc.bins import FreeList, read_free_lists
 from gdbheap.ptmalloc.chunk import Chunk, flag_names
 from gdbheap.ptmalloc.heaps import read_heaps
 from gdbheap.ptmalloc.params import read_params
 from gdbheap.ptmalloc.regions import Gap, Plan, regions
 from gdbheap.ptmalloc.rows import Rows, Wanted
 from gdbheap.ptmalloc.tcache import read_tcache
-from gdbheap.ptmalloc.totals import ArenaTotals, Tally, totals
+from gdbheap.ptmalloc.totals import ArenaTotals, Tally, careful_totals, totals
 from gdbheap.ptmalloc.walk import Membership, membership, walk_arena, walk_region
 from tests.support.heap_image import LAYOUTS, MAIN_BASE, Image, Row, main_heap
 
@@ -51,7 +52,9 @@ def walked(
     free = membership(lists, caches)
     plan = regions(abi, layout, params, arena, read_heaps(memory, abi, layout, params, arena), known)
     rows = [Row(chunk.address, chunk.size, chunk.state) for chunk in Rows(abi, walk_arena(memory, abi, plan, free))]
-    return Walked(arena, plan, free, rows, totals(memory, abi, plan, free))
+    found = totals(memory, abi, plan, free)
+    assert found == careful_totals(memory, abi, plan, free)
+    return Walked(arena, plan, free, rows, found)
 
 
 def by_state(rows: Sequence[Row]) -> dict[str, int]:
@@ -611,3 +614,19 @@ def test_regions_that_nobody_recorded_are_missed() -> None:
         "The regions of main_arena that are known hold 0x102000 of the 0x142000 bytes of its system_mem; where the "
         "others begin is not known.",
     )
+
+
+def test_many_listed_chunks_are_sorted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of parts gives the same, also where all chunks but one lie close together."""
+    addresses = [0x5000 + 0x20 * place for place in (7, 3, 9, 1, 40, 2, 11)] + [0x7FFF_F000_0000]
+    lists = [
+        FreeList("unsorted", 1, addresses[::2], [0x20] * 4, (), True),
+        FreeList("large", 70, array("Q", addresses[1::2]), [0x20] * 4, (), True),
+    ]
+    whole = membership(lists)
+    assert list(whole.addresses) == sorted(addresses)
+    assert all(whole.get(address) is not None for address in addresses)
+    for most in (1, 2, 5):
+        monkeypatch.setattr("gdbheap.ptmalloc.walk._SORTED", most)
+        found = membership(lists)
+        assert (found.addresses, found.states, found.problems) == (whole.addresses, whole.states, ())

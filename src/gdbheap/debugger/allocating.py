@@ -8,7 +8,7 @@ import gdb
 
 from gdbheap.debugger import session
 from gdbheap.debugger.processes import local_pid, local_ranges
-from gdbheap.debugger.target import Target
+from gdbheap.debugger.target import Target, is_core
 from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc.arena import read_arenas
 from gdbheap.ptmalloc.params import read_params
@@ -64,6 +64,7 @@ def read_glibc(target: Target) -> Glibc:
         may_shrink_heap=target.may_shrink_heap,
         hooks=_hooks(target),
         processors=os.cpu_count() if local_pid() is not None else None,
+        partial=is_core(),
     )
 
 

@@ -12,7 +12,7 @@ from gdbheap.debugger import model, session
 from gdbheap.debugger.allocating import read_machine
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.tcaches import read_thread_tcaches
-from gdbheap.debugger.whereabouts import class_of, elsewhere, stack_owner, stack_pointers, symbol_at
+from gdbheap.debugger.whereabouts import class_of, elsewhere, lacks, stack_owner, stack_pointers, symbol_at
 from gdbheap.mappings import MappedRange, range_of
 from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc.account import search_mmapped
@@ -24,7 +24,7 @@ from gdbheap.ptmalloc.inspection import Inspection, Listed, Mapping, WordNote
 from gdbheap.ptmalloc.lists import ChunkList, arena_list, position_of, tcache_lists
 from gdbheap.ptmalloc.mmapped import MmappedChunk, MmappedChunks
 from gdbheap.ptmalloc.mmapped import holder as mmapped_holder
-from gdbheap.ptmalloc.place import Place, arena_place, heap_holding, plan_of, struct_place
+from gdbheap.ptmalloc.place import Place, arena_place, heap_holding, lost_heap_place, plan_of, struct_place
 from gdbheap.ptmalloc.problems import Problems
 from gdbheap.ptmalloc.regions import Plan, regions
 from gdbheap.ptmalloc.walk import Membership, membership
@@ -124,6 +124,11 @@ class Inspector:
         own = struct_place(self._state, address)
         if own is not None:
             return own
+        if lacks(self._ranges, address):
+            mapping = range_of(self._ranges, address)
+            return Place(
+                "missing", "The process had memory there, but the core file does not hold it.", mapping=mapping
+            )
         plan = plan_of(self._state, self._plans, address)
         if plan is not None:
             found = self._find(plan, [address])
@@ -136,7 +141,8 @@ class Inspector:
             chunk = mmapped_holder(self._mmapped.chunks, address)
             if chunk is not None:
                 return self._of_mapping(address, chunk, size)
-        return elsewhere(self._ranges, address)
+        lost = lost_heap_place(self._memory, self._state, address)
+        return elsewhere(self._ranges, address) if lost is None else lost
 
     def foretell(self, pointers: Iterable[int]) -> tuple[Foretold, ...]:
         """Return what free of each pointer would do if the selected thread called it now."""
@@ -152,6 +158,8 @@ class Inspector:
         problems = Problems()
         if self._state.ring.problem is not None:
             problems.add(self._state.ring.problem)
+        if chunk.state == "used":  # or on a list that could not be read
+            problems.extend(self._facts.problems)
         plan = self._arenas[arena.address].plan
         problems.extend(plan.problems)
         near = {f"{item.address:#x}" for item in (holder.before, chunk, holder.after) if item is not None}

@@ -6,10 +6,11 @@ import re
 
 import gdb
 
-from gdbheap.corefile import CoreTables, NotACore, read_core
+from gdbheap.corefile import CoreMemory, CoreTables, NotACore, read_core
 from gdbheap.debugger.processes import local_pid, local_ranges
 from gdbheap.debugger.target import is_core
 from gdbheap.mappings import MappedRange, parse_info_proc
+from gdbheap.memory import Memory, MemoryFault
 
 
 def mapped_ranges() -> tuple[MappedRange, ...]:
@@ -51,3 +52,23 @@ def core_tables() -> CoreTables | None:
             return read_core(file)
     except (OSError, NotACore):
         return None
+
+
+class OpenCore(CoreMemory):
+    """The memory of the core file that is loaded, where that file can be read; raises OSError or NotACore."""
+
+    def __init__(self, beyond: Memory) -> None:
+        self._file = open(core_path() or "", "rb", buffering=0)  # noqa: SIM115 (closed with this object)
+        super().__init__(self._file.fileno(), read_core(self._file), beyond)
+
+
+def core_memory(beyond: Memory, start: int, size: int) -> Memory:
+    """Return the reader of the core file, or ``beyond``, which is GDB's, where the file is not what GDB has loaded.
+
+    The file may have been replaced since: both must give the same ``size`` bytes at ``start``.
+    """
+    try:
+        found = OpenCore(beyond)
+        return found if found.read(start, size) == beyond.read(start, size) else beyond
+    except (OSError, NotACore, MemoryFault):
+        return beyond

@@ -14,7 +14,7 @@ from gdbheap.debugger.processes import local_pid
 from gdbheap.debugger.target import Target, each_thread, is_core, stack_pointer
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.starts import region_starts
-from gdbheap.memory import MemoryFault, PageCache
+from gdbheap.memory import Memory, MemoryFault, PageCache
 from gdbheap.ptmalloc import account
 from gdbheap.ptmalloc.abi import FLAG_BITS
 from gdbheap.ptmalloc.account import Account, FreeFacts
@@ -69,7 +69,13 @@ def read_tcaches(target: Target) -> tuple[dict[int, Tcache], list[str]]:
                 "so chunks in it are shown as used."
             )
         elif not tcache_is_dummy(target.symbols, target.layout, address):
-            found[thread.num] = read_tcache(memory, target.abi, target.layout, address, target.safe_linking, key)
+            try:
+                found[thread.num] = read_tcache(memory, target.abi, target.layout, address, target.safe_linking, key)
+            except MemoryFault as fault:
+                problems.append(
+                    f"The tcache of thread {thread.num}, at {address:#x}, cannot be read ({fault.reason}), so "
+                    "chunks in it are shown as used."
+                )
     return found, problems
 
 
@@ -84,8 +90,26 @@ def free_facts() -> FreeFacts:
 
 def read_account() -> Account:
     """Walk every arena and return what its bytes are; raise TargetError where there is no heap yet."""
+    from gdbheap.debugger.progress import Progress
+
     state = read_state()
-    return account.read_account(session.target().memory, state, free_facts(), kernel_facts())
+    facts, kernel = free_facts(), kernel_facts()
+    with Progress(heap_memory()) as memory:
+        return account.read_account(memory, state, facts, kernel)
+
+
+def heap_memory() -> Memory:
+    """Return the fastest reader of the heap's memory as it is now; drop it before the process goes on."""
+    from gdbheap.debugger.native import ProcessMemory
+
+    memory = session.target().memory
+    pid = local_pid()
+    if pid is None:
+        return memory
+    try:
+        return ProcessMemory(pid, mapped_ranges(), memory)
+    except OSError:
+        return memory
 
 
 def kernel_facts() -> KernelFacts:

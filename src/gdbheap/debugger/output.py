@@ -11,7 +11,7 @@ import gdb
 from gdbheap.render.style import Colour, Plain
 
 SCHEMA = "gdbheap/1"
-_BATCH = 1000
+_BATCH = 1 << 16  # characters
 
 
 def style(descriptor: int = 1) -> Plain:
@@ -24,14 +24,16 @@ def style(descriptor: int = 1) -> Plain:
 def write_lines(lines: Iterable[str], stream: int = gdb.STDOUT) -> None:
     """Write the lines to a stream of GDB's, some at a time, so that its pager can stop a long answer.
 
-    Where making the lines fails, those that were made are written first.
+    One string may hold several lines. Where making the lines fails, those that were made are written first.
     """
     batch: list[str] = []
+    size = 0
     try:
         for line in lines:
             batch.append(line)
-            if len(batch) >= _BATCH:
-                written, batch = batch, []
+            size += len(line)
+            if size >= _BATCH:
+                written, batch, size = batch, [], 0
                 gdb.write("\n".join(written) + "\n", stream)
     finally:
         if batch:

@@ -12,7 +12,7 @@ import gdb
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.processes import shrinks_heaps_with_mmap
 from gdbheap.growth.reading import ProcessFacts
-from gdbheap.memory import MemoryFault, ReadPlan
+from gdbheap.memory import Memory, MemoryFault, ReadPlan
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.layout import Layout, LayoutUnknown
 from gdbheap.ptmalloc.tcache import detect_safe_linking
@@ -132,7 +132,7 @@ class Target:
     """What stays true of a process while the same objects are loaded: the facts that every command starts from."""
 
     def __init__(self, objfile: gdb.Objfile) -> None:
-        self.memory = GdbMemory()
+        self.memory: Memory = GdbMemory()
         self.symbols = GdbSymbols(objfile)
         self.libc = objfile.filename or ""
         try:
@@ -141,6 +141,10 @@ class Target:
             raise TargetError(_no_debug_symbols(self.libc)) from None
         self.main_arena = self._required("main_arena")
         self.mp = self._required("mp_")
+        if is_core():
+            from gdbheap.debugger.maps import core_memory  # which asks this module what is a core
+
+            self.memory = core_memory(self.memory, self.main_arena, self.layout.state.size)
         self.curbrk = self.symbols.address("__curbrk")
         self.release = Release(_release(self))
         self.abi = _abi(self.layout)

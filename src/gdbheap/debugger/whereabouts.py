@@ -59,6 +59,12 @@ def stack_owner(ranges: Sequence[MappedRange], pointers: dict[int, int], address
     return max(below)[1] if below else min(inside)[1]
 
 
+def lacks(ranges: Sequence[MappedRange], address: int) -> bool:
+    """Whether a core file lacks the byte at ``address``, which the process had mapped."""
+    mapping = range_of(ranges, address)
+    return mapping is not None and mapping.anonymous and address >= mapping.start + mapping.held
+
+
 def elsewhere(ranges: Sequence[MappedRange], address: int) -> Place:
     """Return what is at an address that is in no memory of malloc's."""
     symbol = symbol_at(address)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gdbheap.mappings import MappedRange
-from gdbheap.memory import Memory, PageCache
+from gdbheap.memory import Memory
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.bins import read_free_lists
 from gdbheap.ptmalloc.heaps import HeapChain
@@ -18,8 +18,6 @@ from gdbheap.ptmalloc.tcache import Tcache
 from gdbheap.ptmalloc.totals import ArenaTotals, totals
 from gdbheap.ptmalloc.walk import Membership, membership
 
-#: How much is fetched at once while free lists are followed, in bytes: their chunks lie scattered.
-_CACHED = 0x4000
 #: The states of chunks that malloc_info and mallinfo2 count as free; they count tcache chunks as used.
 _BINNED = ("unsorted", "small", "large")
 
@@ -83,7 +81,7 @@ def plan_arena(memory: Memory, state: HeapState, arena: Arena, facts: FreeFacts)
     """Return where the chunks of ``arena`` are and which of them are on a free list."""
     chain = state.heaps.get(arena.address, HeapChain(()))
     plan = regions(state.abi, state.layout, state.params, arena, chain, facts.known_starts)
-    lists = read_free_lists(PageCache(memory, _CACHED), state.abi, state.layout, arena, facts.safe_linking)
+    lists = read_free_lists(memory, state.abi, state.layout, arena, facts.safe_linking)
     return plan, membership(lists, facts.tcaches)
 
 

@@ -47,7 +47,8 @@ NOTHING_KNOWN = KernelFacts()
 class Mapped:
     """Some of a process's addresses, in bytes: how many are ``mapped``, and what is known of those.
 
-    ``resident`` are in physical memory (None: not known), ``missing`` from the core file that is looked at. ``ranges``
+    ``resident`` are in physical memory (None: not known), ``missing``, of those that can be written, from the core
+    file that is looked at. ``ranges``
     is how many separate pieces they are.
     """
 
@@ -136,8 +137,11 @@ class _Measure:
     def __init__(self, facts: KernelFacts) -> None:
         self._resident = facts.resident
         self._ranges = Spans((item.start, item.end) for item in facts.ranges)
+        # Reserved addresses have no bytes either; some releases of gcore call them readable.
         self._missing = Spans(
-            (item.start + item.held, item.end) for item in facts.ranges if item.anonymous and item.held < item.size
+            (item.start + item.held, item.end)
+            for item in facts.ranges
+            if item.anonymous and item.held < item.size and item.permissions[1] != "-"
         )
         #: Why resident memory is not known where the kernel could have told it.
         self.why_not = ""

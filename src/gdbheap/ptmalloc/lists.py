@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import Abi
@@ -32,8 +33,8 @@ class ChunkList:
     index: int
     low: int
     high: int | None
-    addresses: tuple[int, ...]
-    sizes: tuple[int, ...]
+    addresses: Sequence[int]
+    sizes: Sequence[int]
     limit: int | None
     places: int | None
     problems: tuple[str, ...]
@@ -52,9 +53,8 @@ class ChunkList:
         return self.kind in ("tcache", "fastbin")
 
 
-@dataclass(frozen=True)
-class ListRow:
-    """One chunk of a list: its ``position`` (0 is the front) and its links.
+class ListRow(NamedTuple):
+    """One chunk of a list: its ``position`` (0 is the front) and its links. A named tuple is quicker to make.
 
     ``stored`` is the link as it is in memory, ``next`` what it means: the address of the next chunk, in a tcache its
     user pointer, as glibc has them; 0 at the end. ``back`` is bk, None where the list has no such link. The three
@@ -115,18 +115,19 @@ def list_rows(
 ) -> tuple[ListRow, ...]:
     """Return the first ``limit`` chunks of a list (None: all) with their links as they are in ``memory``."""
     rows = []
+    header, word, read = abi.header, abi.word_size, memory.read
+    unpack = struct.Struct(f"{abi.order}2{abi.word_code}").unpack
+    single = item.is_single
+    masked = single and safe_linking
     for position, (address, size) in enumerate(zip(item.addresses[:limit], item.sizes[:limit])):
-        pointer = address + abi.header
-        stored: int | None = None
-        following: int | None = None
-        back: int | None = None
-        with suppress(MemoryFault):
-            stored, back = abi.words(memory.read(pointer, 2 * abi.word_size))
-        if item.is_single:
-            back = None
-        if stored is not None:
-            following = stored ^ (pointer >> 12) if item.is_single and safe_linking else stored
-        rows.append(ListRow(position, address, pointer, size, stored, following, back))
+        pointer = address + header
+        try:
+            stored, back = unpack(read(pointer, 2 * word))
+        except MemoryFault:
+            rows.append(ListRow(position, address, pointer, size, None, None, None))
+            continue
+        following = stored ^ (pointer >> 12) if masked else stored
+        rows.append(ListRow(position, address, pointer, size, stored, following, None if single else back))
     return tuple(rows)
 
 

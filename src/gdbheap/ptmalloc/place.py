@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gdbheap.mappings import MappedRange
+from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.bins import UNSORTED_BIN, bin_index
-from gdbheap.ptmalloc.heaps import HeapInfo
+from gdbheap.ptmalloc.heaps import HeapInfo, heap_containing
 from gdbheap.ptmalloc.holder import extent
+from gdbheap.ptmalloc.layout import LayoutUnknown
 from gdbheap.ptmalloc.regions import Gap, Plan
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.symbols import Struct
@@ -29,6 +31,7 @@ PLACES: Mapping[str, str] = {
     "file": "It is in memory that a file is mapped to: the program, a library.",
     "kernel": "It is in memory that the kernel maps for itself.",
     "memory": "It is in anonymous memory that is none of malloc's, as far as can be told.",
+    "missing": "It is in memory of the process that the core file does not hold.",
     "unmapped": "Nothing is mapped there.",
     "unknown": "It is in no memory of malloc's, and what is mapped is not known.",
 }
@@ -91,6 +94,26 @@ def heap_holding(state: HeapState, address: int) -> tuple[Arena, HeapInfo] | Non
         for heap in () if chain is None else chain.heaps:
             if heap.address <= address < heap.address + heap.max_size:
                 return arena, heap
+    return None
+
+
+def lost_heap_place(memory: Memory, state: HeapState, address: int) -> Place | None:
+    """Return that ``address`` is in what looks like a heap which its arena's chain does not lead to; None where not.
+
+    Where a link of the chain was overwritten, the heaps behind it are lost to the walk, but each still names its arena.
+    """
+    try:
+        heap = heap_containing(memory, state.abi, state.layout, state.params, address)
+    except (MemoryFault, LayoutUnknown):
+        return None
+    for arena in state.ring.arenas[1:]:
+        if arena.address == heap.arena and address < heap.end:
+            return Place(
+                "gap",
+                f"It is in what looks like a heap of {arena.name}, at {heap.address:#x}, but the heaps of that arena "
+                "do not lead there, so its chunks are not known.",
+                arena=arena,
+            )
     return None
 
 

@@ -61,6 +61,15 @@ class Rows:
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks in the order of the walk."""
+        for block, places in self.blocks():
+            columns, states = block.columns, block.states
+            for place in places:
+                yield chunk_of(
+                    self._abi, columns.addresses[place], columns.words[place], columns.sizes[place], states[place]
+                )
+
+    def blocks(self) -> Iterator[tuple[Block, Sequence[int]]]:
+        """Yield the blocks of the walk that have such chunks, and which of their chunks these are."""
         left = self._limit
         for block in self._blocks:
             if self._seen is not None:
@@ -68,13 +77,10 @@ class Rows:
             places = self._matching(block)
             shown = places if left is None else places[:left]
             self.left_out += len(places) - len(shown)
-            columns, states = block.columns, block.states
-            for place in shown:
-                yield chunk_of(
-                    self._abi, columns.addresses[place], columns.words[place], columns.sizes[place], states[place]
-                )
             if left is not None:
                 left -= len(shown)
+            if shown:
+                yield block, shown
 
     def _matching(self, block: Block) -> Sequence[int]:
         columns, wanted = block.columns, self._wanted

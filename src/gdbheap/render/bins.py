@@ -26,6 +26,8 @@ _PLURALS = {
 def arena_lists_lines(found: ArenaLists, kinds: Sequence[str], rows: Rows, style: Plain) -> Iterator[str]:
     """Yield the lists of an arena that are of these ``kinds``."""
     yield f"{found.arena.name} at {style.paint('address', f'{found.arena.address:#x}')}"
+    if found.arena.mutex:
+        yield style.paint("bad", "  A thread holds its lock: the lists may be in the middle of a change.")
     yield from _lists_lines([item for item in found.lists if item.kind in kinds], rows, style)
     yield from _empty_line(found.lists, found.totals, kinds)
 
@@ -151,6 +153,7 @@ def arena_lists_object(found: ArenaLists, kinds: Sequence[str], rows: Rows) -> d
     return {
         "name": found.arena.name,
         "address": found.arena.address,
+        "locked": bool(found.arena.mutex),
         "lists": [list_object(item, rows) for item in found.lists if item.kind in kinds],
         "empty": _empty_object(found.lists, found.totals, kinds),
     }

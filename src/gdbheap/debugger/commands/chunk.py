@@ -47,8 +47,12 @@ class HeapChunk(HeapCommand):
     examples = ("heap chunk p", "heap chunk &node->next -bytes 256", "heap chunk -json -- -1 + (long) p")
 
     def split(self, argument: str) -> list[str]:
-        """Return the words of a command line as they were typed: quotes belong to the expression."""
-        return _WORD.findall(argument)
+        """Return the words of a command line as they were typed: quotes belong to the expression, but for a file's."""
+        words = _WORD.findall(argument)
+        for place, word in enumerate(words[1:], 1):
+            if words[place - 1].startswith("-j") and word[0] in "\"'" and word[-1] == word[0] and len(word) > 1:
+                words[place] = word[1:-1]
+        return words
 
     def completions(self, text: str, word: str) -> list[str]:
         """Return the options, or what GDB completes an expression with."""

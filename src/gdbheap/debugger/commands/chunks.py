@@ -25,7 +25,8 @@ class HeapChunks(HeapCommand):
     summary = "List the chunks of the heap: address, pointer, size, request that fits, flags, state and a preview."
     details = (
         "Flags: P the chunk before it is in use, M mmapped, A not in main_arena. States: used; on a free list, as\n"
-        "tcache, fastbin, unsorted, small or large; free by its flags but on no list; top; fencepost."
+        "tcache, fastbin, unsorted, small or large; free by its flags but on no list; top; fencepost.\n"
+        "Chunks that have mappings of their own come last."
     )
     options = (
         Option("arena", "N", "Only this arena: its number (0 is main_arena) or address."),
@@ -41,7 +42,7 @@ class HeapChunks(HeapCommand):
 
     def answer(self, parsed: Parsed) -> Answer:
         """Return the chunks that are asked for, of the chosen arenas."""
-        from gdbheap.render.chunks import HEADER, ShownTotals, chunk_object, chunk_rows, totals_line
+        from gdbheap.render.chunks import HEADER, BlockRows, ShownTotals, chunk_object, chunk_rows, totals_line
         from gdbheap.render.units import count_of
 
         walk = _walk(parsed)
@@ -65,11 +66,14 @@ class HeapChunks(HeapCommand):
         def lines(style: Plain) -> Iterator[str]:
             walk = _walk(parsed)
             shown = ShownTotals()
-            groups = [(arena.name, f"{arena.name} at {arena.address:#x}", walk.chunks(arena)) for arena in arenas]
+            made = BlockRows(walk.abi, walk.read, _PREVIEW, shown)
+            groups = [
+                (arena.name, f"{arena.name} at {arena.address:#x}", made.rows(walk.blocks(arena))) for arena in arenas
+            ]
             if not parsed.given("arena"):
-                groups.append(("mmapped", "chunks with mappings of their own", walk.mmapped()))
-            for name, title, chunks in groups:
-                rows = chunk_rows(chunks, lambda chunk: walk.content(chunk, _PREVIEW), _PREVIEW, shown)
+                rows = chunk_rows(walk.mmapped(), lambda chunk: walk.content(chunk, _PREVIEW), _PREVIEW, shown)
+                groups.append(("mmapped", "chunks with mappings of their own", rows))
+            for name, title, rows in groups:
                 first = next(rows, None)
                 if first is not None:
                     yield from (title, HEADER, first)

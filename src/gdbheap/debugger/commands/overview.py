@@ -11,8 +11,9 @@ class Heap(HeapCommand):
 
     summary = "Show the heap of the program, arena by arena; the subcommands look closer and explain."
     details = (
-        "Each arena's memory from the kernel (system_mem) is the sum of what is used, what is free, the top chunk and\n"
-        "malloc's own overhead.\n"
+        "Each arena's memory from the kernel (system_mem) is the sum of what is used, what is free (in tcaches,\n"
+        "fastbins and bins), the top chunk and malloc's own overhead. Large chunks have mappings of their own. Below,\n"
+        "what malloc counts stands beside what the kernel has mapped; what is not malloc's is left out by name.\n"
         "\n"
         "See:      heap, heap arenas, heap chunks, heap chunk, heap bins, heap tcache, heap top, heap params\n"
         "Explain:  heap catch (record), heap events (what was recorded), heap timeline (the same, drawn),\n"
