@@ -145,10 +145,13 @@ class _Heaps:
         machine, coming = self._machine, self._coming
         while coming and coming[-1][0] < place:
             coming.pop()
-        arena = machine.thread.arena
-        newest = machine.words[arena + machine.top_at] if arena and arena != machine.main_arena else 0
-        newest -= newest % machine.heap_max_size
-        return next(([heap] for _, heap in reversed(coming) if heap != newest), [])
+        arena, live = machine.thread.arena, set()
+        heap = machine.words[arena + machine.top_at] if arena and arena != machine.main_arena else 0
+        heap -= heap % machine.heap_max_size
+        while heap and heap not in live:
+            live.add(heap)
+            heap = machine.words[heap + machine.word_size]  # prev
+        return next(([heap] for _, heap in reversed(coming) if heap not in live), [])
 
 
 def record(gdb: Gdb, program: Path, folder: Path, entries: list[Entry], threads: bool = False) -> Recording:

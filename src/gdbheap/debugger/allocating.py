@@ -38,7 +38,7 @@ def read_machine(thread: gdb.InferiorThread) -> Machine:
     variables = read_globals(target)
     own = Thread(thread.num, _tcache(target, thread), target.thread_word("thread_arena", thread))
     kernel = WillingKernel(target.abi.word_size, _kernel_break())
-    machine = Machine(glibc, PageCache(target.memory), own, variables, kernel, is_core())
+    machine = Machine(glibc, PageCache(target.memory), own, variables, kernel)
     if not variables.initialized:
         for name, value in environment_settings(_environment()).items():
             set_value(machine, name, value)  # as ptmalloc_init will
@@ -64,6 +64,7 @@ def read_glibc(target: Target) -> Glibc:
         may_shrink_heap=target.may_shrink_heap,
         hooks=_hooks(target),
         processors=os.cpu_count() if local_pid() is not None else None,
+        partial=is_core(),
     )
 
 

@@ -88,9 +88,10 @@ class AllocationLog:
         if inferior.pid != self.process:
             return
         thread, stack = gdb.selected_thread().num, register("rsp") & _WORD
+        after = int.from_bytes(inferior.read_memory(stack, 8).tobytes(), "little")
         pending = self._under_way.get(thread)
-        if pending is not None and stack < pending.stack:
-            return  # glibc itself calls it
+        if pending is not None and (stack < pending.stack or (stack, after) == (pending.stack, pending.after)):
+            return  # glibc itself calls it, or jumps to it
         self._under_way.pop(thread, None)
         kind, request, returns = _FUNCTIONS[name]
         arguments = request([register(which) & _WORD for which in ("rdi", "rsi", "rdx")])
@@ -99,9 +100,8 @@ class AllocationLog:
         elif not returns:
             self._write(thread, f"{kind} {' '.join(map(str, arguments))}")
         else:
-            after = int.from_bytes(inferior.read_memory(stack, 8).tobytes(), "little")
             where = register("rdi") & _WORD if name == "posix_memalign" else 0
-            self._under_way[thread] = _Call(kind, arguments, stack, where)
+            self._under_way[thread] = _Call(kind, arguments, stack, after, where)
             if after not in self._returns:
                 self._returns.add(after)
                 self._breakpoints.append(_Return(self, after))
@@ -151,14 +151,18 @@ class AllocationLog:
 
 
 class _Call:
-    """A call that has not returned: what it is, its arguments, and the stack pointer at its entry."""
+    """A call that has not returned: what it is, its arguments, the stack pointer at its entry, where it returns to.
 
-    __slots__ = ("arguments", "kind", "stack", "where")
+    ``where`` is the place that gets the result of posix_memalign, else 0.
+    """
 
-    def __init__(self, kind: str, arguments: tuple[int, ...], stack: int, where: int) -> None:
+    __slots__ = ("after", "arguments", "kind", "stack", "where")
+
+    def __init__(self, kind: str, arguments: tuple[int, ...], stack: int, after: int, where: int) -> None:
         self.kind = kind
         self.arguments = arguments
         self.stack = stack
+        self.after = after
         self.where = where
 
 

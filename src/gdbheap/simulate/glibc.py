@@ -23,7 +23,8 @@ class Glibc:
     it is the same for all threads (tcache_key, from glibc 2.34 on); None where the mark is the address of the tcache
     (2.29 to 2.33) or there is none, which ``marks`` tells apart. ``always_fail_morecore`` and ``may_shrink_heap`` are
     as in GrowthState. ``hooks`` are the functions of __malloc_hook and its like that are honoured (up to 2.33).
-    ``processors`` is what __get_nprocs answers. ``perturbs`` says whether M_PERTURB is set.
+    ``processors`` is what __get_nprocs answers. ``partial`` says that memory which cannot be read may have been there
+    all the same, as with a core file.
     """
 
     abi: Abi
@@ -39,6 +40,7 @@ class Glibc:
     may_shrink_heap: bool | None = None
     hooks: tuple[str, ...] = ()
     processors: int | None = None
+    partial: bool = False
 
     def since(self, major: int, minor: int) -> bool:
         """Whether this is release ``major``.``minor`` or later; raise Unpredictable where that is not known."""

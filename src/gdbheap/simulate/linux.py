@@ -40,10 +40,13 @@ class WillingKernel:
         self._word_size = word_size
         self._brk = brk
         self._next = _PLACEHOLDERS[word_size] if next_mapping is None else next_mapping
+        self._free: tuple[tuple[int, int], ...] = ()  # places that were given back: length and address
 
     def copy(self) -> WillingKernel:
         """Return a kernel that answers what this one would."""
-        return WillingKernel(self._word_size, self._brk, self._next)
+        made = WillingKernel(self._word_size, self._brk, self._next)
+        made._free = self._free
+        return made
 
     def is_placeholder(self, address: int) -> bool:
         """Whether an address stands for one that the kernel chooses."""
@@ -68,9 +71,15 @@ class WillingKernel:
             return args[0]
         if name == "mremap":
             return args[0] if args[2] <= args[1] else self._place(args[2])
+        if name == "munmap" and call.path == "munmap-chunk" and self._word_size == 4:
+            self._free += ((args[1], args[0]),)  # there are not many places
         return 0
 
     def _place(self, length: int, alignment: int = 0x1000) -> int:
+        for item in self._free if alignment == 0x1000 else ():
+            if length <= item[0]:
+                self._free = tuple(other for other in self._free if other is not item)
+                return item[1]
         address = round_up(self._next, alignment)
         self._next = address + round_up(length, 0x1000) + 0x10000
         if self._next > _PLACEHOLDERS_END[self._word_size]:
@@ -125,8 +134,10 @@ def apply(words: Words, call: Call, answer: int, brk_before: int | None) -> None
             words.fresh(brk_before, answer)
         elif brk_before and args[0] and answer < brk_before:
             words.unmap(answer, brk_before)
-    elif failed(answer):
-        return
+    elif failed(answer) or call.path in ("heap-reserve", "heap-align"):
+        return  # nothing of what is reserved can be read before mprotect
+    elif name == "mprotect":
+        words.fresh(args[0], args[0] + args[1])
     elif name == "mmap" and args[3] & MAP_FIXED:
         words.zero(answer, answer + args[1])
     elif name == "mmap":

@@ -70,8 +70,7 @@ class Machine:
     they are not kept, which is quicker). ``changes`` are full sentences about settings and the like that moved, and
     ``source`` is where the last request got its memory from (SOURCES of simulate.trace). While steps are kept,
     ``touched`` are the bins that a chunk was taken out of or sorted into, of whichever arena, and ``freed`` is where
-    the last chunk that was freed went. ``partial`` says that memory which cannot be read may have been there all the
-    same, as with a core file.
+    the last chunk that was freed went.
     """
 
     def __init__(
@@ -81,7 +80,6 @@ class Machine:
         thread: Thread,
         variables: Globals,
         kernel: Kernel,
-        partial: bool = False,
     ) -> None:
         self.glibc = glibc
         self.abi = abi = glibc.abi
@@ -90,7 +88,6 @@ class Machine:
         self.thread = thread
         self.variables = variables
         self.kernel = kernel
-        self.partial = partial
         self.calls: list[tuple[Call, int]] = []
         self.steps: list[Step] | None = None
         self.changes: list[str] = []

@@ -123,9 +123,10 @@ def predict(machine: Machine, operation: Operation) -> Prediction:
     except Abort as abort:
         end, message = "abort", abort.message
     except MemoryFault as fault:
-        end = "unknown" if after.partial else "crash"
+        end = "unknown" if machine.glibc.partial else "crash"
         message = f"It uses {fault.size} bytes at {fault.address:#x}, which cannot be read: {fault.reason}."
-        after.note("fail", operation.name, message)
+        if end == "crash":
+            after.note("fail", operation.name, message)
     except Unpredictable as unknown:
         message = unknown.reason
     chunk = chunk_size = usable = None

@@ -19,8 +19,8 @@ from gdbheap.simulate.trace import Abort
 
 #: The settings that are compared; those that mallopt and GLIBC_TUNABLES know.
 COMPARED = ("top_pad", "mmap_threshold", "trim_threshold", "tcache_count", "tcache_max", "mxfast", "arena_max")
-#: Where the simulated heap begins.
-_START = 0x600000000
+#: Where the simulated heap begins, by word size.
+_START = {8: 0x600000000, 4: 0x20000000}
 _SETTING_FIELDS = (
     *("trim_threshold", "top_pad", "mmap_threshold", "arena_test", "arena_max", "thp_mode", "thp_pagesize"),
     *("hp_pagesize", "hp_flags", "n_mmaps_max", "no_dyn_threshold", "tcache_bins", "tcache_small_bins"),
@@ -88,7 +88,9 @@ def empty_machine(machine: Machine) -> Machine:
         initialized=False,
         numbers={machine.main_arena: 0},
     )
-    made = Machine(glibc, _Memory(), Thread(1, 0, 0), variables, WillingKernel(machine.word_size, _START))
+    made = Machine(
+        glibc, _Memory(), Thread(1, 0, 0), variables, WillingKernel(machine.word_size, _START[machine.word_size])
+    )
     for name in _SETTING_FIELDS:
         if machine.has_mp(name):
             made.set_mp(name, machine.mp(name))

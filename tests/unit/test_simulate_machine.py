@@ -1,0 +1,226 @@
+"""The simulated allocator without a process: layers of memory, files of operations, and what holds on any heap."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gdbheap.memory import MemoryFault, Snapshot
+from gdbheap.ptmalloc.abi import Abi
+from gdbheap.ptmalloc.params import read_params
+from gdbheap.simulate.calls import Unpredictable
+from gdbheap.simulate.comparison import compare
+from gdbheap.simulate.glibc import Glibc
+from gdbheap.simulate.linux import WillingKernel, is_placeholder
+from gdbheap.simulate.machine import Globals, Machine, Thread
+from gdbheap.simulate.operations import Operation, Prediction, predict
+from gdbheap.simulate.outlook import look_ahead
+from gdbheap.simulate.public import usable_size
+from gdbheap.simulate.sequence import Entry, SequenceError, entry_text, parse_sequence, replay
+from gdbheap.simulate.settings import environment_settings, set_value
+from gdbheap.simulate.state import Release
+from gdbheap.simulate.trace import ENDS, ROLES, SOURCES
+from gdbheap.simulate.whatif import empty_machine, run_sequence
+from gdbheap.simulate.words import Words
+from tests.support.heap_image import LAYOUTS, Image
+from tests.support.operations import PROFILES, random_operations
+
+RELEASES = {"2.31": (2, 31), "2.36": (2, 36), "2.43": (2, 43)}
+EVERY = sorted(LAYOUTS)
+
+
+def fresh(version: str = "2.36", bits: int = 64) -> Machine:
+    """Return the allocator of a program of that release that has not called malloc yet."""
+    image = Image(version, bits)
+    abi = image.abi
+    largest = abi.min_size + 63 * abi.alignment
+    values = {"trim_threshold": 0x20000, "mmap_threshold": 0x20000, "top_pad": 0x20000, "n_mmaps_max": 65536}
+    if version == "2.43":
+        values.update(tcache_small_bins=64, tcache_max_bytes=largest + 1, tcache_count=16)
+    else:
+        values.update(tcache_bins=64, tcache_max_bytes=largest - abi.word_size, tcache_count=7)
+    image.par(**values)
+    glibc = Glibc(
+        abi=abi,
+        layout=image.layout,
+        release=Release(RELEASES[version]),
+        mp=image.MP,
+        main_arena=image.MAIN_ARENA,
+        params=read_params(image.memory, abi, image.layout, image.MP),
+        safe_linking=image.safe_linking,
+        key=0x1234567,
+        may_shrink_heap=False,
+    )
+    variables = Globals(curbrk=0, max_fast=16 * abi.word_size, single=True, numbers={image.MAIN_ARENA: 0})
+    thread = Thread(1, 0, image.MAIN_ARENA)
+    return empty_machine(Machine(glibc, image.memory, thread, variables, WillingKernel(abi.word_size)))
+
+
+@pytest.mark.parametrize(("version", "bits"), EVERY)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_chunks_never_overlap(version: str, bits: int, profile: str) -> None:
+    """Memory is aligned, large enough, and nobody else's; at the end the arena's chunks fill it without a gap."""
+    machine = fresh(version, bits)
+    entries = random_operations(3, 800, profile)
+    memory: dict[int, int] = {}
+    wanted: dict[int, int] = {}
+    for entry, got in zip(entries, replay(machine, entries, memory)):
+        if entry.result >= 0 and got:
+            count, size = entry.arguments if entry.name == "calloc" else (1, entry.arguments[-1])
+            wanted[entry.result] = count * size
+            assert got % machine.abi.alignment == 0
+            assert usable_size(machine, got) >= wanted[entry.result]
+            if entry.name == "memalign":
+                assert got % entry.arguments[0] == 0
+    live = sorted((memory[name], memory[name] + wanted[name]) for name in memory)
+    assert all(end <= start for (_, end), (start, _) in zip(live, live[1:]))
+    assert len(live) > 5
+    place, end = machine.abi.first_chunk(machine.mp("sbrk_base")), machine.variables.curbrk
+    starts = set()
+    while place < (end or 0):
+        starts.add(place + machine.header)
+        assert machine.size(place) >= machine.min_size
+        place += machine.size(place)
+    assert place == end
+    in_heap = [pointer for pointer in memory.values() if not is_placeholder(machine.word_size, pointer)]
+    assert starts >= set(in_heap)
+
+
+@pytest.mark.parametrize(("version", "bits"), EVERY)
+def test_a_prediction_leaves_the_state_as_it_was(version: str, bits: int) -> None:
+    """Whatever is predicted, the same question gets the same answer, also behind operations that were predicted."""
+    machine = fresh(version, bits)
+    first = predict(machine, Operation("malloc", (1000,)))
+    again = predict(machine, Operation("malloc", (1000,)))
+    assert (first.result, first.steps, first.calls) == (again.result, again.steps, again.calls)
+    second = predict(first.after, Operation("malloc", (1000,)))
+    freed = predict(second.after, Operation("free", (first.result or 0,)))
+    assert predict(first.after, Operation("malloc", (1000,))).result == second.result
+    assert predict(freed.after, Operation("malloc", (1000,))).result == first.result
+    assert predict(second.after, Operation("malloc", (1000,))).result not in (first.result, second.result)
+    assert not compare(freed.after, freed.after).lists
+    changed = compare(second.after, freed.after)
+    assert [(item.kind, item.after[0][0]) for item in changed.lists] == [("tcache", first.chunk)]
+    for item in (first, second, freed):
+        assert item.end in ENDS
+        assert all(step.role in ROLES for step in item.steps)
+    assert first.source in SOURCES
+
+
+def test_large_tcache_bins() -> None:
+    """From 2.42 on tcache_max may be large: 2.43 keeps such bins in order and takes chunks of the very size."""
+    machine = fresh("2.43").above()
+    assert set_value(machine, "tcache_max", 40000)
+    state = machine
+    made: list[Prediction] = []
+    for size in (9000, 12000, 10000, 11000):
+        made.append(predict(state, Operation("malloc", (size,))))
+        state = made[-1].after
+    for item in made:
+        state = predict(state, Operation("free", (item.result or 0,))).after
+    tcache = state.thread.tcache
+    assert tcache is not None
+    assert tcache > 0
+    for size, item in ((10000, made[2]), (12000, made[1]), (9000, made[0])):
+        found = predict(state, Operation("malloc", (size,)))
+        assert (found.source, found.result) == ("tcache", item.result)
+    other = predict(state, Operation("malloc", (9500,)))
+    assert other.source != "tcache", "a larger chunk does not do"
+
+
+def test_what_can_be_asked_for_grows_with_the_heap() -> None:
+    machine = fresh()
+    assert look_ahead(machine).largest == -1
+    state = predict(machine, Operation("malloc", (1000,))).after
+    found = look_ahead(state)
+    assert not predict(state, Operation("malloc", (found.largest,))).calls
+    assert predict(state, Operation("malloc", (found.largest + 1,))).calls
+    assert found.top == state.size(state.words[state.main_arena + state.top_at]) - state.min_size
+
+
+def test_settings_side_by_side() -> None:
+    machine = fresh()
+    entries = [Entry("malloc", (4000,), name) for name in range(1, 200)]
+    plain, padded = (run_sequence(machine, entries, given) for given in ({}, {"top_pad": 1 << 20}))
+    assert padded.call_count < plain.call_count
+    assert padded.live == plain.live == 199 * 0xFB0
+    assert padded.held > plain.held
+    with pytest.raises(Unpredictable, match="refuses mxfast"):
+        run_sequence(machine, entries, {"mxfast": 1 << 20})
+    ended = run_sequence(machine, [*entries, Entry("free", (5,), -1), Entry("free", (5,), -1)], {})
+    assert ended.problem is None, "memory that is gone has no name any more: free(NULL)"
+
+
+def test_the_environment() -> None:
+    found = environment_settings(
+        {
+            "GLIBC_TUNABLES": "glibc.malloc.top_pad=0x1000:glibc.malloc.tcache_count=3:glibc.cpu.x=1:"
+            "glibc.malloc.mxfast=no",
+            "MALLOC_ARENA_MAX": "2",
+            "MALLOC_TOP_PAD_": "9",
+        }
+    )
+    assert found == {"top_pad": 0x1000, "tcache_count": 3, "arena_max": 2}
+
+
+def test_lines_and_entries() -> None:
+    entries = [*random_operations(1, 300, "mixed"), Entry("malloc", (8,), 7, 3)]
+    assert parse_sequence(entry_text(entry) for entry in entries) == entries
+    assert parse_sequence(["# nothing", "", "malloc 0x20 = 1"]) == [Entry("malloc", (32,), 1)]
+    for line in ("malloc", "malloc = 1", "nothing 1", "@x malloc 8 = 1", "free", "trim 0 = 1", "@2"):
+        with pytest.raises(SequenceError, match="Line 2"):
+            parse_sequence(["malloc 8 = 1", line])
+
+
+WRITES = st.lists(
+    st.tuples(st.sampled_from(["write", "fresh", "zero", "unmap"]), st.integers(0, 30), st.integers(1, 9))
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(WRITES, WRITES)
+def test_layers_of_memory(below: list[tuple[str, int, int]], above: list[tuple[str, int, int]]) -> None:
+    """A layer reads as plain memory would that the same was done to; what is below it stays."""
+    start, size = 0x1000, 40 * 8
+    data = random.Random(1).randbytes(size)
+    plain: list[int | None] = list(data)
+    words = Words(Abi(8), Snapshot([(start, data)]))
+
+    def do(target: Words, changes: list[tuple[str, int, int]]) -> None:
+        for kind, place, count in changes:
+            low, high = start + 8 * place, start + 8 * (place + count)
+            if kind == "write" and None in plain[8 * place : 8 * place + 8]:
+                continue
+            if kind == "write":
+                target[low] = 0x0102030405060708 * count % (1 << 64)
+                plain[8 * place : 8 * place + 8] = (0x0102030405060708 * count % (1 << 64)).to_bytes(8, "little")
+            elif kind == "unmap":
+                target.unmap(low, high)
+                plain[8 * place : 8 * (place + count)] = [None] * 8 * count
+            else:
+                # The kernel only makes memory where there is none.
+                if kind == "fresh":
+                    target.unmap(low, high)
+                getattr(target, kind)(low, high)
+                plain[8 * place : 8 * (place + count)] = [0] * 8 * count
+
+    def reads_as(target: Words, wanted: list[int | None]) -> None:
+        for place in range(0, len(wanted), 8):
+            part = wanted[place : place + 8]
+            if None in part:
+                if all(byte is None for byte in part) and start + place not in target:
+                    with pytest.raises(MemoryFault):
+                        target.read(start + place, 8)
+                continue
+            assert list(target.read(start + place, 8)) == part
+            assert target[start + place] == int.from_bytes(bytes(byte or 0 for byte in part), "little")
+
+    do(words, below)
+    kept = list(plain)
+    layer = words.above()
+    do(layer, above)
+    reads_as(layer, list(plain[:size]))
+    reads_as(words, kept[:size])
