@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from math import inf
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,9 +26,12 @@ def read(image: Image, memory: Memory, rows: list[Row]) -> tuple[HeapState, list
     return state, [read_tcache(memory, abi, layout, rows[0].address + abi.header, image.safe_linking)]
 
 
-def walked(memory: Memory, state: HeapState, facts: FreeFacts) -> list[Chunk]:
+def walked(memory: Memory, state: HeapState, facts: FreeFacts) -> tuple[list[Chunk], float]:
+    """Return the chunks of the walk, and the address at which it stopped for the first time."""
     plan, free = plan_arena(memory, state, state.ring.arenas[0], facts)
-    return list(Rows(state.abi, walk_arena(memory, state.abi, plan, free)))
+    blocks = list(walk_arena(memory, state.abi, plan, free))
+    stops = [block.gap.start for block in blocks if block.gap is not None and block.gap.start is not None]
+    return list(Rows(state.abi, blocks)), min(stops, default=inf)
 
 
 @settings(deadline=None)
@@ -70,7 +74,7 @@ def test_damage_is_seen_as_the_walk_sees_it(data: st.DataObject) -> None:
     memory = image.memory
     state, tcaches = read(image, memory, rows)
     locator, states = Locator(memory, state), ChunkStates(memory, state, tcaches, image.safe_linking)
-    chunks = walked(memory, state, FreeFacts(tcaches, image.safe_linking))
+    chunks, stopped = walked(memory, state, FreeFacts(tcaches, image.safe_linking))
     tops = [chunk for chunk in chunks if chunk.state == "top"]
     for chunk in chunks:
         if chunk.state != "top" and any(top.address < chunk.address + chunk.size for top in tops):
@@ -80,7 +84,9 @@ def test_damage_is_seen_as_the_walk_sees_it(data: st.DataObject) -> None:
             continue
         for address in (chunk.address, chunk.address + chunk.size - 1):
             found = locator.find(address)
-            assert found is not None
+            if found is None:  # a look at one chunk is not taken up again behind the place where it stops
+                assert stopped <= chunk.address
+                continue
             assert states.chunk(found) == chunk
 
 

@@ -134,10 +134,10 @@ def test_why_a_neighbour_is_not_known() -> None:
     for holder in sound.values():
         assert why_unknown_before(holder, Found()) is None
         assert why_unknown_after(holder, Found()) is None
-    image.word(rows[5].address + 8, 0x4142434445464748)
+    image.word(rows[-2].address + 8, 0x4142434445464748)  # with no chunk of a list behind it, to go on from
     found = found_in(image, rows, asked)
     holders = [found.holders.get(address) for address in asked]
-    first, stopped, top = holders[0], holders[4], holders[-1]
+    first, stopped, top = holders[0], holders[-3], holders[-1]
     assert first is not None
     assert stopped is not None
     assert top is not None
@@ -148,7 +148,7 @@ def test_why_a_neighbour_is_not_known() -> None:
     assert why_unknown_after(top, found) is None
     state = state_of(image)
     plan, _ = plan_arena(image.memory, state, state.ring.arenas[0], FreeFacts((), True))
-    place = arena_place(state, plan, found.gaps, found.problems, rows[5].address + 16)
+    place = arena_place(state, plan, found.gaps, found.problems, rows[-2].address + 16)
     assert place.kind == "gap"
     assert "0x4142434445464748" in place.text
 
