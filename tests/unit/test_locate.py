@@ -30,6 +30,13 @@ def walked(memory: Memory, state: HeapState, facts: FreeFacts) -> list[Chunk]:
     return list(Rows(state.abi, walk_arena(memory, state.abi, plan, free)))
 
 
+def first_gap(memory: Memory, state: HeapState, facts: FreeFacts) -> int | None:
+    """Return where the walk stopped first; behind that it goes on with what free lists tell, and a short look ends."""
+    plan, free = plan_arena(memory, state, state.ring.arenas[0], facts)
+    gaps = [block.gap.start for block in walk_arena(memory, state.abi, plan, free) if block.gap is not None]
+    return min((start for start in gaps if start is not None), default=None)
+
+
 @settings(deadline=None)
 @given(st.data())
 def test_every_address_of_a_sound_heap(data: st.DataObject) -> None:
@@ -71,6 +78,7 @@ def test_damage_is_seen_as_the_walk_sees_it(data: st.DataObject) -> None:
     state, tcaches = read(image, memory, rows)
     locator, states = Locator(memory, state), ChunkStates(memory, state, tcaches, image.safe_linking)
     chunks = walked(memory, state, FreeFacts(tcaches, image.safe_linking))
+    stopped = first_gap(memory, state, FreeFacts(tcaches, image.safe_linking))
     tops = [chunk for chunk in chunks if chunk.state == "top"]
     for chunk in chunks:
         if chunk.state != "top" and any(top.address < chunk.address + chunk.size for top in tops):
@@ -80,6 +88,8 @@ def test_damage_is_seen_as_the_walk_sees_it(data: st.DataObject) -> None:
             continue
         for address in (chunk.address, chunk.address + chunk.size - 1):
             found = locator.find(address)
+            if found is None and stopped is not None and address >= stopped:
+                continue
             assert found is not None
             assert states.chunk(found) == chunk
 
