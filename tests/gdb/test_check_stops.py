@@ -14,6 +14,7 @@ STOPS = """
 import gdb, json
 from gdbheap.debugger.checking import check_now
 gdb.execute('handle SIGALRM stop print pass', to_string=True)
+gdb.execute('delete')  # or the next alarm comes while GDB steps over the breakpoint, each time
 found = {{'schema': 'gdbheap/1', 'stops': 0, 'inside': 0, 'doubtful': 0, 'certain': [], 'places': []}}
 for number in range({count}):
     gdb.execute('continue', to_string=True)
@@ -33,11 +34,12 @@ gdb.execute('kill')
 """
 
 
-def stopped(gdb: Gdb, answers: Answers, programs: Programs, seed: int, threads: int, count: int) -> None:
+def stopped(gdb: Gdb, answers: Answers, programs: Programs, seed: int, threads: int, count: int, *before: str) -> None:
     """Stop churn.c at ``count`` random instructions and check its heap each time."""
     code = STOPS.format(count=count, path=str(answers.path("stops")))
     gdb(
         "set print thread-events off",
+        *before,
         "break stop_here",
         "run",
         f"python exec({code!r}, {{}})",
@@ -57,6 +59,24 @@ def test_stopped_anywhere(gdb: Gdb, answers: Answers, programs: Programs, thread
     seed = random.SystemRandom().randrange(1 << 30)
     print(f"seed {seed}")
     stopped(gdb, answers, programs, seed, threads, count)
+
+
+#: Settings that lead malloc other ways.
+SETTINGS = (
+    "GLIBC_TUNABLES glibc.malloc.tcache_count=0", "GLIBC_TUNABLES glibc.malloc.mxfast=160", "MALLOC_TOP_PAD_ 0",
+    "GLIBC_TUNABLES glibc.malloc.hugetlb=1", "GLIBC_TUNABLES glibc.malloc.hugetlb=2", "MALLOC_MMAP_MAX_ 0",
+    "GLIBC_TUNABLES glibc.malloc.tcache_count=60000", "MALLOC_PERTURB_ 85", "MALLOC_ARENA_MAX 1",
+    "MALLOC_MMAP_THRESHOLD_ 4096",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_stopped_anywhere_with_other_settings(gdb: Gdb, answers: Answers, programs: Programs, setting: str) -> None:
+    """The same with malloc set otherwise."""
+    seed = random.SystemRandom().randrange(1 << 30)
+    print(f"seed {seed}")
+    stopped(gdb, answers, programs, seed, 3, 60, f"set environment {setting}")
 
 
 @pytest.mark.slow

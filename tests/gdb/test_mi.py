@@ -115,7 +115,7 @@ def test_the_same_objects(session: Session, programs: Programs, tmp_path: Path, 
     session.console(f"set $first = {first}")
     path = tmp_path / "answer.json"
     for command, arguments in COMMANDS:
-        session.console(f"{command} {arguments} -json {path}")
+        session.console(f"{command} {arguments} -json {path} -force")
         answer = session.object(f"-{command.replace(' ', '-')} {arguments}")
         assert answer == mi_form(json.loads(path.read_text())), (command, arguments)
 

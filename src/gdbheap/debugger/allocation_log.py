@@ -193,13 +193,18 @@ class _Return(gdb.Breakpoint):
         return False
 
 
-def open_log(path: str) -> TextIO:
-    """Open the file for the operations; raise gdb.GdbError where it cannot be written."""
+def open_log(path: str, overwrite: bool = False) -> TextIO:
+    """Open the file for the operations, following no link; one that exists is overwritten only with ``overwrite``.
+
+    Raises gdb.GdbError where it cannot be written.
+    """
+    from gdbheap.debugger.output import refuse_existing
+
     path = os.path.expanduser(path)
+    refuse_existing(path, overwrite)
+    how = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (os.O_TRUNC if overwrite else os.O_EXCL)
     try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise gdb.GdbError(f"{path} exists and is not a regular file; name another file.")
-        file = open(path, "w", encoding="ascii")  # noqa: SIM115 (it stays open while the program runs)
+        file = open(os.open(path, how, 0o666), "w", encoding="ascii")  # noqa: SIM115 (it stays open during the run)
     except OSError as error:
         raise gdb.GdbError(f"{path} cannot be written: {error.strerror}.") from None
     file.write("# gdbheap operations (docs/operations.md)\n")

@@ -97,7 +97,7 @@ def _map(parsed: Parsed, width: int, rows: int, *, ascii_only: bool) -> Answer:
         if not scenes:
             raise TargetError("There is nothing of the chosen arenas between these addresses; 'heap map' draws all.")
     if path is not None:
-        write_file(path, map_svg(scenes, view.problems))
+        write_file(path, map_svg(scenes, view.problems), parsed.given("force"))
 
     def lines(style: Plain) -> Iterator[str]:
         yield from map_lines(scenes, style, width=width, rows=rows, ascii_only=ascii_only)

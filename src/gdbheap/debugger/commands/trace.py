@@ -63,7 +63,7 @@ class HeapTrace(HeapCommand):
             if os.path.isfile(os.path.expanduser(name)):
                 refuse_existing(name, overwrite)  # now: later the run would be lost
         command = command_line()
-        log = _allocation_log(parsed.text("allocations"))
+        log = _allocation_log(parsed.text("allocations"), overwrite)
         first = RECORDER.history.recorded + 1
         RECORDER.start(
             SYSCALLS, malloc_only=False, stop_there=False, follow="both", kept=KEPT, show=lambda events: None
@@ -98,13 +98,13 @@ class HeapTrace(HeapCommand):
                 write_json("heap trace", body, parsed.text("json") or "", overwrite)
 
 
-def _allocation_log(path: str | None) -> AllocationLog | None:
+def _allocation_log(path: str | None, overwrite: bool) -> AllocationLog | None:
     """Return the log of allocations that is asked for, already waiting for the program to start."""
     from gdbheap.debugger.allocation_log import AllocationLog, open_log
 
     if path is None:
         return None
-    log = AllocationLog(open_log(path))
+    log = AllocationLog(open_log(path, overwrite))
     log.start()
     return log
 
