@@ -20,6 +20,8 @@ COMMANDS = (
     "heap chunks -json",
     "heap bins -all",
     "heap tcache -all",
+    "heap predict malloc 1000; free $1; malloc 100000; trim -steps -after",
+    "heap predict growth",
     "heap chunk main_arena.top",
     "heap chunk $sp",
     "heap catch",
