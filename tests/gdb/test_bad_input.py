@@ -14,7 +14,7 @@ from tests.support.programs import Programs
 #: The commands that look at the heap.
 LOOKING = (
     *("heap", "heap arenas", "heap top", "heap params", "heap chunks", "heap map", "heap why-grow"),
-    *("heap bins", "heap tcache", "heap chunk 0x1000", "heap find", "heap refs 1"),
+    *("heap bins", "heap tcache", "heap chunk 0x1000", "heap find", "heap refs 1", "heap predict malloc 8"),
 )
 STRIPPED = ("set debug-file-directory /nonexistent",)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import gdb
 
+from gdbheap.debugger import session
 from gdbheap.debugger.allocating import read_machine
 from gdbheap.debugger.commands.base import evaluate
 from gdbheap.debugger.errors import TargetError
@@ -121,6 +122,7 @@ def machine_and_setting(thread: int | None) -> tuple[Machine, Setting]:
 
     Raises TargetError where there is no such thread.
     """
+    session.target()  # refuses where there is no process, or no glibc in it
     selected = gdb.selected_thread()
     wanted = thread if thread is not None else selected.num if selected is not None else None
     made: Machine | None = None

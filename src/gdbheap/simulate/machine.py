@@ -123,6 +123,7 @@ class Machine:
         self._signed = {name: 8 * size for name, size in self._mp_size.items() if name in SIGNED}
         self.has_tcache = layout.tcache is not None
         self.counts_down = layout.tcache_counts_down
+        self._index_rounds = 0 if self.counts_down else self.align_mask
         self.marks = glibc.marks
         self.entries_at = 0
         self.entries_count = 0
@@ -414,9 +415,8 @@ class Machine:
 
     def small_index(self, size: int) -> int:
         """Return the tcache bin of exact sizes for a chunk of ``size`` bytes; too large ones have one above them."""
-        # From 2.42 on a size that is no multiple of the alignment is no longer rounded up.
-        rounded = size if self.counts_down else size + self.align_mask
-        return (rounded - self.min_size) // (self.align_mask + 1)
+        # A size that is no multiple of the alignment is rounded up; from 2.42 on it is rounded down.
+        return (size - self.min_size + self._index_rounds) // (self.align_mask + 1)
 
     def tcache_bins(self) -> int:
         """Return how many bins of exact sizes are used (mp_.tcache_bins, from 2.42 on mp_.tcache_small_bins)."""

@@ -41,6 +41,7 @@ class HeapWhatIf(HeapCommand):
         """Return the comparison."""
         import gdb
 
+        from gdbheap.debugger import session
         from gdbheap.debugger.allocating import read_machine
         from gdbheap.debugger.errors import TargetError
         from gdbheap.render.whatif import outcome_object, whatif_lines
@@ -51,6 +52,7 @@ class HeapWhatIf(HeapCommand):
             raise UsageError("Name the file with the operations: heap what-if FILE [SETTINGS...].")
         alternatives = [{}, *map(_settings, parsed.words[1:])]
         entries = _read(parsed.words[0])
+        session.target()  # refuses where there is no process, or no glibc in it
         thread = gdb.selected_thread()
         if thread is None:
             raise TargetError("There is no process whose glibc could be simulated: use 'start' first.")
