@@ -21,6 +21,7 @@ WRITERS = {
     "heap events -json {}": ("heap catch",),
     "heap timeline -svg {}": ("heap catch",),
     "heap timeline -json {}": ("heap catch",),
+    "heap map -svg {}": (),
 }
 
 
