@@ -46,8 +46,8 @@ class Followed:
     def flush(self) -> int:
         """Take in what was met since the last time; return how many chunks there are by now."""
         if len(self.new_addresses) >= _FLUSHED or self.ended is not None:
-            self.addresses.extend(self.new_addresses)
-            self.words.extend(self.new_words)
+            self.addresses.fromlist(self.new_addresses)
+            self.words.fromlist(self.new_words)
             self.new_addresses.clear()
             self.new_words.clear()
         return len(self.addresses) + len(self.new_addresses)

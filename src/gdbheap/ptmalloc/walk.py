@@ -15,7 +15,7 @@ from itertools import accumulate, compress, islice, repeat
 from operator import eq, gt, ne
 
 from gdbheap.memory import Memory, MemoryFault
-from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Abi, round_up
+from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Abi, WordBuffer, round_up
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.bins import FreeList
 from gdbheap.ptmalloc.chunk import (
@@ -174,14 +174,14 @@ class Columns:
     ending: Ending | None
 
 
-def _size_words(memory: Memory, abi: Abi, position: int, limit: int, block: int) -> array[int]:
+def _size_words(memory: Memory, abi: Abi, buffer: WordBuffer, position: int, limit: int, block: int) -> array[int]:
     """Return the words at ``position`` + SIZE_SZ and every 8 bytes on, as many as ``block`` holds and can be read."""
     size = min(block, limit - position) - abi.word_size
     if size < abi.word_size:
         return array(abi.word_code)
     while True:
         try:
-            words = abi.words(memory.read(position + abi.word_size, size))
+            words = buffer.words(memory.read(position + abi.word_size, size))
             break
         except MemoryFault:
             if size <= abi.word_size:
@@ -212,12 +212,13 @@ def walk_region(memory: Memory, abi: Abi, region: Region, max_block: int = MAX_B
     where and why the walk stopped.
     """
     sizes_of: dict[int, int] = {}
+    buffer = WordBuffer(abi)
     max_block = max(max_block, 2 * abi.header)
     position, block = region.start, min(_FIRST_BLOCK, max_block)
     while position < region.limit:
         first = position
         try:
-            words = _size_words(memory, abi, position, region.limit, block)
+            words = _size_words(memory, abi, buffer, position, region.limit, block)
         except MemoryFault as fault:
             problem = f"The size word of the chunk at {position:#x} cannot be read: {fault.reason}."
             yield Columns(region, [], [], [], set(), None, Ending(position, False, problem=problem))
