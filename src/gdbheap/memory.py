@@ -93,6 +93,70 @@ class PageCache:
         return self._memory.read(address, size)
 
 
+class BlockCache:
+    """A reader that keeps large blocks of memory, for a second reading of the same bytes.
+
+    At most ``MOST`` blocks are held, together 32 MiB; then the oldest goes, and it has ``overflowed``. Keep one for no
+    longer than the target stays stopped.
+    """
+
+    SHIFT = 18
+    SIZE = 1 << SHIFT
+    MOST = 128
+    #: Bytes of the next block that each block has behind its own.
+    BEHIND = 32
+
+    def __init__(self, memory: Memory, page_size: int = 0x1000) -> None:
+        self.reads = 0
+        self.overflowed = False
+        self._memory = memory
+        self._page_size = page_size
+        self._blocks: dict[int, bytes] = {}
+
+    def block(self, number: int) -> bytes:
+        """Return block ``number``, up to where it can be read; raise MemoryFault where it cannot from its start on."""
+        found = self._blocks.get(number)
+        if found is None:
+            if len(self._blocks) >= self.MOST:
+                del self._blocks[next(iter(self._blocks))]  # the next one gets its memory: no page is touched anew
+                self.overflowed = True
+            self.reads += 1
+            start = number << self.SHIFT
+            try:
+                found = self._memory.read(start, self.SIZE + self.BEHIND)
+            except MemoryFault:
+                found = self._partly(start)
+            self._blocks[number] = found
+        return found
+
+    def _partly(self, start: int) -> bytes:
+        page = self._page_size
+        parts = [self._memory.read(start, page)]
+        for address in range(start + page, start + self.SIZE, page):
+            try:
+                parts.append(self._memory.read(address, page))
+            except MemoryFault:
+                break
+        return b"".join(parts)
+
+    def clear(self) -> None:
+        """Drop what is kept."""
+        self._blocks.clear()
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return the ``size`` bytes at ``address``, kept ones where there are; raise MemoryFault as any reader."""
+        first, last = address >> self.SHIFT, (address + size - 1) >> self.SHIFT
+        parts = []
+        for number in range(first, last + 1) if first in self._blocks else ():
+            kept = self._blocks.get(number)
+            if kept is None:
+                break
+            start = number << self.SHIFT
+            parts.append(memoryview(kept)[max(address - start, 0) : min(address + size - start, self.SIZE)])
+        data = b"".join(parts)
+        return data if len(data) == size else self._memory.read(address, size)
+
+
 #: Bytes between two ranges that are cheaper to read along than to ask a second time for.
 _GAP = 0x1000
 

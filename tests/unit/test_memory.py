@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdbheap.memory import MemoryFault, PageCache, ReadPlan, Snapshot
+from gdbheap.memory import BlockCache, MemoryFault, PageCache, ReadPlan, Snapshot
 
 #: Two pages, a hole, and a page that is mapped up to its middle.
 CONTENT = {0x1000: bytes(range(256)) * 32, 0x4000: b"\xa5" * 0x800}
@@ -115,3 +115,19 @@ def test_close_ranges_take_one_read_and_distant_ones_several() -> None:
     assert memory.reads == [(0x1000, 0x108)]
     far = Snapshot([(0x1000, b"near"), (0x90000000, b"far!")])
     assert ReadPlan([(0x90000000, 4), (0x1000, 4)]).read(far) == [b"far!", b"near"]
+
+
+def test_a_block_cache_reads_what_its_memory_holds() -> None:
+    start, size = BlockCache.SIZE // 2, 3 * BlockCache.SIZE
+    data = bytes(index * index % 251 for index in range(size))
+    cache = BlockCache(Snapshot([(start, data)]))
+    with pytest.raises(MemoryFault):
+        cache.block(0)  # it begins before the snapshot
+    assert cache.block(1) == data[BlockCache.SIZE // 2 :][: BlockCache.SIZE + BlockCache.BEHIND]
+    assert len(cache.block(3)) == BlockCache.SIZE // 2  # it ends in it
+    for address in (start, BlockCache.SIZE, 2 * BlockCache.SIZE - 4, 3 * BlockCache.SIZE + 8):
+        for length in (1, 8, BlockCache.SIZE // 4, BlockCache.SIZE // 2 - 8):
+            assert cache.read(address, length) == data[address - start :][:length]
+    with pytest.raises(MemoryFault):
+        cache.read(start + size - 4, 8)
+    assert cache.reads == 3

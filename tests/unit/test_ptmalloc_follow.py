@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gdbheap.memory import Memory
+from gdbheap.memory import BlockCache, Memory
 from gdbheap.ptmalloc import bins, follow
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import read_arena
@@ -68,7 +68,7 @@ def test_all_ways_agree(monkeypatch: pytest.MonkeyPatch, data: st.DataObject) ->
     with monkeypatch.context() as patched:
         patched.setattr(follow, "_FLUSHED", 1)
         patched.setattr(follow, "_LOOKED", 1)
-        patched.setattr(follow, "_MOST", 1)
+        patched.setattr(BlockCache, "MOST", 1)
         patched.setattr(bins, "_LONG", 0)
         small = plain(lists_of(image))
     assert together == alone == small == careful

@@ -533,8 +533,8 @@ def test_list_entries_that_are_no_chunks() -> None:
 def test_membership_can_be_asked() -> None:
     free = Membership([0x10, 0x30, 0x50], bytes([1, 2, 3]))
     assert [free.get(address) for address in (0, 0x10, 0x20, 0x50, 0x60)] == [None, 1, None, 3, None]
-    assert free.between(0x10, 0x30) == {0x10: 1, 0x30: 2}
-    assert free.between(0x31, 0x4F) == {}
+    assert free.between(0x10, 0x30) == ([0x10, 0x30], bytes([1, 2]))
+    assert free.between(0x31, 0x4F) == ([], b"")
 
 
 # Rows

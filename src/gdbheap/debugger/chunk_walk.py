@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from gdbheap.debugger import model
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.maps import mapped_ranges
-from gdbheap.memory import MemoryFault, PageCache
+from gdbheap.memory import BlockCache, MemoryFault, PageCache
 from gdbheap.ptmalloc.account import plan_arena, search_mmapped
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.chunk import USED, Chunk, chunk_of
@@ -56,9 +56,10 @@ class ChunkWalk:
 
     def blocks(self, arena: Arena) -> Iterator[tuple[Block, Sequence[int]]]:
         """Yield the blocks of the walk that have wanted chunks, and which of their chunks these are; as ``chunks``."""
-        plan, free = plan_arena(self._memory, self._state, arena, self._facts)
+        memory = BlockCache(self._memory, self.abi.page_size)  # the lists and the walk are read from the same bytes
+        plan, free = plan_arena(memory, self._state, arena, self._facts)
         self._problems += [*plan.problems, *free.problems]
-        blocks = walk_arena(self._memory, self._state.abi, plan, free)
+        blocks = walk_arena(memory, self._state.abi, plan, free)
         rows = Rows(self._state.abi, blocks, self._wanted, self._limit, self._see)
         for block, places in rows.blocks():
             if self._limit is not None:

@@ -100,3 +100,23 @@ class Abi:
     def read_word(self, memory: Memory, address: int) -> int:
         """Return the unsigned word at ``address``; raise MemoryFault where it is unreadable."""
         return int.from_bytes(memory.read(address, self.word_size), self.byte_order)
+
+
+class WordBuffer:
+    """Takes words out of bytes as ``Abi.words`` does, into the same array each time that there are as many.
+
+    New memory costs the kernel more than the copy itself. The words of the last time are gone then.
+    """
+
+    def __init__(self, abi: Abi) -> None:
+        self._abi = abi
+        self._words = array(abi.word_code)
+
+    def words(self, data: bytes) -> array[int]:
+        """Return ``data`` as unsigned words; a rest shorter than a word is left out."""
+        abi, words = self._abi, self._words
+        if len(data) != len(words) * abi.word_size or abi.byte_order != sys.byteorder:
+            words = self._words = abi.words(data)
+        else:
+            memoryview(words).cast("B")[:] = data
+        return words

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gdbheap.mappings import MappedRange
-from gdbheap.memory import Memory
+from gdbheap.memory import BlockCache, Memory
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.bins import read_free_lists
 from gdbheap.ptmalloc.heaps import HeapChain
@@ -109,8 +109,9 @@ def read_account(memory: Memory, state: HeapState, facts: FreeFacts, kernel: Ker
     found = []
     spans = []
     for arena in state.ring.arenas:
-        plan, free = plan_arena(memory, state, arena, facts)
-        summed = totals(memory, state.abi, plan, free)
+        blocks = BlockCache(memory, state.abi.page_size)  # the lists and the walk are read from the same bytes
+        plan, free = plan_arena(blocks, state, arena, facts)
+        summed = totals(blocks, state.abi, plan, free)
         found.append((arena, summed))
         spans.append((arena, arena_spans(state, arena, summed.spans)))
     mmapped = search_mmapped(memory, state, kernel.ranges, found[0][1].spans)

@@ -134,7 +134,7 @@ class ChunkChecker:
                 self._neighbours([before], [after])
             return before
         self.walked.chunks += len(addresses)
-        listed = self._free.between(addresses[0], addresses[-1] + sizes[-1] - 1)
+        listed = dict(zip(*self._free.between(addresses[0], addresses[-1] + sizes[-1] - 1)))
         states = bytes(map(listed.get, addresses, repeat(USED))) if listed else bytes(len(words))
         if len(listed) != len(words) - states.count(USED):
             self._overlaps(columns, listed)

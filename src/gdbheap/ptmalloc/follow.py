@@ -14,14 +14,11 @@ from dataclasses import dataclass
 from operator import ge
 from typing import Optional
 
-from gdbheap.memory import Memory, MemoryFault
+from gdbheap.memory import BlockCache, Memory, MemoryFault
 from gdbheap.ptmalloc.abi import FLAG_BITS, Abi
 
-_SHIFT = 18
-_SIZE = 1 << _SHIFT
-_MASK = _SIZE - 1
-#: Blocks that are held at most, together 32 MiB.
-_MOST = 128
+_SHIFT = BlockCache.SHIFT
+_MASK = BlockCache.SIZE - 1
 #: Chunks that a block must serve on average, once so many were read; where they lie further apart, each is read alone.
 _WORTH, _TRIED = 64, 16
 #: Lists among which the one that is nearest is looked for.
@@ -31,43 +28,7 @@ _FLUSHED = 1 << 12
 #: Chunks of a fastbin after which a loop is looked for, for the first time.
 _LOOKED = 1 << 12
 
-_Run = Generator[Optional[int], Sequence[int], None]
-
-
-class WordBlocks:
-    """Memory in blocks of 256 KiB as arrays of words, each with the first words of the next block behind it."""
-
-    def __init__(self, memory: Memory, abi: Abi) -> None:
-        self.memory = memory
-        self.abi = abi
-        self.reads = 0
-        self._blocks: dict[int, array[int]] = {}
-
-    def get(self, number: int) -> array[int]:
-        """Return block ``number``; raise MemoryFault where it is unreadable."""
-        found = self._blocks.get(number)
-        if found is None:
-            if len(self._blocks) >= _MOST:
-                self._blocks.clear()
-            self.reads += 1
-            start = number << _SHIFT
-            try:
-                data = self.memory.read(start, _SIZE + 4 * self.abi.word_size)
-            except MemoryFault:
-                data = self._partly(start)
-            found = self._blocks[number] = self.abi.words(data)
-        return found
-
-    def _partly(self, start: int) -> bytes:
-        """Return a block up to the last of its pages that can be read from its beginning on."""
-        page = self.abi.page_size
-        parts = [self.memory.read(start, page)]
-        for address in range(start + page, start + _SIZE, page):
-            try:
-                parts.append(self.memory.read(address, page))
-            except MemoryFault:
-                break
-        return b"".join(parts)
+_Run = Generator[Optional[int], bytes, None]
 
 
 class Followed:
@@ -85,8 +46,8 @@ class Followed:
     def flush(self) -> int:
         """Take in what was met since the last time; return how many chunks there are by now."""
         if len(self.new_addresses) >= _FLUSHED or self.ended is not None:
-            self.addresses.extend(self.new_addresses)
-            self.words.extend(self.new_words)
+            self.addresses.fromlist(self.new_addresses)
+            self.words.fromlist(self.new_words)
             self.new_addresses.clear()
             self.new_words.clear()
         return len(self.addresses) + len(self.new_addresses)
@@ -115,7 +76,9 @@ class Followed:
 
 def low_bytes(numbers: array[int]) -> bytes:
     """Return the lowest byte of each number."""
-    return numbers.tobytes()[0 if sys.byteorder == "little" else numbers.itemsize - 1 :: numbers.itemsize]
+    return bytes(
+        memoryview(numbers).cast("B")[0 if sys.byteorder == "little" else numbers.itemsize - 1 :: numbers.itemsize]
+    )
 
 
 @dataclass(frozen=True)
@@ -140,11 +103,11 @@ def follow(memory: Memory, abi: Abi, starts: Sequence[Start]) -> list[Followed |
     the same block of memory go on while it is there.
     """
     found = [Followed() for _ in starts]
-    shift = 3 if abi.word_size == 8 else 2
-    blocks = WordBlocks(memory, abi)
+    blocks = memory if isinstance(memory, BlockCache) else BlockCache(memory, abi.page_size)
+    before = blocks.reads
     waiting: dict[int, list[_Run]] = {}
     for start, item in zip(starts, found):
-        run = _bin(item, start, shift) if start.header else _fastbin(item, start, shift, abi.header)
+        run = _bin(item, start, abi) if start.header else _fastbin(item, start, abi)
         first = next(run, None)
         if first is not None:
             waiting.setdefault(first, []).append(run)
@@ -152,20 +115,23 @@ def follow(memory: Memory, abi: Abi, starts: Sequence[Start]) -> list[Followed |
     met = 0
     while waiting:
         try:
-            block: Sequence[int] = blocks.get(number)
+            block = blocks.block(number)
         except MemoryFault:
-            block = ()
+            block = b""
         for run in waiting.pop(number):
             following = run.send(block)
             if following is not None:
                 waiting.setdefault(following, []).append(run)
-        if not blocks.reads % _TRIED:
+        reads = blocks.reads - before
+        if not reads % _TRIED:
             met = sum(item.flush() for item in found)
-            if met < blocks.reads * _WORTH:
+            if met < reads * _WORTH:
                 break
         if waiting:
             few = len(waiting) <= _FEW
             number = min(waiting, key=lambda other: abs(other - number)) if few else next(iter(waiting))
+    if blocks.overflowed:
+        blocks.clear()  # what happens to be left is of little use to the walk
     for place, start in enumerate(starts):
         if found[place].ended is None:
             found[place] = _scattered(memory, abi, start)
@@ -176,9 +142,15 @@ def follow(memory: Memory, abi: Abi, starts: Sequence[Start]) -> list[Followed |
     ]
 
 
-def _bin(found: Followed, start: Start, shift: int) -> _Run:
+def _links(abi: Abi) -> struct.Struct:
+    """Return what takes size word, fd and bk out of the bytes behind prev_size."""
+    return struct.Struct(f"{abi.order}3{abi.word_code}")
+
+
+def _bin(found: Followed, start: Start, abi: Abi) -> _Run:
     """Follow a bin: yield the number of each block that is needed, and be sent it; yield None at the end."""
     add, add_word = found.new_addresses.append, found.new_words.append
+    unpack, behind = _links(abi).unpack_from, abi.word_size
     chunk, before, header = start.front, start.header, start.header
     bits, mask = _SHIFT, _MASK
     try:
@@ -186,26 +158,26 @@ def _bin(found: Followed, start: Start, shift: int) -> _Run:
             number = chunk >> bits
             block = yield number
             while chunk >> bits == number and chunk != header:
-                place = (chunk & mask) >> shift
-                if block[place + 3] != before:
+                word, link, bk = unpack(block, (chunk & mask) + behind)
+                if bk != before:
                     before = 0
                     break
                 add(chunk)
-                add_word(block[place + 1])
-                before = chunk
-                chunk = block[place + 2]
+                add_word(word)
+                before, chunk = chunk, link
             if not before:
                 break
         found.ended = before == start.back
-    except IndexError:
+    except struct.error:  # behind what can be read
         found.ended = False
     while True:
         yield None
 
 
-def _fastbin(found: Followed, start: Start, shift: int, header: int) -> _Run:
+def _fastbin(found: Followed, start: Start, abi: Abi) -> _Run:
     """Follow a fastbin, as ``_bin`` does."""
     add, add_word = found.new_addresses.append, found.new_words.append
+    unpack, behind, header = struct.Struct(f"{abi.order}2{abi.word_code}").unpack_from, abi.word_size, abi.header
     chunk, mangled = start.front, start.mangled
     bits, mask, most = _SHIFT, _MASK, _LOOKED
     try:
@@ -215,17 +187,16 @@ def _fastbin(found: Followed, start: Start, shift: int, header: int) -> _Run:
             left = most  # a loop may never leave the block
             while chunk >> bits == number and chunk and left:
                 left -= 1
-                place = (chunk & mask) >> shift
+                word, link = unpack(block, (chunk & mask) + behind)
                 add(chunk)
-                add_word(block[place + 1])
-                link = block[place + 2]
+                add_word(word)
                 chunk = link ^ ((chunk + header) >> 12) if mangled else link
             if found.flush() >= most:
                 if found.loops(start):
                     break
                 most *= 2
         found.ended = not chunk
-    except IndexError:
+    except struct.error:  # behind what can be read
         found.ended = False
     while True:
         yield None
@@ -234,7 +205,7 @@ def _fastbin(found: Followed, start: Start, shift: int, header: int) -> _Run:
 def _scattered(memory: Memory, abi: Abi, start: Start) -> Followed:
     """Follow a list whose chunks lie so far apart that each is read by itself."""
     found = Followed()
-    unpack, read = struct.Struct(f"{abi.order}3{abi.word_code}").unpack, memory.read
+    unpack, read = _links(abi).unpack, memory.read
     word_size, header = abi.word_size, abi.header
     size = 3 * word_size
     chunk, before, last = start.front, start.header, start.header

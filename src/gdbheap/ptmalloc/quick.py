@@ -11,10 +11,10 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import compress, repeat
-from operator import add, and_, rshift, sub
+from operator import add, and_, getitem, rshift, sub
 
 from gdbheap.memory import Memory, MemoryFault
-from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Abi
+from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Abi, WordBuffer
 from gdbheap.ptmalloc.chunk import FENCEPOST, MERGED_STATES, STATES, TCACHE, TOP, USED, state_table
 from gdbheap.ptmalloc.regions import Plan, Region
 from gdbheap.ptmalloc.walk import MAX_BLOCK, Ending, Membership, region_ending
@@ -40,9 +40,11 @@ class QuickTally:
         self.spans: list[tuple[int, int]] = []
         self._memory = memory
         self._abi = abi
+        self._words = WordBuffer(abi)
         self._plan = plan
         self._free = free
         self._max_block = max_block
+        self._sound: set[int] = set()  # size words of this region that were looked at
         self._met = 0  # how many chunks of lists
         self._after_free = False  # whether the chunk before it is free, so that PREV_INUSE must be clear in it
 
@@ -81,11 +83,12 @@ class QuickTally:
         abi, memory = self._abi, self._memory
         position, block = region.start, self._max_block
         self._after_free = False
+        self._sound = set()
         while position < region.limit:
             size = min(block, region.limit - position) - abi.word_size
             if size < abi.word_size:
                 raise _Odd
-            words = abi.words(memory.read(position + abi.word_size, size))
+            words = self._words.words(memory.read(position + abi.word_size, size))
             column, steps = self._block(region, words, position)
             position += 8 * steps
             if position > region.limit:
@@ -110,12 +113,14 @@ class QuickTally:
         listed = free.addresses[low:high]
         stops = list(map(rshift, map(sub, listed, repeat(position)), repeat(3)))
         column, index = _follow(words, [*stops, count])
-        distinct = set(column)
-        _check_sizes(self._abi, distinct)
+        unseen = set(column).difference(self._sound)
+        if unseen:
+            _check_words(self._abi, region, unseen)
+            self._sound |= unseen
         states = free.states[low:high]
         self._met += len(stops)
-        own = list(map(words.__getitem__, stops))
-        self._check_flags(region, distinct, column, words, index, stops, own, states)
+        own: list[int] = list(map(words.__getitem__, stops))
+        self._check_flags(region, column, words, index, stops, own, states)
         sizes = list(map(and_, own, repeat(~FLAG_BITS)))
         for state in set(states):
             self._add(state, states.count(state), sum(compress(sizes, states.translate(_IS[state]))))
@@ -125,7 +130,6 @@ class QuickTally:
     def _check_flags(
         self,
         region: Region,
-        distinct: set[int],
         column: Sequence[int],
         words: array[int],
         index: int,
@@ -142,16 +146,11 @@ class QuickTally:
         last = bool(behind) and behind[-1] == index  # its neighbour is in the next block
         if last:
             behind.pop()
-        if any(map(and_, map(words.__getitem__, behind), repeat(PREV_INUSE))):
-            raise _Odd
-        if any(word & IS_MMAPPED for word in distinct):
+        if any(map(and_, map(getitem, repeat(words), behind), repeat(PREV_INUSE))):
             raise _Odd
         # The sizes add up to where the walk has come; what is left of the sum of the words are their flags.
         flags = sum(column) - 8 * index
-        if region.main:
-            if any(word & NON_MAIN_ARENA for word in distinct):
-                raise _Odd
-        else:
+        if not region.main:
             marked = sum(map(and_, column, repeat(NON_MAIN_ARENA)))
             flags -= marked
             outside = len(column) - marked // NON_MAIN_ARENA
@@ -163,9 +162,10 @@ class QuickTally:
         self._after_free = last
 
 
-def _check_sizes(abi: Abi, distinct: set[int]) -> None:
-    least, odd = abi.min_size, abi.alignment - 1 & ~FLAG_BITS
-    if min(distinct) < least or any(word & odd for word in distinct):
+def _check_words(abi: Abi, region: Region, distinct: set[int]) -> None:
+    """Raise _Odd where a size or a flag is one that no chunk of the region can have."""
+    odd = (abi.alignment - 1 & ~FLAG_BITS) | IS_MMAPPED | (NON_MAIN_ARENA if region.main else 0)
+    if min(distinct) < abi.min_size or any(word & odd for word in distinct):
         raise _Odd
 
 
@@ -175,12 +175,11 @@ def _follow(words: array[int], stops: Sequence[int]) -> tuple[list[int], int]:
     The last of them is where the words end; the last chunk may end behind it.
     """
     column: list[int] = []
-    append = column.append
     index = 0
     for stop in stops:
         while index < stop:
             word = words[index]
-            append(word)
+            column.append(word)  # Python is faster with this than with a method that was bound before
             index += word >> 3 or _AWAY
         if index != stop and stop != stops[-1]:
             raise _Odd

@@ -6,15 +6,16 @@ made only for the rows that are asked for: a heap of ten million chunks is walke
 
 from __future__ import annotations
 
+import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, compress, islice, repeat
-from operator import and_, eq, gt, ne, or_
+from operator import eq, gt, ne
 
 from gdbheap.memory import Memory, MemoryFault
-from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Abi, round_up
+from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Abi, WordBuffer, round_up
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.bins import FreeList
 from gdbheap.ptmalloc.chunk import (
@@ -40,8 +41,17 @@ MAX_BLOCK = 1 << 20
 _MIN_BLOCK = 1 << 12
 _FIRST_BLOCK = 1 << 16
 _IS_MERGED = state_table(*MERGED_STATES)
+_IS_OTHER = state_table(*(state for state in range(len(STATES)) if state not in MERGED_STATES))
+#: Whether PREV_INUSE is clear, by the lowest byte of a size word.
+_IS_CLEAR = bytes(not byte & PREV_INUSE for byte in range(256))
 #: A byte without its upper bits.
 _LOW_BITS = bytes(byte & 7 for byte in range(256))
+_WITH_STATE = tuple(bytes(byte | state for byte in range(256)) for state in range(8))
+_WITHOUT_STATE = bytes(byte & ~7 for byte in range(256))
+#: The bytes that end a number whose low bits are clear.
+_ALIGNED = bytes(range(0, 256, 8))
+#: The lowest bytes of words of eight bytes as this machine keeps them, and the highest.
+_LOWEST, _HIGHEST = (slice(0, None, 8), slice(7, None, 8))[:: 1 if sys.byteorder == "little" else -1]
 #: Chunks of free lists that are sorted at once, about.
 _SORTED = 500_000
 
@@ -59,14 +69,10 @@ class Membership:
         place = bisect_left(self.addresses, address)
         return self.states[place] if place < len(self.states) and self.addresses[place] == address else None
 
-    def between(self, first: int, last: int) -> dict[int, int]:
-        """Return the states of the listed chunks from ``first`` to ``last``, both included, by address.
-
-        A table for each block of a walk is several times faster than one for the whole heap: it stays in the
-        processor's cache.
-        """
+    def between(self, first: int, last: int) -> tuple[Sequence[int], bytes]:
+        """Return the listed chunks from ``first`` to ``last``, both included, and their states."""
         low, high = bisect_left(self.addresses, first), bisect_right(self.addresses, last)
-        return dict(zip(self.addresses[low:high], self.states[low:high]))
+        return self.addresses[low:high], self.states[low:high]
 
 
 def membership(lists: Iterable[FreeList], tcaches: Iterable[Tcache] = ()) -> Membership:
@@ -82,36 +88,46 @@ def membership(lists: Iterable[FreeList], tcaches: Iterable[Tcache] = ()) -> Mem
     kinds = {"fastbin": FASTBIN, "unsorted": UNSORTED, "small": SMALL, "large": LARGE}
     sources = [(item.addresses, kinds[item.kind], f"the list {item.name}") for item in lists]
     sources += [(item.chunks, TCACHE, f"the tcache at {item.address:#x}") for item in tcaches]
-    # An address whose low bits are not clear would get them mixed up with a state.
-    aligned = all(isinstance(item[0], array) or not any(map(and_, item[0], repeat(7))) for item in sources)
+    codes = array("d")
+    for addresses, state, _ in sources:
+        data = bytearray(array("Q", addresses).tobytes())
+        low = data[_LOWEST]
+        # Low bits that are not clear would get mixed up with a state, and high ones can make a double no number.
+        if low.translate(None, _ALIGNED) or any(data[_HIGHEST]):
+            return _odd_membership(sources, broken)
+        data[_LOWEST] = low.translate(_WITH_STATE[state])
+        codes.frombytes(data)
     ordered, states = array("Q"), bytearray()
-    for codes in _codes(sources) if aligned else ():
-        codes.sort()
-        states += low_bytes(array("Q", codes)).translate(_LOW_BITS)
-        ordered.extend(map(and_, codes, repeat(~7)))
-    if not aligned or any(map(eq, ordered, islice(ordered, 1, None))):
-        return _odd_membership(sources, broken)
+    for part in _parts(codes):
+        part.sort()
+        data = bytearray(array("d", part).tobytes())
+        low = data[_LOWEST]
+        states += low.translate(_LOW_BITS)
+        data[_LOWEST] = low.translate(_WITHOUT_STATE)
+        ordered.frombytes(data)
+        cleared = array("d", bytes(data)).tolist()
+        if any(map(eq, cleared, islice(cleared, 1, None))):
+            return _odd_membership(sources, broken)
     return Membership(ordered, bytes(states), broken.texts())
 
 
-def _codes(sources: Sequence[tuple[Sequence[int], int, str]]) -> Iterator[list[int]]:
-    """Yield the addresses with their states in the low bits, which are clear: part by part from low to high.
+def _parts(codes: array[float]) -> Iterator[list[float]]:
+    """Yield what is in ``codes``: part by part from low to high.
 
-    A list of numbers takes five times as much memory as an array, so there are several parts where there are many.
+    They are addresses with their states in the low bits, which are clear, taken for the bytes of doubles: these are
+    in the same order, and Python sorts them several times faster than numbers that large. A list of numbers takes
+    four times as much memory as an array, so there are several parts where there are many.
     """
-    count = sum(len(item[0]) for item in sources)
-    low = min((min(item[0]) for item in sources if item[0]), default=0)
-    high = max((max(item[0]) for item in sources if item[0]), default=0) + 8
-    parts = count // _SORTED + 1
-    for part in range(parts):
-        first, last = low + (high - low) * part // parts, low + (high - low) * (part + 1) // parts
-        codes: list[int] = []
-        for addresses, state, _ in sources:
-            if parts == 1:
-                codes += map(or_, addresses, repeat(state))
-            else:
-                codes += [address | state for address in addresses if first <= address < last]
-        yield codes
+    parts = len(codes) // _SORTED + 1
+    if parts == 1:
+        yield codes.tolist()
+        return
+    numbers = array("Q", codes.tobytes())
+    low, high = min(numbers) & ~7, (max(numbers) & ~7) + 8
+    between = ((low + (high - low) * part // parts) & ~7 for part in range(parts + 1))
+    bounds = array("d", array("Q", between).tobytes())
+    for first, last in zip(bounds, bounds[1:]):
+        yield [code for code in codes if first <= code < last]
 
 
 def _odd_membership(sources: Sequence[tuple[Sequence[int], int, str]], problems: Problems) -> Membership:
@@ -162,14 +178,14 @@ class Columns:
     ending: Ending | None
 
 
-def _size_words(memory: Memory, abi: Abi, position: int, limit: int, block: int) -> array[int]:
+def _size_words(memory: Memory, abi: Abi, buffer: WordBuffer, position: int, limit: int, block: int) -> array[int]:
     """Return the words at ``position`` + SIZE_SZ and every 8 bytes on, as many as ``block`` holds and can be read."""
     size = min(block, limit - position) - abi.word_size
     if size < abi.word_size:
         return array(abi.word_code)
     while True:
         try:
-            words = abi.words(memory.read(position + abi.word_size, size))
+            words = buffer.words(memory.read(position + abi.word_size, size))
             break
         except MemoryFault:
             if size <= abi.word_size:
@@ -182,12 +198,11 @@ def _size_words(memory: Memory, abi: Abi, position: int, limit: int, block: int)
 def _follow(words: array[int], most: int) -> list[int]:
     """Return the size words met from the first on; ``most`` bounds the steps where sizes are 0 or too small."""
     column: list[int] = []
-    append = column.append
     index = 0
     try:
         for _ in repeat(None, most):
             word = words[index]
-            append(word)
+            column.append(word)  # Python is faster with this than with a method that was bound before
             index += word >> 3
     except IndexError:
         pass
@@ -201,12 +216,13 @@ def walk_region(memory: Memory, abi: Abi, region: Region, max_block: int = MAX_B
     where and why the walk stopped.
     """
     sizes_of: dict[int, int] = {}
+    buffer = WordBuffer(abi)
     max_block = max(max_block, 2 * abi.header)
     position, block = region.start, min(_FIRST_BLOCK, max_block)
     while position < region.limit:
         first = position
         try:
-            words = _size_words(memory, abi, position, region.limit, block)
+            words = _size_words(memory, abi, buffer, position, region.limit, block)
         except MemoryFault as fault:
             problem = f"The size word of the chunk at {position:#x} cannot be read: {fault.reason}."
             yield Columns(region, [], [], [], set(), None, Ending(position, False, problem=problem))
@@ -400,17 +416,17 @@ def classify(columns: Columns, free: Membership) -> Block:
     words = columns.words
     if not words:
         return Block(columns, b"")
-    listed = free.between(columns.addresses[0], columns.addresses[-1])
-    found = bytes(map(listed.get, columns.addresses, repeat(USED))) if listed else bytes(len(words))
+    addresses, states = free.between(columns.addresses[0], columns.addresses[-1])
     problems = Problems()
-    clear = {word for word in columns.distinct if not word & PREV_INUSE}
-    before_is_free = bytes(map(clear.__contains__, words)) if clear else bytes(len(words))
-    merged = found.translate(_IS_MERGED)
+    before_is_free = low_bytes(array("Q", words)).translate(_IS_CLEAR)
     # What each chunk's successor says about it; where there is none to rely on, the list is believed.
-    last = merged[-1:]
     if columns.after is not None:
-        last = bytes([not columns.after & PREV_INUSE])
-    said_free = before_is_free[1:] + last
+        last = not columns.after & PREV_INUSE
+    else:
+        last = bool(addresses) and addresses[-1] == columns.addresses[-1] and states[-1] in MERGED_STATES
+    said_free = before_is_free[1:] + bytes([last])
+    found = _states(columns.addresses, said_free, addresses, states)
+    merged = found.translate(_IS_MERGED)
     if said_free != merged:
         found = _disagreements(columns, found, said_free, merged, problems)
     if before_is_free[0] and columns.addresses[0] == columns.region.start and not columns.region.resumed:
@@ -420,6 +436,28 @@ def classify(columns: Columns, free: Membership) -> Block:
         )
     _odd_flags(columns, found, problems)
     return Block(columns, found, problems.texts())
+
+
+def _states(chunks: Sequence[int], said_free: bytes, addresses: Sequence[int], states: bytes) -> bytes:
+    """Return the state of each of ``chunks`` whose listed ones are among ``addresses``, which have ``states``.
+
+    Where the lists and ``said_free`` agree, as they do in a sound heap, only listed chunks are looked at one by one.
+    """
+    is_merged = states.translate(_IS_MERGED)
+    agree = said_free.count(1) == is_merged.count(1) and all(
+        map(eq, compress(chunks, said_free), compress(addresses, is_merged))
+    )
+    if not agree:
+        return bytes(map(dict(zip(addresses, states)).get, chunks, repeat(USED)))
+    found = bytearray(len(chunks))
+    for place, state in zip(compress(range(len(chunks)), said_free), compress(states, is_merged)):
+        found[place] = state
+    is_other = states.translate(_IS_OTHER)
+    for address, state in zip(compress(addresses, is_other), compress(states, is_other)):
+        place = bisect_left(chunks, address)
+        if chunks[place] == address:
+            found[place] = state
+    return bytes(found)
 
 
 def _disagreements(columns: Columns, found: bytes, said_free: bytes, merged: bytes, problems: Problems) -> bytes:
