@@ -46,6 +46,8 @@ VARYING: Sequence[tuple[re.Pattern[str], str]] = (
     (re.compile(r'(?<="process": )\d+|(?<="tid": )\d+'), "ID"),
     # Libraries, mappings and stacks; in JSON they are decimal.
     (re.compile(r"\b0x7f[0-9a-f]{10}\b|\b140[67]\d{11}\b"), "ADDRESS#"),
+    # tcache_key, which a process makes anew each time.
+    (re.compile(r"\b0x[0-9a-f]{12,16}(?=, the mark of chunks in a tcache)"), "KEY"),
     # When something happened, as 'heap timeline' shows it.
     (re.compile(r"\b\d\.\d{3} s\b|\b\d+\.\d\d s(?= under GDB)"), "TIME"),
     (re.compile(r"(?<=^) +\d+ +\d+\.\d{3}(?= )", re.MULTILINE), "NUMBER AND TIME"),

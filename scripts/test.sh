@@ -6,4 +6,5 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd) || exit 1
 sh "$root/scripts/setup.sh" test || exit 1
 cd "$root" || exit 1
 unset DEBUGINFOD_URLS
-exec .venv/bin/python -m pytest "$@"
+# A file is one processor's: what its tests have in common is made once.
+exec .venv/bin/python -m pytest --numprocesses auto --dist loadfile "$@"

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ from typing import Any, NamedTuple
 import jsonschema
 import pytest
 
+from tests.support.debugger import Gdb
 from tests.support.environment import PATIENCE, ROOT, needs, plain_environment
 from tests.support.programs import Programs
 
@@ -173,7 +176,25 @@ def test_ctrl_c_ends_the_recording_and_the_program(programs: Programs, tmp_path:
     assert found["status"] == 130
     assert any(event["kind"] == "malloc" and event["exact"] for event in found["events"])
     (process,) = found["processes"]
-    assert not Path(f"/proc/{process['process']}").exists()
+    ends = time.monotonic() + PATIENCE  # it was let go: it ends by itself
+    while Path(f"/proc/{process['process']}").exists():
+        assert time.monotonic() < ends, "the program did not get its SIGINT"
+        time.sleep(0.05)
+
+
+def test_a_session_goes_on_as_it_was(gdb: Gdb, programs: Programs) -> None:
+    """How GDB handles signals is the user's own again."""
+    done = gdb(
+        "handle SIGUSR1 nostop noprint",
+        "info signals",
+        "echo [then]\\n",
+        "heap trace",
+        "info signals",
+        program=programs["seed"],
+    )
+    before, after = (re.findall(r"^SIG\w+ .*$", part, re.MULTILINE) for part in done.stdout.split("[then]"))
+    assert len(before) > 20
+    assert before[-len(after) :] == after
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from contextlib import suppress
 from typing import Any
@@ -53,8 +54,9 @@ def run_to_end(recorder: Recorder) -> Ending:
     Signals go to the program as if GDB were not there. Ctrl-C ends the run instead: the program then gets the SIGINT
     and is let go. Raises gdb.error where the program cannot be started.
     """
-    gdb.execute("handle all nostop noprint pass", to_string=True)
-    gdb.execute("handle SIGINT stop print nopass", to_string=True)
+    handled = _handled()
+    _handle("all nostop noprint pass")
+    _handle("SIGINT stop print nopass")
     libraries = gdb.parameter("libthread-db-search-path")
     gdb.execute(f"set libthread-db-search-path {_NO_FOLDER}")
     run = _Run()
@@ -72,6 +74,8 @@ def run_to_end(recorder: Recorder) -> Ending:
         gdb.execute(f"set libthread-db-search-path {libraries}")
         gdb.events.exited.disconnect(run.on_exited)
         gdb.events.stop.disconnect(run.on_stop)
+        for words, signals in handled.items():
+            _handle(f"{' '.join(signals)} {words}")
 
 
 def _go_on(run: _Run, recorder: Recorder) -> str | None:
@@ -114,8 +118,25 @@ def _is_from_user() -> bool:
     return code == _SI_KERNEL or sender == os.getpid()
 
 
+def _handle(how: str) -> None:
+    gdb.execute(f"with confirm off -- handle {how}", to_string=True)  # GDB asks before it changes SIGINT
+
+
+def _handled() -> dict[str, list[str]]:
+    """Return how GDB handles signals: their names, by the words of `handle` that would set it anew."""
+    found: dict[str, list[str]] = {}
+    rows = re.findall(
+        r"^(\w+) +(Yes|No)\t(Yes|No)\t(Yes|No)\t", gdb.execute("info signals", to_string=True), re.MULTILINE
+    )
+    for name, *answers in rows:
+        words = zip(("stop", "print", "pass"), answers)
+        found.setdefault(" ".join(word if yes == "Yes" else f"no{word}" for word, yes in words), []).append(name)
+    return found
+
+
 def _let_go() -> None:
     """Let the processes go on by themselves, with the SIGINT that the user sent."""
+    _handle("SIGINT pass")  # else GDB does not let it be queued
     for inferior in gdb.inferiors():
         if not inferior.pid:
             continue
