@@ -18,11 +18,17 @@ IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE = 2, 4, 1
 HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffd]")
 
 
-def listed(answers: Answers, name: str = "chunks") -> list[dict[str, Any]]:
+def of_arenas(answers: Answers, name: str = "chunks") -> list[dict[str, Any]]:
     """Return the chunks of all arenas of an answer: there is at least one."""
     chunks = [chunk for arena in answers[name]["arenas"] for chunk in arena["chunks"]]
     assert chunks
     return chunks
+
+
+def listed(answers: Answers, name: str = "chunks") -> list[dict[str, Any]]:
+    """Return all chunks of an answer: those with mappings of their own are the last."""
+    chunks: list[dict[str, Any]] = answers[name]["mmapped"]["chunks"]
+    return of_arenas(answers, name) + chunks
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +75,7 @@ def test_sizes_are_malloc_usable_sizes(usable: Answers) -> None:
 
 def test_chunks_leave_no_gap(usable: Answers) -> None:
     """From the heap's first byte to its last, each chunk begins where the one before it ends; top is the last."""
-    chunks = listed(usable)
+    chunks = of_arenas(usable)
     truth = usable["truth"]
     assert chunks[0]["address"] == truth["base"]
     for chunk, following in zip(chunks, chunks[1:]):
@@ -83,7 +89,8 @@ def test_chunks_leave_no_gap(usable: Answers) -> None:
 def test_chunks_are_the_size_words_in_memory(gdb: Gdb, answers: Answers, programs: Programs, name: str) -> None:
     """GDB's own reading of every size word: the size, the flags, and what the flags say."""
     addresses = (
-        f"[c['address'] for a in json.load(open({str(answers.path('chunks'))!r}))['arenas'] for c in a['chunks']]"
+        f"[c['address'] for answer in [json.load(open({str(answers.path('chunks'))!r}))] "
+        "for a in [*answer['arenas'], answer['mmapped']] for c in a['chunks']]"
     )
     read = "{a: int.from_bytes(bytes(gdb.selected_inferior().read_memory(a + 8, 8)), 'little') for a in %s}"
     gdb(
@@ -191,6 +198,25 @@ def test_filters(gdb: Gdb, answers: Answers, programs: Programs) -> None:
         wanted = {arena["address"]: [c for c in arena["chunks"] if FILTERS[option](c)] for arena in everything}
         found = {arena["address"]: arena["chunks"] for arena in answers[name]["arenas"]}
         assert {key: value for key, value in found.items() if value} == {k: v for k, v in wanted.items() if v}, option
+
+
+def test_filters_of_mmapped_chunks(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """They obey the same options, and -arena leaves them out."""
+    gdb(
+        "break stop_here",
+        "run",
+        f"heap chunks {answers.into('chunks')}",
+        f"heap chunks -min-size 0x40000 -count 1 {answers.into('one')}",
+        f"heap chunks -state tcache {answers.into('tcache')}",
+        f"heap chunks -arena 0 {answers.into('main')}",
+        program=programs["totals"],
+    ).succeeded()
+    mapped = answers["chunks"]["mmapped"]["chunks"]
+    assert [chunk["size"] for chunk in mapped] == [0x62000, 0x4A000, 0x31000]
+    assert answers["one"]["mmapped"]["chunks"] == mapped[:1]
+    assert answers["one"]["left_out"] == 1
+    assert answers["tcache"]["mmapped"]["chunks"] == []
+    assert answers["main"]["mmapped"]["chunks"] == []
 
 
 def test_one_arena(gdb: Gdb, answers: Answers, programs: Programs) -> None:

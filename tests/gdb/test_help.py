@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.support.debugger import Gdb
@@ -15,6 +17,7 @@ COMMANDS = (
     "heap params",
     "heap timeline",
     "heap top",
+    "heap trace",
     "heap why-grow",
 )
 PREFIXES = ("heap", "gdbheap")
@@ -40,6 +43,39 @@ def test_the_prefix_lists_all_commands(gdb: Gdb) -> None:
     page = gdb("help heap").succeeded().stdout
     for command in COMMANDS[1:]:
         assert f"\n{command} -- " in page
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_the_prefix_is_a_manual(gdb: Gdb, prefix: str) -> None:
+    """`help heap` has each command once in its groups, and each function and setting, with the sentence of its own."""
+    page = gdb(f"help {prefix}").succeeded().stdout
+    manual, index = re.split(rf'^List of "?{prefix}"? subcommands:$', page, flags=re.MULTILINE)
+    own = dict(re.findall(rf"^({prefix} [\w-]+) -- (.*)$", index, re.MULTILINE))
+    grouped = re.findall(rf"^    ({prefix} [\w-]+)  +(.*)$", manual, re.MULTILINE)
+    assert len(grouped) == len(own) > 8
+    assert dict(grouped) == own
+    for title in ("See what is there:", "Record, and explain why:", "In scripts:", "Settings ("):
+        assert f"\n{title}" in manual
+    functions = re.findall(r"^    \$(_heap_\w+)\(\w*\)  +(.*)$", manual, re.MULTILINE)
+    assert [name for name, _ in functions] == [
+        "_heap_chunk", "_heap_size", "_heap_state", "_heap_arena", "_heap_events"
+    ]  # fmt: skip
+    settings = re.findall(rf"^    set {prefix} ([\w-]+)  +(.*)$", manual, re.MULTILINE)
+    assert [name for name, _ in settings] == ["colour", "limit", "preview", "units", "main-arena", "mp", "tcache"]
+    helps = gdb(*(f"help function {name}" for name, _ in functions), *(f"help set {prefix} {n}" for n, _ in settings))
+    first = set(helps.succeeded().stdout.splitlines())
+    assert {sentence for _, sentence in functions + settings} <= first
+    assert manual.count("\nExample: ") >= 3
+    assert max(map(len, manual.splitlines())) <= 132
+
+
+def test_apropos(gdb: Gdb) -> None:
+    """What is ours is found by the word, each with a whole sentence."""
+    found = gdb("apropos heap").succeeded().stdout.splitlines()
+    for line in found:
+        assert line.endswith((".", " ...")), line
+    named = {line.split(" -- ")[0] for line in found}
+    assert {"heap", "heap chunks", "gdbheap", "set heap limit", "show heap limit", "function _heap_size"} <= named
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,12 @@ COMMANDS = (
     "heap why-grow -all",
     "heap catch -off",
     "help heap",
+    "print $_heap_chunk(main_arena.top)",
+    "print $_heap_state(main_arena.top)",
+    "print main_arena",
+    "print mp_",
+    "show heap",
+    "python import gdbheap; heap = gdbheap.heap(); list(heap.chunks()); heap.account; heap.chunk_at(1)",
 )
 
 #: Inside GDB: a digest of each segment that the program can write, its mappings, and the registers of each thread.

@@ -15,14 +15,17 @@ from gdbheap.ptmalloc.bins import bin_index, fastbin_index, free_summary, read_f
 from gdbheap.ptmalloc.heaps import read_heaps
 from gdbheap.ptmalloc.params import describe, read_params
 from gdbheap.ptmalloc.problems import MOST
+from gdbheap.ptmalloc.quick import quick_totals
 from gdbheap.ptmalloc.regions import regions
 from gdbheap.ptmalloc.rows import Rows, Wanted
 from gdbheap.ptmalloc.tcache import observe_safe_linking, read_tcache, tcache_index
-from gdbheap.ptmalloc.totals import ArenaTotals, totals
+from gdbheap.ptmalloc.totals import ArenaTotals, careful_totals, totals
 from gdbheap.ptmalloc.walk import membership, walk_arena, walk_region
 from tests.support.heap_image import LAYOUTS, MAIN_BASE, MERGED, Image, Row, main_heap
 
 EVERY = sorted(LAYOUTS)
+#: The sizes of blocks with which the last heap could be summed up the fast way.
+QUICK: set[int] = set()
 
 
 class Counting:
@@ -83,6 +86,21 @@ def everything(image: Image, memory: Any, base: int = MAIN_BASE, block: int = 1 
             pass
     chunks = Rows(abi, walk_arena(memory, abi, plan, free))
     rows = [Row(chunk.address, chunk.size, chunk.state) for chunk in chunks]
+    agreed = careful_totals(image.memory, abi, plan, free)
+    QUICK.clear()
+    for most in (0x20, 0x48, 0x1000, 1 << 20):
+        quick = quick_totals(image.memory, abi, plan, free, most)
+        if quick is not None:
+            QUICK.add(most)
+            assert (quick.headers, quick.alignment, tuple(quick.spans)) == (
+                agreed.headers,
+                agreed.alignment,
+                agreed.spans,
+            )
+            assert quick.counts == list(agreed.counts.values())
+            assert quick.sizes == list(agreed.sizes.values())
+            assert not agreed.gaps
+            assert agreed.problems == totals(image.memory, abi, plan, free).problems
     return totals(memory, abi, plan, free), rows
 
 
@@ -95,6 +113,7 @@ def test_a_sound_heap_walks_back(data: st.DataObject) -> None:
     rows = main_heap(image, data.draw(pieces(version, bits)), base=base, tcache_key=5)
     summed, found = everything(image, image.memory, base, data.draw(st.sampled_from((0x20, 0x100, 1 << 20))))
     assert found == rows
+    assert (1 << 20 in QUICK) == (bits == 64), "a sound heap is one for the fast way"
     assert summed.problems == ()
     assert summed.unaccounted == 0
     assert summed.complete

@@ -17,7 +17,7 @@ from gdbheap.ptmalloc.params import read_params
 from gdbheap.ptmalloc.regions import Gap, Plan, regions
 from gdbheap.ptmalloc.rows import Rows, Wanted
 from gdbheap.ptmalloc.tcache import read_tcache
-from gdbheap.ptmalloc.totals import ArenaTotals, Tally, totals
+from gdbheap.ptmalloc.totals import ArenaTotals, Tally, careful_totals, totals
 from gdbheap.ptmalloc.walk import Membership, membership, walk_arena, walk_region
 from tests.support.heap_image import LAYOUTS, MAIN_BASE, Image, Row, main_heap
 
@@ -51,7 +51,9 @@ def walked(
     free = membership(lists, caches)
     plan = regions(abi, layout, params, arena, read_heaps(memory, abi, layout, params, arena), known)
     rows = [Row(chunk.address, chunk.size, chunk.state) for chunk in Rows(abi, walk_arena(memory, abi, plan, free))]
-    return Walked(arena, plan, free, rows, totals(memory, abi, plan, free))
+    found = totals(memory, abi, plan, free)
+    assert found == careful_totals(memory, abi, plan, free)
+    return Walked(arena, plan, free, rows, found)
 
 
 def by_state(rows: Sequence[Row]) -> dict[str, int]:

@@ -8,14 +8,16 @@ from dataclasses import replace
 
 import pytest
 
+from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.account import Account, FreeFacts, read_account
 from gdbheap.ptmalloc.chunk import STATES, Chunk, chunk_of
 from gdbheap.ptmalloc.params import describe
-from gdbheap.ptmalloc.regions import Gap
+from gdbheap.ptmalloc.regions import Gap, Region
 from gdbheap.ptmalloc.state import HeapState, read_heap_state
 from gdbheap.ptmalloc.tcache import read_tcache
+from gdbheap.ptmalloc.walk import Block, Columns
 from gdbheap.render.account import account_lines, account_object, chunk_count, free_bytes
-from gdbheap.render.chunks import HEADER, ShownTotals, chunk_object, chunk_rows, totals_line
+from gdbheap.render.chunks import HEADER, BlockRows, ShownTotals, chunk_object, chunk_rows, totals_line
 from gdbheap.render.state import arenas_lines, kind_text, largest_request, params_lines, table, top_lines
 from gdbheap.render.style import Colour, Plain
 from tests.support.heap_image import LAYOUTS, MAIN_BASE, Image, main_heap
@@ -78,8 +80,11 @@ def test_the_account_names_every_byte() -> None:
     row = cells(next(line for line in lines if line.startswith("main_arena")))
     top = totals.sizes["top"]
     assert free_bytes(totals) == FREE
-    assert row[1:3] == [hex(Image.MAIN_ARENA), "brk"]
-    assert [int(cell, 16) for cell in row[3:8]] == [arena.system_mem, arena.system_mem - FREE - top, FREE, top, 0]
+    headers = cells(lines[0])
+    assert headers[1:] == ["system_mem", "used", "tcache", "fastbins", "bins", "top", "overhead", "unknown", "chunks"]
+    parts = [arena.system_mem - FREE - top, 2 * 0x40, 0x30, 0x200 + 0x60 + 0x800, top, 0]
+    assert [int(cell, 16) for cell in row[1:8]] == [arena.system_mem, *parts]
+    assert sum(parts) == arena.system_mem
     assert row[8] == "-"
     assert int(row[9]) == chunk_count(totals) == len(PIECES) + 2
     text = "\n".join(lines)
@@ -89,6 +94,9 @@ def test_the_account_names_every_byte() -> None:
         assert f"{state} ({size:#x})" in text
     assert "2 chunks, 0x43000" in text
     assert hex(FREE) in next(line for line in lines if line.startswith("free"))
+    assert hex(arena.system_mem + 0x43000) in next(line for line in lines if line.startswith("sum"))
+    assert "What the kernel has mapped is not known here." in lines
+    assert any("cannot be found" in line and "malloc counts 2 of 0x43000" in line for line in lines)
 
 
 def test_what_is_not_sound_is_said() -> None:
@@ -295,3 +303,29 @@ def test_a_chunk_as_json() -> None:
         "state": "used",
         "request_max": 1032,
     }
+
+
+@pytest.mark.parametrize("base", [MAIN_BASE, 0xFFFFFC0, 0x5555_5555_9000])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_rows_of_many_chunks_are_those_of_each(base: int, sparse: bool) -> None:
+    """Also where addresses get longer in between, some are left out, chunks lie far apart, or cannot be read."""
+    abi = Abi(8)
+    sizes = [0x20, 0x30, 0x410, 0x20, 0x90, 0x10, 0x20D70] if not sparse else [0x9000, 0x20, 0x8000]
+    states = bytes([0, 1, 3, 0, 2, 8, 7][: len(sizes)])
+    addresses = [base + sum(sizes[:place]) for place in range(len(sizes))]
+    words = [size | place % 2 for place, size in enumerate(sizes)]
+    region = Region("brk", base, base, base + sum(sizes), 0, None, None, None, True)
+    block = Block(Columns(region, addresses, words, sizes, set(words), None, None), states)
+    memory = bytes((place * 7) % 256 for place in range(sum(sizes) + 0x100))
+
+    def read(address: int, size: int) -> bytes:
+        return memory[address - base : address - base + size]
+
+    for places in (range(len(sizes)), [0, 2], [1], range(1, len(sizes))):
+        for reader in (read, lambda address, size: b""):
+            chunks = [chunk_of(abi, addresses[i], words[i], sizes[i], states[i]) for i in places]
+            many, one = ShownTotals(), ShownTotals()
+            made = "\n".join(BlockRows(abi, reader, 32, many).rows([(block, places)]))
+            contents = {chunk: reader(chunk.pointer, min(32, chunk.request_max)) for chunk in chunks}
+            assert made.splitlines() == list(chunk_rows(chunks, contents.__getitem__, 32, one))
+            assert many == one

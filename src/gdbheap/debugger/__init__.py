@@ -11,21 +11,16 @@ SECOND_PREFIX = "gdbheap"
 _loaded = False
 
 
-def _is_taken(name: str) -> bool:
-    try:
-        gdb.execute(f"help {name}", to_string=True)
-    except gdb.error:
-        return False
-    return True
-
-
 def load() -> None:
-    """Define the commands, the functions and the settings; do nothing where that was done before."""
+    """Define the commands, the functions, the settings and the rest; do nothing where that was done before."""
     global _loaded
     if _loaded:
         return
+    from gdbheap.debugger import functions, mi, printers, settings
+    from gdbheap.debugger.manual import manual
+
     prefixes = [SECOND_PREFIX]
-    if _is_taken(PREFIX):
+    if settings.is_defined(PREFIX):
         gdb.write(
             f"The command '{PREFIX}' belongs to another extension, so it is left alone: "
             f"gdbheap's commands are under '{SECOND_PREFIX}' (such as '{SECOND_PREFIX} why-grow').\n"
@@ -33,6 +28,7 @@ def load() -> None:
     else:
         prefixes.append(PREFIX)
     from gdbheap.debugger.commands.arenas import HeapArenas
+    from gdbheap.debugger.commands.base import HeapCommand
     from gdbheap.debugger.commands.catch import HeapCatch
     from gdbheap.debugger.commands.chunks import HeapChunks
     from gdbheap.debugger.commands.events import HeapEvents
@@ -43,10 +39,18 @@ def load() -> None:
     from gdbheap.debugger.commands.trace import HeapTrace
     from gdbheap.debugger.commands.why_grow import HeapWhyGrow
 
+    commands = (
+        *(HeapArenas, HeapTop, HeapParams, HeapChunks),
+        *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace),
+    )
+    settings.define(prefixes)
+    named_functions = [(function.usage, function.summary) for function in functions.FUNCTIONS]
+    made: list[HeapCommand] = []
     for prefix in prefixes:
-        for command in (
-            *(Heap, HeapArenas, HeapTop, HeapParams, HeapChunks),
-            *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace),
-        ):
-            command(prefix)
+        named = [(f"set {prefix} {item.word}", f"Set {item.subject}.") for item in settings.SETTINGS]
+        made = [Heap(prefix, manual(prefix, (Heap, *commands), named_functions, named))]
+        made += [command(prefix) for command in commands]
+    functions.define()
+    printers.define()
+    mi.define(made)
     _loaded = True

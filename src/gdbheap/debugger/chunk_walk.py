@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from gdbheap.debugger import model, session
+from gdbheap.debugger import model
 from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.memory import MemoryFault, PageCache
-from gdbheap.ptmalloc.account import plan_arena
+from gdbheap.ptmalloc.account import plan_arena, search_mmapped
 from gdbheap.ptmalloc.arena import Arena
-from gdbheap.ptmalloc.chunk import Chunk
+from gdbheap.ptmalloc.chunk import USED, Chunk, chunk_of
+from gdbheap.ptmalloc.mmapped import MmappedChunk, holder
 from gdbheap.ptmalloc.rows import Rows, Wanted
-from gdbheap.ptmalloc.walk import Block, walk_arena
+from gdbheap.ptmalloc.walk import Block, membership, walk_arena
+
+#: Bytes below which reads are worth being kept for the next ones.
+_SMALL = 0x1000
 
 
 class ChunkWalk:
@@ -29,8 +34,9 @@ class ChunkWalk:
         self._start = start
         self._start_seen = start is None
         self._state = model.read_state()
+        self.abi = self._state.abi
         self._facts = model.free_facts()
-        self._memory = session.target().memory
+        self._memory = model.heap_memory()
         self._contents = PageCache(self._memory)
         self._problems = list(self._facts.problems)
 
@@ -40,20 +46,60 @@ class ChunkWalk:
 
     def chunks(self, arena: Arena) -> Iterator[Chunk]:
         """Yield the wanted chunks of ``arena``; raise TargetError where ``start`` is inside one of them."""
+        for block, places in self.blocks(arena):
+            columns, states = block.columns, block.states
+            for place in places:
+                yield chunk_of(
+                    self.abi, columns.addresses[place], columns.words[place], columns.sizes[place], states[place]
+                )
+
+    def blocks(self, arena: Arena) -> Iterator[tuple[Block, Sequence[int]]]:
+        """Yield the blocks of the walk that have wanted chunks, and which of their chunks these are; as ``chunks``."""
         plan, free = plan_arena(self._memory, self._state, arena, self._facts)
         self._problems += [*plan.problems, *free.problems]
         blocks = walk_arena(self._memory, self._state.abi, plan, free)
         rows = Rows(self._state.abi, blocks, self._wanted, self._limit, self._see)
-        for chunk in rows:
+        for block, places in rows.blocks():
             if self._limit is not None:
+                self._limit -= len(places)
+            yield block, places
+        self.left_out += rows.left_out
+
+    def mmapped(self) -> Iterator[Chunk]:
+        """Yield the wanted chunks that have mappings of their own, in the order of their addresses."""
+        state = self._state
+        found = search_mmapped(self._memory, state, mapped_ranges())
+        if found.problem is not None:
+            self._problems.append(found.problem)
+        cached = membership((), self._facts.tcaches)  # from glibc 2.43 on a tcache may keep them
+        self._refuse_start(found.chunks)
+        for item in found.chunks:
+            chunk = item.row(state.abi, cached.get(item.address) or USED)
+            if not self._wanted.holds(chunk):
+                continue
+            if self._limit is not None:
+                if self._limit <= 0:
+                    self.left_out += 1
+                    continue
                 self._limit -= 1
             yield chunk
-        self.left_out += rows.left_out
+
+    def _refuse_start(self, chunks: Sequence[MmappedChunk]) -> None:
+        found = None if self._start is None or self._start_seen else holder(chunks, self._start)
+        if found is not None:
+            raise TargetError(
+                f"{self._start:#x} is in the mmapped chunk at {found.address:#x}, which has a mapping of its own: no "
+                f"chunks follow it. Without -start, these chunks are listed last."
+            )
 
     def content(self, chunk: Chunk, size: int) -> bytes:
         """Return at most ``size`` bytes of a chunk's user data, none where they are unreadable."""
+        return self.read(chunk.pointer, min(size, chunk.request_max))
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return the ``size`` bytes at ``address``, none where any of them is unreadable."""
         try:
-            return self._contents.read(chunk.pointer, min(size, chunk.request_max))
+            return self._contents.read(address, size) if size < _SMALL else self._memory.read(address, size)
         except MemoryFault:
             return b""
 

@@ -2,6 +2,31 @@
 
 from __future__ import annotations
 
+import gdb
+
+from gdbheap.debugger.options import UsageError
+
+TYPE_CHECKING = False  # as in typing, which takes long to import
+if TYPE_CHECKING:
+    from types import TracebackType
+
 
 class TargetError(Exception):
     """Why there is nothing to look at in the target; the message is one full sentence that says what to do next."""
+
+
+class Told:
+    """A ``with`` block whose expected failures leave it as gdb.GdbError: a sentence that GDB shows as it is."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is None:
+            return
+        from gdbheap.memory import MemoryFault  # with typing, too slow to import for a session that never gets here
+
+        if isinstance(error, (UsageError, TargetError)):
+            raise gdb.GdbError(str(error)) from None
+        if isinstance(error, MemoryFault):
+            raise gdb.GdbError(f"GDB {error}.") from None

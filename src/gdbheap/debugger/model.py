@@ -9,14 +9,17 @@ import gdb
 from gdbheap.debugger import session
 from gdbheap.debugger.catch import RECORDER
 from gdbheap.debugger.errors import TargetError
-from gdbheap.debugger.target import Target, each_thread, is_core
+from gdbheap.debugger.maps import mapped_ranges
+from gdbheap.debugger.processes import local_pid
+from gdbheap.debugger.target import Target, each_thread, is_core, stack_pointer
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.starts import region_starts
-from gdbheap.memory import MemoryFault, PageCache
+from gdbheap.memory import Memory, MemoryFault, PageCache
 from gdbheap.ptmalloc import account
 from gdbheap.ptmalloc.abi import FLAG_BITS
 from gdbheap.ptmalloc.account import Account, FreeFacts
 from gdbheap.ptmalloc.arena import Arena
+from gdbheap.ptmalloc.kernel import KernelFacts
 from gdbheap.ptmalloc.state import HeapState, read_heap_state
 from gdbheap.ptmalloc.tcache import Tcache, read_tcache, tcache_is_dummy
 
@@ -63,10 +66,16 @@ def read_tcaches(target: Target) -> tuple[dict[int, Tcache], list[str]]:
         if address is None:
             problems.append(
                 f"The tcache of thread {thread.num} cannot be found (its thread-local variable is not readable), "
-                "so chunks in it are shown as used."
+                "so chunks in it are shown as used: 'set heap tcache ADDRESS' in that thread gives it."
             )
         elif not tcache_is_dummy(target.symbols, target.layout, address):
-            found[thread.num] = read_tcache(memory, target.abi, target.layout, address, target.safe_linking, key)
+            try:
+                found[thread.num] = read_tcache(memory, target.abi, target.layout, address, target.safe_linking, key)
+            except MemoryFault as fault:
+                problems.append(
+                    f"The tcache of thread {thread.num}, at {address:#x}, cannot be read ({fault.reason}), so "
+                    "chunks in it are shown as used."
+                )
     return found, problems
 
 
@@ -82,7 +91,41 @@ def free_facts() -> FreeFacts:
 def read_account() -> Account:
     """Walk every arena and return what its bytes are; raise TargetError where there is no heap yet."""
     state = read_state()
-    return account.read_account(session.target().memory, state, free_facts())
+    return account.read_account(heap_memory(), state, free_facts(), kernel_facts())
+
+
+def heap_memory() -> Memory:
+    """Return the fastest reader of the heap's memory as it is now; drop it before the process goes on."""
+    from gdbheap.debugger.native import ProcessMemory
+
+    memory = session.target().memory
+    pid = local_pid()
+    if pid is None:
+        return memory
+    try:
+        return ProcessMemory(pid, mapped_ranges(), memory)
+    except OSError:
+        return memory
+
+
+def kernel_facts() -> KernelFacts:
+    """Return what the process has mapped, and what is known of that."""
+    from gdbheap.debugger.resident import Resident
+
+    target = session.target()
+    resident, why = None, ""
+    pid = local_pid()
+    if is_core():
+        why = "a core file does not tell it"
+    elif pid is None:
+        why = "the process is not of this machine"
+    else:
+        try:
+            resident = Resident(pid)
+        except OSError as error:
+            why = f"/proc/{pid} cannot be read: {error.strerror}"
+    pointers = [pointer for pointer in (stack_pointer() for _ in each_thread()) if pointer is not None]
+    return KernelFacts(mapped_ranges(), pointers, target.word("__curbrk") or None, resident, why)
 
 
 def read_initial() -> Initial:

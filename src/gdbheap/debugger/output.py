@@ -8,30 +8,37 @@ from collections.abc import Iterable, Mapping
 
 import gdb
 
+from gdbheap.debugger import settings
 from gdbheap.render.style import Colour, Plain
 
 SCHEMA = "gdbheap/1"
-_BATCH = 1000
+_BATCH = 1 << 16  # characters
 
 
 def style(descriptor: int = 1) -> Plain:
     """Return the style for GDB's output, or its error stream (2), as the user's settings and the terminal want it."""
-    # sys.stdout is GDB's own stream, whose isatty() is always false: the descriptor tells.
-    wanted = gdb.parameter("style enabled") and "NO_COLOR" not in os.environ and os.isatty(descriptor)
-    return Colour() if wanted else Plain()
+    wanted = settings.colour()
+    if wanted == settings.AUTO:
+        # sys.stdout is GDB's own stream, whose isatty() is always false: the descriptor tells.
+        is_wanted = gdb.parameter("style enabled") and "NO_COLOR" not in os.environ and os.isatty(descriptor)
+    else:
+        is_wanted = wanted == "on"
+    return Colour() if is_wanted else Plain()
 
 
 def write_lines(lines: Iterable[str], stream: int = gdb.STDOUT) -> None:
     """Write the lines to a stream of GDB's, some at a time, so that its pager can stop a long answer.
 
-    Where making the lines fails, those that were made are written first.
+    One string may hold several lines. Where making the lines fails, those that were made are written first.
     """
     batch: list[str] = []
+    size = 0
     try:
         for line in lines:
             batch.append(line)
-            if len(batch) >= _BATCH:
-                written, batch = batch, []
+            size += len(line)
+            if size >= _BATCH:
+                written, batch, size = batch, [], 0
                 gdb.write("\n".join(written) + "\n", stream)
     finally:
         if batch:
@@ -54,6 +61,11 @@ def encodes_unicode() -> bool:
     return "UTF-8" in gdb.execute("show host-charset", to_string=True).upper()
 
 
+def versioned(command: str, body: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the whole JSON object of a command: its schema's version, its name and the keys of its ``body``."""
+    return {"schema": SCHEMA, "command": command, **body}
+
+
 def write_json(command: str, body: Mapping[str, object], path: str) -> None:
     """Write the versioned object of a command as JSON: to the file ``path``, or to GDB's stream where that is empty.
 
@@ -61,7 +73,7 @@ def write_json(command: str, body: Mapping[str, object], path: str) -> None:
     """
     import json
 
-    text = json.dumps({"schema": SCHEMA, "command": command, **body}, indent=1)
+    text = json.dumps(versioned(command, body), indent=1)
     if path:
         write_file(path, text + "\n")
     else:

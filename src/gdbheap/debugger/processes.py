@@ -7,6 +7,8 @@ import re
 
 import gdb
 
+from gdbheap.mappings import MappedRange, overlapping, parse_maps, range_of
+
 
 def local_pid() -> int | None:
     """Return the selected inferior's process id, None where /proc here does not speak of it (remote, core)."""
@@ -20,35 +22,29 @@ def local_pid() -> int | None:
     return inferior.pid if native else None
 
 
-def _maps(pid: int) -> list[tuple[int, int, str]]:
-    found: list[tuple[int, int, str]] = []
+def local_ranges(pid: int) -> tuple[MappedRange, ...]:
+    """Return the mappings of a process of this machine in ascending order; none where it is gone."""
     try:
-        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as lines:
-            for line in lines:
-                fields = line.rstrip("\n").split(None, 5)
-                start, _, end = fields[0].partition("-")
-                found.append((int(start, 16), int(end, 16), fields[5] if len(fields) > 5 else ""))
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
+            return parse_maps(file.read())
     except OSError:
-        return []
-    return found
+        return ()
 
 
 def mapped_bytes(start: int, end: int) -> int | None:
     """Return how many bytes between two addresses are mapped, None where that cannot be looked up."""
     pid = local_pid()
-    maps = _maps(pid) if pid is not None else []
-    if not maps:
+    ranges = local_ranges(pid) if pid is not None else ()
+    if not ranges:
         return None
-    return sum(max(0, min(end, high) - max(start, low)) for low, high, _ in maps)
+    return sum(high - low for low, high, _ in overlapping(ranges, start, end))
 
 
 def mapped_file(address: int) -> str | None:
     """Return the path of the file (or the kernel's name, as ``[vdso]``) that is mapped at ``address``."""
     pid = local_pid()
-    for low, high, name in _maps(pid) if pid is not None else []:
-        if low <= address < high:
-            return name or None
-    return None
+    found = range_of(local_ranges(pid), address) if pid is not None else None
+    return None if found is None else found.name or None
 
 
 def thread_states(pid: int) -> list[str]:

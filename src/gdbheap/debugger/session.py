@@ -15,7 +15,8 @@ _numbers: dict[int, int] = {}  # an arena's address -> its number; arenas are ne
 _connected = False
 
 
-def _drop(event: Any = None) -> None:
+def drop(event: Any = None) -> None:
+    """Forget everything, because libraries came or went, the process ended, or an address was given by hand."""
     _targets.clear()
     _numbers.clear()
 
@@ -25,7 +26,7 @@ def target() -> Target:
     global _connected
     if not _connected:
         for registry in (gdb.events.new_objfile, gdb.events.clear_objfiles, gdb.events.exited):
-            registry.connect(_drop)
+            registry.connect(drop)
         _connected = True
     inferior = gdb.selected_inferior()
     key = (inferior.num, inferior.pid)

@@ -6,14 +6,17 @@ import os
 import re
 from collections.abc import Iterator
 from functools import cached_property
+from operator import eq
 
 import gdb
 
+from gdbheap.debugger import settings
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.processes import shrinks_heaps_with_mmap
 from gdbheap.growth.reading import ProcessFacts
-from gdbheap.memory import MemoryFault, ReadPlan
+from gdbheap.memory import Memory, MemoryFault, ReadPlan
 from gdbheap.ptmalloc.abi import Abi
+from gdbheap.ptmalloc.arena import read_arena
 from gdbheap.ptmalloc.layout import Layout, LayoutUnknown
 from gdbheap.ptmalloc.tcache import detect_safe_linking
 from gdbheap.simulate.state import Release
@@ -132,18 +135,25 @@ class Target:
     """What stays true of a process while the same objects are loaded: the facts that every command starts from."""
 
     def __init__(self, objfile: gdb.Objfile) -> None:
-        self.memory = GdbMemory()
+        self.memory: Memory = GdbMemory()
         self.symbols = GdbSymbols(objfile)
         self.libc = objfile.filename or ""
         try:
             self.layout = Layout.from_symbols(self.symbols)
         except LayoutUnknown:
             raise TargetError(_no_debug_symbols(self.libc)) from None
-        self.main_arena = self._required("main_arena")
-        self.mp = self._required("mp_")
+        given, given_mp = settings.main_arena(), settings.mp()
+        self.main_arena = self._required("main_arena") if given is None else given
+        self.mp = self._required("mp_") if given_mp is None else given_mp
+        if is_core():
+            from gdbheap.debugger.maps import core_memory  # which asks this module what is a core
+
+            self.memory = core_memory(self.memory, self.main_arena, self.layout.state.size)
         self.curbrk = self.symbols.address("__curbrk")
         self.release = Release(_release(self))
         self.abi = _abi(self.layout)
+        if given is not None:
+            self._require_arena(given)
         self._variables: dict[int | None, ReadPlan] = {}  # by arena
         self._single = self._single_thread_flag()
         # By name and GDB's global number of the thread, which is not used again.
@@ -163,8 +173,26 @@ class Target:
     def _required(self, name: str) -> int:
         address = self.symbols.address(name)
         if address is None:
-            raise TargetError(_no_debug_symbols(self.libc))
+            setting = name.strip("_").replace("_", "-")
+            raise TargetError(
+                f"Where {name} is in {self.libc} cannot be found, though its type is known: "
+                f"give its address with 'set heap {setting} ADDRESS'."
+            )
         return address
+
+    def _require_arena(self, given: int) -> None:
+        """Raise TargetError where what was given as the address of main_arena can be none."""
+        try:
+            arena = read_arena(self.memory, self.abi, self.layout, given, 0)
+        except MemoryFault as fault:
+            raise TargetError(f"There is no main_arena at the address given, {given:#x}: GDB {fault}.") from None
+        # malloc_init_state makes the bins lead to themselves, and never are all of them in use.
+        headers = [arena.bin_header(self.abi, index + 1) for index in range(len(arena.bins) // 2)]
+        if any(arena.bins) and not any(map(eq, arena.bins[::2], headers)):
+            raise TargetError(
+                f"There is no main_arena at the address given, {given:#x}: none of its bins would be empty. "
+                "'set heap main-arena auto' looks it up again."
+            )
 
     def _single_thread_flag(self) -> tuple[int, int, bool] | None:
         """Return where SINGLE_THREAD_P looks: address, size, and whether it is set while there is one thread only.
@@ -240,7 +268,8 @@ class Target:
 
     def tcache_address(self, thread: gdb.InferiorThread) -> int | None:
         """Return the address of the selected ``thread``'s tcache struct: 0 where it has none, None where unknown."""
-        return self.thread_word("tcache", thread)
+        given = settings.tcache(thread)
+        return self.thread_word("tcache", thread) if given is None else given
 
 
 def each_thread() -> Iterator[gdb.InferiorThread]:
@@ -260,6 +289,14 @@ def each_thread() -> Iterator[gdb.InferiorThread]:
         selected.switch()
         if frame is not None and frame.is_valid():
             frame.select()
+
+
+def stack_pointer() -> int | None:
+    """Return the stack pointer of the selected thread, None where it runs."""
+    try:
+        return int(gdb.newest_frame().read_register("sp"))
+    except (gdb.error, ValueError):
+        return None
 
 
 def each_thread_of(inferior: int) -> Iterator[gdb.InferiorThread]:
@@ -328,6 +365,10 @@ def find_target() -> Target:
     for objfile in objfiles:
         if objfile.filename == program and objfile.lookup_static_symbol("main_arena") is not None:
             return Target(objfile)  # a static program
+    if None not in (settings.main_arena(), settings.mp()):
+        for objfile in objfiles:
+            if objfile.filename == program:
+                return Target(objfile)
     raise TargetError(_no_libc([objfile_name(objfile) for objfile in objfiles]))
 
 
@@ -361,7 +402,8 @@ def _no_libc(names: list[str]) -> str:
         )
     return (
         "There is no glibc in this process: no libc.so.6 is loaded and the program itself holds no main_arena "
-        "(another C library, none at all, or a static program without debug symbols)."
+        "(another C library, none at all, or a static program without debug symbols; 'help set heap main-arena' tells "
+        "when addresses given by hand are enough)."
     )
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gdbheap.memory import Memory, PageCache
+from gdbheap.mappings import MappedRange
+from gdbheap.memory import Memory
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.bins import read_free_lists
 from gdbheap.ptmalloc.heaps import HeapChain
+from gdbheap.ptmalloc.kernel import NOTHING_KNOWN, KernelFacts, KernelMap, arena_spans, divide
+from gdbheap.ptmalloc.mmapped import MmappedChunks, find_mmapped
 from gdbheap.ptmalloc.regions import Plan, regions
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.ptmalloc.tcache import Tcache
 from gdbheap.ptmalloc.totals import ArenaTotals, totals
 from gdbheap.ptmalloc.walk import Membership, membership
 
-#: How much is fetched at once while free lists are followed, in bytes: their chunks lie scattered.
-_CACHED = 0x4000
 #: The states of chunks that malloc_info and mallinfo2 count as free; they count tcache chunks as used.
 _BINNED = ("unsorted", "small", "large")
 
@@ -37,11 +38,21 @@ class FreeFacts:
 
 @dataclass(frozen=True)
 class Account:
-    """The whole heap: ``arenas`` in the order of the ring with their totals."""
+    """The whole heap: ``arenas`` in the order of the ring with their totals, and the ``mmapped`` chunks.
+
+    ``kernel`` is what the process has mapped, divided; None where its map is not known.
+    """
 
     state: HeapState
     arenas: tuple[tuple[Arena, ArenaTotals], ...]
     problems: tuple[str, ...]
+    mmapped: MmappedChunks
+    kernel: KernelMap | None
+
+    @property
+    def counted(self) -> int:
+        """All bytes that malloc counts as its own: those of the arenas and those of the mmapped chunks."""
+        return sum(arena.system_mem for arena, _ in self.arenas) + self.mmapped.bytes
 
     @property
     def mallinfo(self) -> Mapping[str, int]:
@@ -70,17 +81,42 @@ def plan_arena(memory: Memory, state: HeapState, arena: Arena, facts: FreeFacts)
     """Return where the chunks of ``arena`` are and which of them are on a free list."""
     chain = state.heaps.get(arena.address, HeapChain(()))
     plan = regions(state.abi, state.layout, state.params, arena, chain, facts.known_starts)
-    lists = read_free_lists(PageCache(memory, _CACHED), state.abi, state.layout, arena, facts.safe_linking)
-    return plan, membership(lists, facts.tcaches)
+    return plan, arena_membership(memory, state, arena, facts.tcaches, facts.safe_linking)
 
 
-def read_account(memory: Memory, state: HeapState, facts: FreeFacts) -> Account:
-    """Walk every arena and return what its bytes are."""
+def arena_membership(
+    memory: Memory, state: HeapState, arena: Arena, tcaches: Iterable[Tcache], safe_linking: bool
+) -> Membership:
+    """Return which chunks of ``arena`` are on a free list."""
+    lists = read_free_lists(memory, state.abi, state.layout, arena, safe_linking)
+    return membership(lists, tcaches)
+
+
+def search_mmapped(
+    memory: Memory, state: HeapState, ranges: Sequence[MappedRange], walked: Iterable[tuple[int, int]] = ()
+) -> MmappedChunks:
+    """Return the mmapped chunks of a process that has ``ranges`` mapped.
+
+    ``walked`` are addresses of a main_arena that is not contiguous: where an arena is, none can be.
+    """
+    taken = [(heap.address, heap.address + heap.max_size) for chain in state.heaps.values() for heap in chain.heaps]
+    taken += arena_spans(state, state.ring.arenas[0], walked)
+    return find_mmapped(memory, state.abi, state.layout, state.params, ranges, taken)
+
+
+def read_account(memory: Memory, state: HeapState, facts: FreeFacts, kernel: KernelFacts = NOTHING_KNOWN) -> Account:
+    """Walk every arena and return what its bytes are; find the mmapped chunks; divide the kernel's map."""
     found = []
+    spans = []
     for arena in state.ring.arenas:
         plan, free = plan_arena(memory, state, arena, facts)
-        found.append((arena, totals(memory, state.abi, plan, free)))
+        summed = totals(memory, state.abi, plan, free)
+        found.append((arena, summed))
+        spans.append((arena, arena_spans(state, arena, summed.spans)))
+    mmapped = search_mmapped(memory, state, kernel.ranges, found[0][1].spans)
     problems = tuple(text for tcache in facts.tcaches for text in tcache.problems)
     if state.ring.problem is not None:
         problems += (state.ring.problem,)
-    return Account(state, tuple(found), problems + facts.problems)
+    problems += facts.problems
+    divided = divide(state, kernel, spans, mmapped.chunks) if kernel.ranges else None
+    return Account(state, tuple(found), problems, mmapped, divided)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from gdbheap.memory import Memory, MemoryFault
+from gdbheap.memory import Memory, MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import FLAG_BITS, Abi
 from gdbheap.ptmalloc.arena import Arena
+from gdbheap.ptmalloc.follow import Followed, WordBlocks, descending, follow_bin, follow_fastbin
 from gdbheap.ptmalloc.layout import Layout
 from gdbheap.ptmalloc.problems import Problems
 
@@ -18,6 +19,10 @@ UNSORTED_BIN = 1
 LAST_BIN = 126
 #: Chunks that are visited at most on all lists of an arena together, unless the caller says otherwise.
 MAX_FREE_CHUNKS = 20_000_000
+#: How much is fetched at once where a list is followed step by step, in bytes: its chunks lie scattered.
+_CACHED = 0x4000
+#: Chunks of a list that is long.
+_LONG = 1000
 
 
 @lru_cache(maxsize=8)
@@ -73,6 +78,8 @@ def bin_range(abi: Abi, index: int) -> tuple[int, int | None]:
 class FreeList:
     """One list of free chunks, front to back; ``addresses`` and ``sizes`` (bytes) run in parallel.
 
+    They are tuples, or arrays in a long list: a tuple of numbers takes several times as much memory.
+
     A size is 0 where the chunk's size word cannot be right for this list; ``problems`` then tells what it is.
     ``kind`` is fastbin, unsorted, small or large and ``index`` is glibc's own: of fastbinsY for a fastbin, else of
     the bins. ``complete`` is False where ``problems`` or the limit ended the reading.
@@ -80,8 +87,8 @@ class FreeList:
 
     kind: str
     index: int
-    addresses: tuple[int, ...]
-    sizes: tuple[int, ...]
+    addresses: Sequence[int]
+    sizes: Sequence[int]
     problems: tuple[str, ...]
     complete: bool
 
@@ -130,8 +137,9 @@ NOTHING_FREE = FreeSummary((), 0, 0, 0, True)
 class _Reader:
     """Follows the lists of one arena; every step counts against ``left``, so that no heap can make it endless."""
 
-    def __init__(self, memory: Memory, abi: Abi, arena: Arena, limit: int) -> None:
+    def __init__(self, memory: Memory, abi: Abi, arena: Arena, limit: int, blocks: WordBlocks | None = None) -> None:
         self.memory = memory
+        self.blocks = blocks
         self.abi = abi
         self.arena = arena
         self.left = limit
@@ -203,12 +211,29 @@ class _List:
             kind, index, tuple(self.found), tuple(self.found.values()), self.problems.texts(), self.complete
         )
 
+    def sound(self, kind: str, index: int, followed: Followed | None) -> FreeList | None:
+        """Return the list that was followed fast, None where anything about it is odd."""
+        if followed is None:
+            return None
+        sizes = followed.sizes(self._reader.abi, self._low, self._high)
+        if sizes is None or (kind == "large" and not descending(sizes)):
+            return None
+        count = len(sizes)
+        self._reader.left -= count
+        if count < _LONG:
+            return FreeList(kind, index, tuple(followed.addresses), tuple(sizes), (), True)
+        return FreeList(kind, index, followed.addresses, sizes, (), True)
+
 
 def _fastbin(reader: _Reader, index: int, safe_linking: bool) -> FreeList:
     size = (index + 2) << (4 if reader.abi.word_size == 8 else 3)
     following = _List(reader, f"fastbin {index}", size, size)
     header = reader.abi.header
     chunk, before = reader.arena.fastbins[index], None
+    if reader.blocks is not None:
+        quick = following.sound("fastbin", index, follow_fastbin(reader.blocks, chunk, safe_linking, reader.left))
+        if quick is not None:
+            return quick
     while chunk:
         node = following.node(chunk, before)
         if node is None:
@@ -238,6 +263,11 @@ def _bin(reader: _Reader, index: int) -> FreeList:
     problems = following.problems
     before, smallest = header, arena.system_mem
     chunk = arena.bins[2 * index - 2]
+    if reader.blocks is not None:
+        back = arena.bins[2 * index - 1]
+        quick = following.sound(kind, index, follow_bin(reader.blocks, chunk, header, back, reader.left))
+        if quick is not None:
+            return quick
     while chunk != header:
         node = following.node(chunk, None if before == header else before)
         if node is None:
@@ -314,10 +344,9 @@ def read_free_lists(
     """Return the lists of ``arena`` that are not empty: fastbins, unsorted, small bins, large bins.
 
     ``safe_linking`` says whether fastbin links are mangled (glibc 2.32 to 2.42). At most ``limit`` chunks are visited.
-    A list that is broken is given up to where it breaks, with its problems; nothing is raised. Each chunk costs one
-    small read, so hand in a PageCache where reads are slow.
+    A list that is broken is given up to where it breaks, with its problems; nothing is raised.
     """
-    reader = _Reader(memory, abi, arena, limit)
+    reader = _Reader(PageCache(memory, _CACHED), abi, arena, limit, WordBlocks(memory, abi))
     lists = []
     if layout.has_fastbins:
         lists += [_fastbin(reader, index, safe_linking) for index, head in enumerate(arena.fastbins) if head]

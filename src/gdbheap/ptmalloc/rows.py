@@ -24,6 +24,15 @@ class Wanted:
     states: frozenset[str] | None = None
     start: int = 0
 
+    def holds(self, chunk: Chunk) -> bool:
+        """Return whether a chunk is one of them."""
+        return (
+            self.min_size <= chunk.size
+            and (self.max_size is None or chunk.size <= self.max_size)
+            and (self.states is None or chunk.state in self.states)
+            and chunk.address + chunk.size > self.start
+        )
+
 
 class Rows:
     """The chunks of a walk that are asked for, as an iterable of Chunk; at most ``limit`` of them (None: all).
@@ -52,6 +61,15 @@ class Rows:
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks in the order of the walk."""
+        for block, places in self.blocks():
+            columns, states = block.columns, block.states
+            for place in places:
+                yield chunk_of(
+                    self._abi, columns.addresses[place], columns.words[place], columns.sizes[place], states[place]
+                )
+
+    def blocks(self) -> Iterator[tuple[Block, Sequence[int]]]:
+        """Yield the blocks of the walk that have such chunks, and which of their chunks these are."""
         left = self._limit
         for block in self._blocks:
             if self._seen is not None:
@@ -59,13 +77,10 @@ class Rows:
             places = self._matching(block)
             shown = places if left is None else places[:left]
             self.left_out += len(places) - len(shown)
-            columns, states = block.columns, block.states
-            for place in shown:
-                yield chunk_of(
-                    self._abi, columns.addresses[place], columns.words[place], columns.sizes[place], states[place]
-                )
             if left is not None:
                 left -= len(shown)
+            if shown:
+                yield block, shown
 
     def _matching(self, block: Block) -> Sequence[int]:
         columns, wanted = block.columns, self._wanted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, compress
 
@@ -11,6 +11,7 @@ from gdbheap.memory import Memory
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.chunk import FASTBIN, FENCEPOST, LARGE, SMALL, STATES, TCACHE, UNSORTED, USED, state_table
 from gdbheap.ptmalloc.problems import Problems
+from gdbheap.ptmalloc.quick import quick_totals
 from gdbheap.ptmalloc.regions import Gap, Plan, Region
 from gdbheap.ptmalloc.walk import Block, Membership, walk_arena
 
@@ -26,8 +27,8 @@ class ArenaTotals:
     ``counts`` and ``sizes`` (bytes, chunk headers included) are by state, every one of STATES. ``headers`` are bytes
     of heap_info and malloc_state, ``alignment`` those before the first and behind the last chunk of a region,
     ``foreign`` those that something else took from the break while malloc counted them. None of these are chunks.
-    ``gaps`` is what could not be walked. ``complete`` says that every chunk was met: in a sound heap
-    ``unaccounted`` is then 0.
+    ``gaps`` is what could not be walked, ``spans`` are the addresses that were: (start, end). ``complete`` says that
+    every chunk was met: in a sound heap ``unaccounted`` is then 0.
     """
 
     system_mem: int
@@ -39,6 +40,7 @@ class ArenaTotals:
     gaps: tuple[Gap, ...]
     problems: tuple[str, ...]
     complete: bool
+    spans: tuple[tuple[int, int], ...] = ()
 
     @property
     def overhead(self) -> int:
@@ -71,6 +73,7 @@ class Tally:
         self._end: int | None = None
         #: The addresses that were walked: (first chunk, behind the last one).
         self.walked: list[tuple[int, int]] = []
+        self._spans: list[tuple[int, int]] = []
 
     def add(self, block: Block) -> None:
         """Add one block."""
@@ -98,6 +101,8 @@ class Tally:
         if ending is not None:
             self.walked.append((region.start, ending.address))
             self._end = ending.end
+            top = self._plan.arena.top + (self._plan.arena.top_size or 0)
+            self._spans.append((region.address, top if ending.at_top else ending.end or ending.address))
         elif states and states[-1] == FENCEPOST and self._end is not None:
             self._alignment += max(self._end - columns.addresses[-1] - columns.sizes[-1], 0)
 
@@ -108,38 +113,59 @@ class Tally:
 
     def totals(self, problems: tuple[str, ...] = ()) -> ArenaTotals:
         """Return the sums, with further ``problems`` that were found elsewhere."""
-        arena = self._plan.arena
-        foreign = 0
-        if arena.contiguous:
-            foreign = sum(gap.end - gap.start for gap in self._gaps if gap.foreign and gap.start is not None)
-        unknown = tuple(gap for gap in self._gaps if not gap.foreign)
-        found = ArenaTotals(
-            system_mem=arena.system_mem,
-            counts=dict(zip(STATES, self._counts)),
-            sizes=dict(zip(STATES, self._sizes)),
-            headers=self._headers,
-            alignment=self._alignment,
-            foreign=foreign,
-            gaps=unknown,
-            problems=(),
-            complete=self._plan.complete and not unknown,
+        return _result(
+            self._plan,
+            self._counts,
+            self._sizes,
+            (self._headers, self._alignment),
+            self._gaps,
+            self._spans,
+            (*self._problems.texts(), *problems),
         )
-        texts = Problems()
-        texts.extend(self._problems.texts())
-        texts.extend(problems)
-        if found.complete and found.unaccounted:
-            if arena.is_main and not arena.contiguous and found.unaccounted > 0:
-                found = replace(found, complete=False)
-                texts.add(
-                    f"The regions of {arena.name} that are known hold {found.accounted:#x} of the "
-                    f"{arena.system_mem:#x} bytes of its system_mem; where the others begin is not known."
-                )
-            else:
-                texts.add(
-                    f"The bytes of {arena.name} add up to {found.accounted:#x}, but its system_mem is "
-                    f"{arena.system_mem:#x}."
-                )
-        return replace(found, problems=texts.texts())
+
+
+def _result(
+    plan: Plan,
+    counts: Sequence[int],
+    sizes: Sequence[int],
+    between: tuple[int, int],
+    gaps: Sequence[Gap],
+    spans: Sequence[tuple[int, int]],
+    problems: Iterable[str],
+) -> ArenaTotals:
+    """Return the totals; ``between`` are the bytes of headers and of alignment."""
+    arena = plan.arena
+    foreign = 0
+    if arena.contiguous:
+        foreign = sum(gap.end - gap.start for gap in gaps if gap.foreign and gap.start is not None)
+    unknown = tuple(gap for gap in gaps if not gap.foreign)
+    found = ArenaTotals(
+        system_mem=arena.system_mem,
+        counts=dict(zip(STATES, counts)),
+        sizes=dict(zip(STATES, sizes)),
+        headers=between[0],
+        alignment=between[1],
+        foreign=foreign,
+        gaps=unknown,
+        problems=(),
+        complete=plan.complete and not unknown,
+        spans=tuple(spans),
+    )
+    texts = Problems()
+    texts.extend(problems)
+    if found.complete and found.unaccounted:
+        if arena.is_main and not arena.contiguous and found.unaccounted > 0:
+            found = replace(found, complete=False)
+            texts.add(
+                f"The regions of {arena.name} that are known hold {found.accounted:#x} of the "
+                f"{arena.system_mem:#x} bytes of its system_mem; where the others begin is not known."
+            )
+        else:
+            texts.add(
+                f"The bytes of {arena.name} add up to {found.accounted:#x}, but its system_mem is "
+                f"{arena.system_mem:#x}."
+            )
+    return replace(found, problems=texts.texts())
 
 
 def totals(memory: Memory, abi: Abi, plan: Plan, free: Membership) -> ArenaTotals:
@@ -148,6 +174,14 @@ def totals(memory: Memory, abi: Abi, plan: Plan, free: Membership) -> ArenaTotal
     ``free`` is the membership of this arena's own lists and of all tcaches: a chunk that they name where the walk
     found none is a problem too.
     """
+    quick = quick_totals(memory, abi, plan, free)
+    if quick is None:
+        return careful_totals(memory, abi, plan, free)
+    return _result(plan, quick.counts, quick.sizes, (quick.headers, quick.alignment), (), quick.spans, ())
+
+
+def careful_totals(memory: Memory, abi: Abi, plan: Plan, free: Membership) -> ArenaTotals:
+    """Do as ``totals`` does, chunk by chunk: slower, but able to say what is wrong with which."""
     tally = Tally(plan)
     for block in walk_arena(memory, abi, plan, free):
         tally.add(block)

@@ -10,8 +10,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, compress, repeat
-from operator import gt, ne
+from itertools import accumulate, compress, islice, repeat
+from operator import and_, eq, gt, ne, or_
 
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Abi, round_up
@@ -52,7 +52,7 @@ class Membership:
     def get(self, address: int) -> int | None:
         """Return the state of the chunk at ``address``, None where it is on no list."""
         place = bisect_left(self.addresses, address)
-        return self.states[place] if self.addresses[place : place + 1] == [address] else None
+        return self.states[place] if place < len(self.states) and self.addresses[place] == address else None
 
     def between(self, first: int, last: int) -> dict[int, int]:
         """Return the states of the listed chunks from ``first`` to ``last``, both included, by address.
@@ -70,10 +70,23 @@ def membership(lists: Iterable[FreeList], tcaches: Iterable[Tcache] = ()) -> Mem
     A chunk that is on two lists keeps the state of the first, and is a problem.
     """
     kinds = {"fastbin": FASTBIN, "unsorted": UNSORTED, "small": SMALL, "large": LARGE}
-    states: dict[int, int] = {}
-    problems = Problems()
     sources = [(item.addresses, kinds[item.kind], f"the list {item.name}") for item in lists]
     sources += [(item.chunks, TCACHE, f"the tcache at {item.address:#x}") for item in tcaches]
+    # Addresses of chunks are multiples of 8: a state finds room in their low bits, and is sorted along.
+    codes: list[int] = []
+    for addresses, state, _ in sources:
+        codes += map(or_, addresses, repeat(state))
+    codes.sort()
+    ordered = array("Q", map(and_, codes, repeat(~7)))
+    if any(map(eq, ordered, islice(ordered, 1, None))) or sum(map(sum, (item[0] for item in sources))) != sum(ordered):
+        return _odd_membership(sources)
+    return Membership(ordered, bytes(map(and_, codes, repeat(7))))
+
+
+def _odd_membership(sources: Sequence[tuple[Sequence[int], int, str]]) -> Membership:
+    """Return the membership of chunks some of which are on two lists, or not aligned."""
+    states: dict[int, int] = {}
+    problems = Problems()
     for addresses, state, name in sources:
         twice = states.keys() & addresses
         for address in sorted(twice):
@@ -193,7 +206,7 @@ def walk_region(memory: Memory, abi: Abi, region: Region, max_block: int = MAX_B
             distinct = set(column)
         ending, after = None, None
         if stopper is not None or position >= region.limit or position == first:
-            ending = _ending(memory, abi, region, position, stopper)
+            ending = region_ending(memory, abi, region, position, stopper)
         if ending is None or ending.at_top:
             after = _word_at(memory, abi, position)
         elif ending.fenceposts:
@@ -205,7 +218,7 @@ def walk_region(memory: Memory, abi: Abi, region: Region, max_block: int = MAX_B
             block = min(max(block // 16, _MIN_BLOCK), max_block)
         elif len(column) > 256:
             block = min(block * 4, max_block)
-    yield Columns(region, [], [], [], set(), None, _ending(memory, abi, region, position, None))
+    yield Columns(region, [], [], [], set(), None, region_ending(memory, abi, region, position))
 
 
 def _word_at(memory: Memory, abi: Abi, chunk: int) -> int | None:
@@ -215,7 +228,7 @@ def _word_at(memory: Memory, abi: Abi, chunk: int) -> int | None:
         return None
 
 
-def _ending(memory: Memory, abi: Abi, region: Region, address: int, stopper: int | None) -> Ending:
+def region_ending(memory: Memory, abi: Abi, region: Region, address: int, stopper: int | None = None) -> Ending:
     """Return how the walk ended that stands at ``address``, before a chunk whose word is ``stopper`` if not None."""
     if region.top is not None and address == region.limit and stopper is None:
         return Ending(address, at_top=True)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
-from gdbheap.ptmalloc.chunk import Chunk, flag_names
+from gdbheap.ptmalloc.abi import FLAG_BITS, Abi
+from gdbheap.ptmalloc.chunk import STATES, Chunk, chunk_of, flag_names, state_table
+from gdbheap.ptmalloc.walk import Block
 from gdbheap.render.escape import preview
 from gdbheap.render.units import count_of, hex_size
 
 HEADER = f"{'address':<18} {'pointer':<18} {'size':>10} {'request':>10} flags {'state':<9} content"
+#: Rows that are made at once.
+_AT_ONCE = 1000
 _FLAG_LETTERS = {"PREV_INUSE": "P", "IS_MMAPPED": "M", "NON_MAIN_ARENA": "A"}
+
+
+#: Where chunks are larger than this on average, in bytes, the contents of each are read by themselves.
+_SPARSE = 0x1000
+_LETTERS = {flags: "".join(_FLAG_LETTERS[name] for name in flag_names(flags)) or "-" for flags in range(FLAG_BITS + 1)}
 
 
 @dataclass
@@ -22,25 +32,92 @@ class ShownTotals:
 
     def add(self, chunk: Chunk) -> None:
         """Count one row."""
-        self.chunks += 1
+        self.add_many(chunk.state, 1, chunk.size)
+
+    def add_many(self, state: str, count: int, size: int) -> None:
+        """Count ``count`` rows of chunks in the same state, together ``size`` bytes."""
+        self.chunks += count
         if self.sizes is None:
             self.sizes = {}
-        self.sizes[chunk.state] = self.sizes.get(chunk.state, 0) + chunk.size
+        self.sizes[state] = self.sizes.get(state, 0) + size
 
 
 def chunk_rows(
     chunks: Iterable[Chunk], content: Callable[[Chunk], bytes], width: int, shown: ShownTotals
 ) -> Iterator[str]:
     """Yield a row for each chunk; ``content`` reads the first bytes of its user data, of which ``width`` are shown."""
-    letters = {flags: "".join(_FLAG_LETTERS[name] for name in flag_names(flags)) or "-" for flags in range(8)}
     for chunk in chunks:
         shown.add(chunk)
-        request = "-" if chunk.state == "fencepost" else f"{chunk.request_max}"
         text = preview(content(chunk), width) if width and chunk.state != "fencepost" else ""
-        yield (
-            f"{chunk.address:<#18x} {chunk.pointer:<#18x} {chunk.size:>#10x} {request:>10} "
-            f"{letters[chunk.flags]:<5} {chunk.state:<9} {text}"
-        ).rstrip()
+        yield f"{chunk.address:<#18x} {chunk.pointer:<#18x} {_tail(chunk)}{text}".rstrip()
+
+
+def _tail(chunk: Chunk) -> str:
+    """Return the columns of a row that chunks of the same size, flags and state have in common."""
+    request = "-" if chunk.state == "fencepost" else f"{chunk.request_max}"
+    return f"{chunk.size:>#10x} {request:>10} {_LETTERS[chunk.flags]:<5} {chunk.state:<9} "
+
+
+class BlockRows:
+    """The rows of many chunks, as chunk_rows makes them of each, out of the columns of a walk.
+
+    What chunks of the same size word and state have in common is made once, and their contents are read together:
+    ``content`` reads memory, by address and size in bytes, and returns nothing where some of it is unreadable.
+    """
+
+    def __init__(self, abi: Abi, content: Callable[[int, int], bytes], width: int, shown: ShownTotals) -> None:
+        self._abi = abi
+        self._content = content
+        self._width = width
+        self._shown = shown
+        self._tails: dict[tuple[int, int], tuple[str, int]] = {}
+
+    def rows(self, blocks: Iterable[tuple[Block, Sequence[int]]]) -> Iterator[str]:
+        """Yield a row for each chunk of ``blocks`` whose place in its block is given, many rows in one string."""
+        for block, places in blocks:
+            for first in range(0, len(places), _AT_ONCE):
+                yield "\n".join(self._some(block, places[first : first + _AT_ONCE]))
+
+    def _some(self, block: Block, places: Sequence[int]) -> list[str]:
+        columns = block.columns
+        addresses, words, states = columns.addresses, columns.words, block.states
+        if len(places) == len(addresses):
+            sizes = columns.sizes
+        else:
+            sizes = [columns.sizes[place] for place in places]
+            addresses, words = [addresses[place] for place in places], [words[place] for place in places]
+            states = bytes([states[place] for place in places])
+        for state in sorted(set(states), key=states.index):
+            size = sum(compress(sizes, states.translate(state_table(state))))
+            self._shown.add_many(STATES[state], states.count(state), size)
+        tails = self._tails
+        kinds = list(zip(words, states))
+        for place, kind in enumerate(kinds) if len(set(kinds) - tails.keys()) else ():
+            if kind not in tails:
+                chunk = chunk_of(self._abi, addresses[place], words[place], sizes[place], states[place])
+                tails[kind] = (_tail(chunk), min(self._width, chunk.request_max))
+        found = list(map(tails.__getitem__, kinds))
+        header = self._abi.header
+        start = addresses[0] + header
+        span = addresses[-1] + header + found[-1][1] - start
+        text = ""
+        if span <= _SPARSE * len(addresses):
+            text = preview(self._content(start, span), span)
+        if len(text) == span:
+            begins = addresses[0]
+            contents = [text[a - begins : a - begins + n] for a, (_, n) in zip(addresses, found)]
+        else:  # they lie far apart, or some of it is unreadable
+            contents = [preview(self._content(a + header, n), n) for a, (_, n) in zip(addresses, found)]
+        gap = " " * (18 - len(hex(addresses[0])) + 1)
+        if len(hex(addresses[0])) == len(hex(addresses[-1] + header)):  # the same as below, faster
+            return [
+                f"0x{a:x}{gap}0x{a + header:x}{gap}{tail}{own}".rstrip()
+                for a, (tail, _), own in zip(addresses, found, contents)
+            ]
+        return [
+            f"{a:<#18x} {a + header:<#18x} {tail}{own}".rstrip()
+            for a, (tail, _), own in zip(addresses, found, contents)
+        ]
 
 
 def chunk_object(chunk: Chunk) -> dict[str, object]:

@@ -25,9 +25,12 @@ def printable(text: str) -> str:
     return "".join(_escaped(c) if unicodedata.category(c) in _UNSAFE else c for c in text)
 
 
+_PREVIEW = bytes(byte if 0x20 <= byte < 0x7F else ord(".") for byte in range(256))
+
+
 def preview(data: bytes, width: int) -> str:
     """Return the bytes as at most ``width`` characters: printable ASCII as it is, a dot for every other byte.
 
     A backslash stays one: each byte is one character, so that offsets can be counted.
     """
-    return "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in data[:width])
+    return data[:width].translate(_PREVIEW).decode("ascii")

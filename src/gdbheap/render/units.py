@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+_in_bytes = False
+
+
+def write_in_bytes(wanted: bool) -> None:
+    """Make human_size write every size in bytes from now on, or in the largest unit that it fills.
+
+    It is a setting of the whole program, as a locale is: whoever writes sizes need not hand it on.
+    """
+    global _in_bytes
+    _in_bytes = wanted
+
 
 def human_size(size: int) -> str:
     """Return a number of bytes as people read it: ``132 KiB``, ``1.5 MiB``, ``1,032 bytes``.
 
     It is in the largest unit that it fills, rounded to a tenth; less than 10 KiB that are no whole number of KiB are
-    given in bytes.
+    given in bytes, and so is every size after ``write_in_bytes(True)``.
     """
-    if abs(size) < 10 << 10 and size % (1 << 10):
+    if _in_bytes or (abs(size) < 10 << 10 and size % (1 << 10)):
         return f"{size:,} bytes" if abs(size) != 1 else f"{size} byte"
     for unit, name in ((1 << 10, "KiB"), (1 << 20, "MiB"), (1 << 30, "GiB")):
         rounded = round(size / unit, 1)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import gdb
 
-from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.errors import Told
 from gdbheap.debugger.options import Option, Parsed, UsageError, complete, parse
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
@@ -49,9 +49,11 @@ class HeapCommand(gdb.Command):
 
     A subclass says its ``word`` (empty for the prefix itself), ``summary`` (one sentence, for lists of commands),
     ``details``, ``options``, ``operands`` and ``examples``, and has an ``answer``; one that has none overrides ``run``.
+    ``group`` is the part of `help heap` that lists it: see or explain.
     """
 
     word = ""
+    group = "see"
     summary = ""
     details = ""
     options: Sequence[Option] = ()
@@ -67,14 +69,24 @@ class HeapCommand(gdb.Command):
         super().__init__(name, self.command_class, prefix=not self.word)
         self._name = name
 
+    @property
+    def json_name(self) -> str:
+        """The command's name in its JSON object, whatever the prefix is."""
+        return f"heap {self.word}".rstrip()
+
+    @classmethod
+    def has_answer(cls) -> bool:
+        """Return whether the command answers with an object, and does not only do something."""
+        return cls.answer is not HeapCommand.answer
+
     def run(self, parsed: Parsed) -> None:
         """Do what the command line asks: show the answer, as lines, as JSON, or as both where a file is named."""
         from gdbheap.debugger.output import style, write_json, write_lines
 
         answer = self.answer(parsed)
-        path = parsed.text("json")
+        path = parsed.text(JSON.name)
         if path is not None:
-            write_json(f"heap {self.word}".rstrip(), answer.body(), path)
+            write_json(self.json_name, answer.body(), path)
             if not path:
                 return
         write_lines(answer.lines(style()))
@@ -83,20 +95,30 @@ class HeapCommand(gdb.Command):
         """Return what the command line asks for."""
         raise NotImplementedError
 
+    def object(self, words: Sequence[str]) -> Mapping[str, object]:
+        """Return the JSON object for the ``words`` of a command line, -json left out; raise gdb.GdbError."""
+        from gdbheap.debugger.output import versioned
+
+        with Told():
+            parsed = self._parsed(words, [option for option in self.options if option is not JSON])
+            parsed.values[JSON.name] = ""
+            return versioned(self.json_name, self.answer(parsed).body())
+
+    def split(self, argument: str) -> list[str]:
+        """Return the words of a command line, their quotes taken off as GDB does it."""
+        return gdb.string_to_argv(argument)
+
     def invoke(self, argument: str, from_tty: bool) -> None:
         """Run the command; every expected failure becomes one sentence of GDB's."""
-        from gdbheap.memory import MemoryFault  # with typing, too slow to import for a session that never gets here
-
         self.dont_repeat()
-        try:
-            parsed = parse(gdb.string_to_argv(argument), self.options)
-            if parsed.words and not self.operands:
-                raise UsageError(f"'{self._name}' takes no argument '{parsed.words[0]}': see 'help {self._name}'.")
-            self.run(parsed)
-        except (UsageError, TargetError) as error:
-            raise gdb.GdbError(str(error)) from None
-        except MemoryFault as error:
-            raise gdb.GdbError(f"GDB {error}.") from None
+        with Told():
+            self.run(self._parsed(self.split(argument), self.options))
+
+    def _parsed(self, words: Sequence[str], options: Sequence[Option]) -> Parsed:
+        parsed = parse(words, options)
+        if parsed.words and not self.operands:
+            raise UsageError(f"'{self._name}' takes no argument '{parsed.words[0]}': see 'help {self._name}'.")
+        return parsed
 
     def complete(self, text: str, word: str | None) -> Sequence[str]:
         """Return the completions of the last word; none where GDB only asks how to break words (``word`` is None)."""
@@ -128,3 +150,12 @@ def evaluate(text: str, what: str) -> int:
         return int(gdb.parse_and_eval(text))
     except (gdb.error, ValueError, RuntimeError) as error:
         raise UsageError(f"{what} is a number or an expression that has one, not '{text}': {error}") from None
+
+
+def row_limit(parsed: Parsed) -> int | None:
+    """Return how many rows a list has at most, None for all: as -count and -all say, else as `set heap limit` does."""
+    from gdbheap.debugger import settings
+
+    if parsed.given("all"):
+        return None
+    return number(parsed, "count", 0) if parsed.given("count") else settings.limit()

@@ -21,6 +21,7 @@ class HeapCatch(HeapCommand):
     """Set, change or end the recording."""
 
     word = "catch"
+    group = "explain"
     summary = "Record each system call that gives the process memory or takes it back, and who made it."
     details = (
         "From now on each brk, mmap, munmap, mremap, mprotect and madvise prints one line: its number, thread, call,\n"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, evaluate, number
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, evaluate, number, row_limit
 from gdbheap.debugger.options import Option, Parsed, UsageError
 
-_LIMIT = 200
-_PREVIEW = 32
 # As gdbheap.ptmalloc.chunk has them; that module is not imported before it is needed.
 _STATES = ("used", "tcache", "fastbin", "unsorted", "small", "large", "free", "top", "fencepost")
 
@@ -25,7 +23,8 @@ class HeapChunks(HeapCommand):
     summary = "List the chunks of the heap: address, pointer, size, request that fits, flags, state and a preview."
     details = (
         "Flags: P the chunk before it is in use, M mmapped, A not in main_arena. States: used; on a free list, as\n"
-        "tcache, fastbin, unsorted, small or large; free by its flags but on no list; top; fencepost."
+        "tcache, fastbin, unsorted, small or large; free by its flags but on no list; top; fencepost.\n"
+        "Chunks that have mappings of their own come last."
     )
     options = (
         Option("arena", "N", "Only this arena: its number (0 is main_arena) or address."),
@@ -33,7 +32,7 @@ class HeapChunks(HeapCommand):
         Option("max-size", "BYTES", "Only chunks of at most this size."),
         Option("state", "STATE", f"Only chunks in this state: {', '.join(_STATES)}.", choices=_STATES),
         Option("start", "ADDRESS", "Begin with the chunk that has this address or user pointer."),
-        Option("count", "N", f"At most N rows (default {_LIMIT})."),
+        Option("count", "N", "At most N rows (default: as 'set heap limit' says, 200)."),
         Option("all", "", "Every row."),
         JSON,
     )
@@ -41,7 +40,8 @@ class HeapChunks(HeapCommand):
 
     def answer(self, parsed: Parsed) -> Answer:
         """Return the chunks that are asked for, of the chosen arenas."""
-        from gdbheap.render.chunks import HEADER, ShownTotals, chunk_object, chunk_rows, totals_line
+        from gdbheap.debugger import settings
+        from gdbheap.render.chunks import HEADER, BlockRows, ShownTotals, chunk_object, chunk_rows, totals_line
         from gdbheap.render.units import count_of
 
         walk = _walk(parsed)
@@ -57,19 +57,28 @@ class HeapChunks(HeapCommand):
                 }
                 for arena in arenas
             ]
+            mapped = [] if parsed.given("arena") else [chunk_object(chunk) for chunk in walk.mmapped()]
             walk.require_start()
-            return {"arenas": objects, "left_out": walk.left_out}
+            mmapped = {"chunks": mapped, "problems": walk.take_problems()}
+            return {"arenas": objects, "mmapped": mmapped, "left_out": walk.left_out}
 
         def lines(style: Plain) -> Iterator[str]:
             walk = _walk(parsed)
             shown = ShownTotals()
-            for arena in arenas:
-                rows = chunk_rows(walk.chunks(arena), lambda chunk: walk.content(chunk, _PREVIEW), _PREVIEW, shown)
+            width = settings.preview()
+            made = BlockRows(walk.abi, walk.read, width, shown)
+            groups = [
+                (arena.name, f"{arena.name} at {arena.address:#x}", made.rows(walk.blocks(arena))) for arena in arenas
+            ]
+            if not parsed.given("arena"):
+                rows = chunk_rows(walk.mmapped(), lambda chunk: walk.content(chunk, width), width, shown)
+                groups.append(("mmapped", "chunks with mappings of their own", rows))
+            for name, title, rows in groups:
                 first = next(rows, None)
                 if first is not None:
-                    yield from (f"{arena.name} at {arena.address:#x}", HEADER, first)
+                    yield from (title, HEADER, first)
                     yield from rows
-                yield from (style.paint("bad", f"{arena.name}: {problem}") for problem in walk.take_problems())
+                yield from (style.paint("bad", f"{name}: {problem}") for problem in walk.take_problems())
             walk.require_start()
             yield totals_line(shown)
             if walk.left_out:
@@ -90,5 +99,5 @@ def _walk(parsed: Parsed) -> ChunkWalk:
     if high is not None and high < low:
         raise UsageError("-max-size is less than -min-size, so no chunk can be meant.")
     wanted = Wanted(low, high, None if state is None else frozenset((state,)), start or 0)
-    unlimited = parsed.given("all") or (parsed.given("json") and not parsed.given("count"))
-    return ChunkWalk(wanted, None if unlimited else number(parsed, "count", _LIMIT), start)
+    unlimited = parsed.given("json") and not parsed.given("count")
+    return ChunkWalk(wanted, None if unlimited else row_limit(parsed), start)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, evaluate, number
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, evaluate, number, row_limit
 from gdbheap.debugger.options import Option, Parsed, UsageError
 
-_LIMIT = 200
 # As gdbheap.growth.groups, growth.event and simulate.calls have them; those are not imported before they are needed.
 _BY = ("caller", "arena", "kind", "library")
 _KINDS = ("malloc", "loader", "thread-stack", "locale", "stdio", "program", "other")
@@ -25,6 +24,7 @@ class HeapEvents(HeapCommand):
     """List the recorded events."""
 
     word = "events"
+    group = "explain"
     summary = "List the system calls that 'heap catch' recorded, oldest first, and whose memory each is about."
     details = (
         "The list is divided into phases: loading, the first heap, growth, shrinking. -by puts events together and\n"
@@ -41,7 +41,7 @@ class HeapEvents(HeapCommand):
         Option("syscall", "NAME", f"Only this system call: {', '.join(_SYSCALLS)}.", choices=_SYSCALLS),
         Option("min-size", "BYTES", "Only calls about at least so many bytes, whichever way they went."),
         Option("max-size", "BYTES", "Only calls about at most so many bytes."),
-        Option("count", "N", f"At most N rows (default {_LIMIT}): the newest events, or the largest groups."),
+        Option("count", "N", "At most N rows (default: 'set heap limit', 200): the newest events, or the largest groups."),
         Option("all", "", "Every row."),
         JSON,
     )
@@ -72,7 +72,7 @@ class HeapEvents(HeapCommand):
         history = RECORDER.history
         wanted = _wanted(parsed)
         events = select(history.events, wanted)
-        limit = None if parsed.given("all") else number(parsed, "count", _LIMIT)
+        limit = row_limit(parsed)
         several = len({event.process for event in history.events}) > 1
 
         def body() -> dict[str, object]:

@@ -18,6 +18,7 @@ class HeapTimeline(HeapCommand):
     """Draw a recording."""
 
     word = "timeline"
+    group = "explain"
     summary = "Draw how the memory that malloc has from the kernel grew and shrank, with the numbers of the events."
     details = (
         "The kinds of memory stand on top of each other: the break area, the heaps of other arenas as far as they are\n"

@@ -18,6 +18,7 @@ class HeapTrace(HeapCommand):
     """Run the program under a recording, then report."""
 
     word = "trace"
+    group = "explain"
     summary = "Run the program to its end, with all the processes that it makes, and report who its memory was for."
     details = (
         "Every call that gives it memory or takes it back is recorded. Its input and output are its own, and signals\n"

@@ -20,6 +20,7 @@ class HeapWhyGrow(HeapCommand):
     """Explain recorded growth, or what the heap's state tells where nothing was recorded."""
 
     word = "why-grow"
+    group = "explain"
     summary = "Explain why the heap grew: who asked, for what, which branch malloc took, and the sum to the byte."
     details = (
         "Without N it explains the newest growth that malloc made; N is an event's number in 'heap events', which\n"
