@@ -9,6 +9,7 @@
  *   exec         runs this program anew, as `grow`, without a child
  *   exec-fails   tries to run what is not there
  *   exec-inside  the same as `exec`, while another thread is inside a long mmap
+ *   fork-inside  forks while another thread is inside a long mmap, which then returns
  *   exit-inside  ends with status 7 while another thread is inside a long mmap
  *   crash        ends by SIGSEGV
  *   leave        a child goes on when the program has ended, until it reads an end of file
@@ -28,6 +29,7 @@ extern char **environ;
 
 static char *own_path;
 static int inside; /* a pipe's end that tells when the long mmap begins */
+static size_t long_size = (size_t)1 << 30;
 
 /* Grows the heap by brk, by a mapping, and gives the latter back. */
 static void grow(int count)
@@ -78,7 +80,7 @@ static void *maps_for_long(void *nothing)
     (void)nothing;
     if (write(inside, "", 1) != 1)
         abort();
-    mmap(NULL, (size_t)1 << 30, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    mmap(NULL, long_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     pause();
     return NULL;
 }
@@ -147,6 +149,10 @@ int main(int argc, char **argv)
         begin_long_call();
         execv(own_path, words());
         abort();
+    } else if (strcmp(mode, "fork-inside") == 0) {
+        long_size = (size_t)1 << 28;
+        begin_long_call();
+        fork_and_wait();
     } else if (strcmp(mode, "exit-inside") == 0) {
         begin_long_call();
         _exit(7);

@@ -55,6 +55,8 @@ libc_has_symbols() {
     file=$(libc_debug_file) && [ -e "$file" ]
 }
 
+have_library() { PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | grep -qF "$1 "; }
+
 # The packages that `purpose` needs and that are missing.
 missing_packages() {
     have "${GDB:-gdb}" || echo gdb
@@ -74,6 +76,8 @@ missing_packages() {
     have awk || echo mawk
     have gdbserver || echo gdbserver
     have musl-gcc || echo musl-tools
+    have_library libjemalloc.so.2 || echo libjemalloc2
+    have_library libtcmalloc_minimal.so.4 || echo libtcmalloc-minimal4
 }
 
 apt() {
@@ -133,7 +137,8 @@ if [ -n "$packages" ]; then
     for package in $packages; do
         case $purpose:$package in
             *:libc6-dbg | *:binutils) say "going on without $package: explanations will be less exact" ;;
-            test:gdbserver | test:musl-tools | test:sqlite3 | test:perl | test:xz-utils | test:mawk)
+            test:gdbserver | test:musl-tools | test:sqlite3 | test:perl | test:xz-utils | test:mawk \
+                | test:libjemalloc2 | test:libtcmalloc-minimal4)
                 say "going on without $package: its tests will be skipped" ;;
             *) exit 1 ;;
         esac

@@ -81,6 +81,11 @@ def _result(text: str) -> int | None:
     return -value
 
 
+def read_call(tid: int, syscall: str, args: str, result: str) -> Call:
+    """Return a call of ARGUMENTS from its arguments and its result as strace wrote them, raw."""
+    return Call(tid, syscall, _args(syscall, _numbers(args)), _result(result))
+
+
 def parse(text: str) -> Trace:
     """Read the file that ``strace -f -o FILE -e raw=all`` wrote: every line must be one that is understood.
 

@@ -302,7 +302,7 @@ def test_constructors_before_main() -> None:
         (an_event("brk", (BASE,), BASE, break_before=GROWN), ("gave back", "0x21000", hex(GROWN), hex(BASE))),
         (an_event("brk", (GROWN,), GROWN), (hex(GROWN), "not known")),
         (an_event("brk", (0,), BASE), (hex(BASE),)),
-        (an_event("brk", (GROWN,), None), ("not answered",)),
+        (an_event("brk", (GROWN,), None), ("has not returned", "not answered")),
         (an_event("brk", (GROWN,), BASE, break_before=BASE), ("refused", hex(GROWN))),
         (an_event("mmap", (0, 0x21000, 3, 0x22, -1, 0), WHERE), ("0x21000", "132 KiB", "rw-", hex(WHERE))),
         (an_event("mmap", (0, 0x21000, 3, 0x22, -1, 0), ENOMEM), ("refused", "0x21000")),

@@ -14,6 +14,7 @@ from gdbheap.debugger.allocator import read_at_call, stream_name
 from gdbheap.debugger.captured import Captured, Numbers, kind_of, note, with_nb
 from gdbheap.debugger.catchpoints import Catchpoints
 from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.interposed import other_malloc
 from gdbheap.debugger.processes import local_pid, mapped_bytes, open_file, parent_of
 from gdbheap.debugger.recorded import FORKING, RecordedProcess
 from gdbheap.debugger.stacks import Shape
@@ -24,7 +25,7 @@ from gdbheap.growth.event import UNKNOWN_BYTES, Event, Frame, Requester, whole_p
 from gdbheap.growth.history import Final, History, ProcessRecord
 from gdbheap.growth.reading import Reading
 from gdbheap.growth.request import POINTERS, malloc_call, stream_of
-from gdbheap.growth.requester import FREE_PAGES, requester
+from gdbheap.growth.requester import ANOTHER_MALLOC, FREE_PAGES, requester
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.arena import read_arena
 from gdbheap.simulate.kernel import MAP_FIXED, MREMAP_FIXED
@@ -49,6 +50,7 @@ class Recorder:
         self._kept = 1
         self._catching: Sequence[str] = ()
         self._show: Callable[[Sequence[Event]], None] = lambda events: None
+        self._show_other: Callable[[ProcessRecord], None] = lambda record: None
         self._connected = False
         self._began: float | None = None
         self.was_interrupted = False
@@ -83,12 +85,14 @@ class Recorder:
         follow: str | None,
         kept: int,
         show: Callable[[Sequence[Event]], None],
+        show_other: Callable[[ProcessRecord], None] = lambda record: None,
     ) -> None:
         """Set the catchpoint. ``show`` is called with events to print, once the kernel has answered them.
 
         On a terminal it is called at once. Elsewhere, as into a file, it is called for some events together, but in
         their order and before GDB stops or does anything else: as programs write to files. ``follow`` is a word of
-        FOLLOW, or None; ``kept`` is how many events are kept.
+        FOLLOW, or None; ``kept`` is how many events are kept. ``show_other`` is called once with a process that uses
+        another malloc than glibc's.
 
         Raises TargetError where there is no program, gdb.error where GDB cannot catch system calls here, and
         UnknownArchitecture where we cannot read them.
@@ -115,6 +119,7 @@ class Recorder:
         self._watched = stop_there or os.isatty(1)
         self._kept = kept
         self._show = show
+        self._show_other = show_other
         if not self._connected:
             gdb.events.stop.connect(self._on_stop)
             gdb.events.exited.connect(self._on_exited)
@@ -257,8 +262,8 @@ class Recorder:
         """Note that other processes run while GDB is busy with a fork, an execve or the end of the process ``pid``."""
         if any(process.pid != pid and process.is_running() for process in self._processes.values()):
             self._history.missed(
-                "Processes ran at the same time: GDB stops all of them when one forks, executes or ends, and can then "
-                "miss a call that another was just making."
+                "Processes ran at the same time: while GDB is busy with one that forks, executes or ends, it can miss "
+                "calls that others make."
             )
 
     def _forked(self, parent: int, child: int) -> None:
@@ -329,6 +334,8 @@ class Recorder:
             time=self._now(),
         )
         who = requester(event, self._history.events)
+        if who.purpose.startswith(ANOTHER_MALLOC):
+            self._note_other_malloc(process)
         if self._malloc_only and who.kind != "malloc":
             if name == "brk":
                 process.pending[tid] = _NOT_RECORDED
@@ -348,6 +355,17 @@ class Recorder:
                 note(shape, entry, who, frames)
         process.pending[tid] = event.id
         self._history.events.append(event._replace(**changes))
+
+    def _note_other_malloc(self, process: RecordedProcess) -> None:
+        """Note, and say once, whose malloc the selected process uses: an allocator that is not glibc's is at work."""
+        if process.judged:
+            return
+        process.judged = True
+        record = self._history.processes[process.pid]
+        found = other_malloc()
+        if found is not None and found != record.other_malloc:
+            record.other_malloc = found
+            self._show_other(record)
 
     def _of_malloc(self, entry: SyscallEntry, frames: Sequence[Frame]) -> dict[str, Any]:
         """Return what an event of malloc's has besides: what was asked of it, and the allocator's state."""

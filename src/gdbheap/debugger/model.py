@@ -9,6 +9,7 @@ import gdb
 from gdbheap.debugger import session
 from gdbheap.debugger.catch import RECORDER
 from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.interposed import other_malloc
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.processes import local_pid
 from gdbheap.debugger.target import Target, each_thread, is_core, stack_pointer
@@ -22,6 +23,7 @@ from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.kernel import KernelFacts
 from gdbheap.ptmalloc.state import HeapState, read_heap_state
 from gdbheap.ptmalloc.tcache import Tcache, read_tcache, tcache_is_dummy
+from gdbheap.render.escape import printable
 
 
 def read_state() -> HeapState:
@@ -29,6 +31,12 @@ def read_state() -> HeapState:
     target = session.target()
     state = read_heap_state(target.memory, target.abi, target.layout, target.main_arena, target.mp)
     if not state.in_use:
+        other = other_malloc()
+        if other is not None:
+            raise TargetError(
+                f"This program's malloc is that of {printable(other)}, not glibc's: glibc's heap is empty, and gdbheap "
+                "knows no other. 'heap catch' shows which memory it gets."
+            )
         raise TargetError(
             "malloc has not taken any memory from the kernel yet: there is no heap before the program's first malloc."
         )

@@ -28,7 +28,8 @@ class RecordedProcess:
 
     ``pending`` are those, by thread: a call that was captured, or an event's number. ``returned`` is the number of the
     last event of each thread that has. ``program_break`` is what brk last answered. ``trims`` is where each thread's
-    malloc_trim is. Made while the process is the selected one.
+    malloc_trim is. ``judged`` says that it was looked up whose malloc the process uses. Made while the process is the
+    selected one.
     """
 
     def __init__(self, pid: int) -> None:
@@ -41,6 +42,7 @@ class RecordedProcess:
         self.returned: dict[int, int] = {}
         self.program_break: int | None = None
         self.trims = TrimWalks()
+        self.judged = False
         self._watch: MallocWatch | None = None
         self._old_watch: MallocWatch | None = None  # one that is off, and can only be deleted later
 
@@ -65,6 +67,7 @@ class RecordedProcess:
         self.returned.clear()
         self.program_break = None
         self.trims = TrimWalks()
+        self.judged = False
 
     def end(self) -> None:
         """Let go of everything: the process has ended, or is no longer recorded."""

@@ -13,6 +13,7 @@ import gdb
 from gdbheap.debugger import settings
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.processes import shrinks_heaps_with_mmap
+from gdbheap.debugger.static_tls import StaticTls
 from gdbheap.growth.reading import ProcessFacts
 from gdbheap.memory import Memory, MemoryFault, ReadPlan
 from gdbheap.ptmalloc.abi import Abi
@@ -45,6 +46,7 @@ class GdbSymbols:
         self._objfile = objfile
         self._symbols: dict[str, gdb.Symbol | None] = {}
         self._addresses: dict[str, int | None] = {}
+        self._static_tls = StaticTls(objfile.filename or "")
 
     def symbol(self, name: str) -> gdb.Symbol | None:
         """Return the debug symbol ``name`` of this object file, static or global."""
@@ -112,8 +114,8 @@ class GdbSymbols:
             return None
         try:
             value = symbol.value()
-        except (gdb.error, RuntimeError):
-            return None
+        except (gdb.error, RuntimeError):  # GDB needs libthread_db for it
+            return self._static_tls.address(name)
         return None if value.address is None else int(value.address)
 
 

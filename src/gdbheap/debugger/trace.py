@@ -15,6 +15,9 @@ from gdbheap.growth.history import Ending
 #: How often in a row GDB may fail to go on with each process before the run is given up.
 _FAILURES = 3
 _SI_KERNEL = 0x80
+#: In place of the folders that have libthread_db. To look at a new process with it, GDB stops the threads of all
+#: others where they are, and does not tell of the calls that they are making just then.
+_NO_FOLDER = "/nonexistent"
 #: The exit status of what a SIGINT ended, as shells have it.
 _INTERRUPTED = 130
 
@@ -52,6 +55,8 @@ def run_to_end(recorder: Recorder) -> Ending:
     """
     gdb.execute("handle all nostop noprint pass", to_string=True)
     gdb.execute("handle SIGINT stop print nopass", to_string=True)
+    libraries = gdb.parameter("libthread-db-search-path")
+    gdb.execute(f"set libthread-db-search-path {_NO_FOLDER}")
     run = _Run()
     began = time.monotonic()
     gdb.events.exited.connect(run.on_exited)
@@ -64,6 +69,7 @@ def run_to_end(recorder: Recorder) -> Ending:
         _let_go()
         return Ending(_INTERRUPTED, time.monotonic() - began, interrupted=True)
     finally:
+        gdb.execute(f"set libthread-db-search-path {libraries}")
         gdb.events.exited.disconnect(run.on_exited)
         gdb.events.stop.disconnect(run.on_stop)
 

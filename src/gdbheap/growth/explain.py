@@ -125,9 +125,18 @@ def growths(history: History) -> list[Event]:
 def largest_growths(history: History, first: int, count: int) -> list[Event]:
     """Return the ``count`` events from number ``first`` on by which malloc got the most memory, the largest first."""
     found = [event for event in growths(history) if event.id >= first]
-    # An mprotect makes memory accessible that was only reserved: its delta is 0.
-    found.sort(key=lambda event: event.delta or event.args[1], reverse=True)
+    found.sort(key=_wanted_bytes, reverse=True)
     return found[:count]
+
+
+def _wanted_bytes(event: Event) -> int:
+    """Return how much a growth is about, also where its return was not seen."""
+    if event.delta:
+        return event.delta
+    if event.syscall == "brk":
+        return event.args[0] - (event.break_before or event.args[0])
+    # An mprotect makes memory accessible that was only reserved: its delta is 0.
+    return event.args[2] - event.args[1] if event.syscall == "mremap" else event.args[1]
 
 
 def newest_growth(history: History) -> Event | None:

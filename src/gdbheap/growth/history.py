@@ -25,7 +25,8 @@ class ProcessRecord:
     ``parent`` is the process that forked it, None where GDB started it or attached to it. ``time`` is when that was
     seen first, in seconds as Event.time. ``recorded`` is False for a child that GDB did not follow. ``programs`` are
     the files that it ran, each with the number of events that there were before. ``end`` says in a few words how it
-    ended, None where that was not seen.
+    ended, None where that was not seen. ``other_malloc`` is the file whose malloc it uses, where that is not glibc's
+    and was seen at work.
     """
 
     process: int
@@ -34,6 +35,7 @@ class ProcessRecord:
     recorded: bool = True
     programs: list[tuple[int, str]] = field(default_factory=list)
     end: str | None = None
+    other_malloc: str | None = None
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,7 @@ MEANINGS: Mapping[str, str] = {
     "allocate_dtv": "a thread's table of thread-local storage (DTV)",
     "_dl_allocate_tls": "a thread's table of thread-local storage (DTV)",
     "__tls_get_addr": "thread-local variables of a library",
+    "allocate_dtv_entry": "thread-local variables of a library",
     "_dl_new_object": "the loader's record of a library",
     "_dl_map_object_deps": "the loader's list of libraries",
     "_dl_check_map_versions": "the loader's table of symbol versions",

@@ -41,6 +41,8 @@ from gdbheap.simulate.kernel import (
 OWN_MAPPING = "a chunk that is a mapping of its own"
 #: The purpose of a call that is about a heap of an arena other than main_arena.
 HEAP_OF_AN_ARENA = "the heap of a thread's arena"
+#: How the purpose of a call begins that an allocator other than glibc's made; the name of its file follows.
+ANOTHER_MALLOC = "another malloc: "
 #: The purpose of malloc_trim's calls for the chunks that are free.
 FREE_PAGES = "pages inside free chunks"
 
@@ -142,7 +144,7 @@ def _program(event: Event, found: Decision) -> Requester:
     frame = next((frame for frame in outwards if frame.function or frame.objfile), outwards[0])
     where = base_name(frame.objfile) or "unknown code"
     if OTHER_MALLOC_FILE.match(where) or _calls_itself_malloc(outwards):
-        return Requester("other", f"another malloc: {where}")
+        return Requester("other", f"{ANOTHER_MALLOC}{where}")
     function = f" in {function_of(frame)}" if function_of(frame) else ""
     library = f" of {where}" if ".so" in where or not function else ""
     wrapper = found.wrapper.lstrip("_").replace("mmap64", "mmap") or event.syscall

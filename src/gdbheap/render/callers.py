@@ -56,11 +56,13 @@ def inner_chain(event: Event) -> list[str]:
     """Return the callers from below the user's own down to the one that needed memory, without malloc's plumbing."""
     user = event.user
     requested = event.requested
+    # A public function that ends with a jump leaves no frame: one inside stands for it.
+    public = {(call.pc, call.function) for call in requested.calls} if requested is not None else set()
     names: list[str] = []
     for frame in event.frames:
         if frame is user:
             break
-        if frame.name in _PLUMBING:
+        if frame.name in _PLUMBING and (frame.pc, frame.name) not in public:
             continue
         name = _public(requested, frame)
         if not names or names[-1] != name:  # an inlined part has the name of the function around it

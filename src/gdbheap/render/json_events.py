@@ -105,6 +105,7 @@ def process_object(record: ProcessRecord) -> dict[str, object]:
         "recorded": record.recorded,
         "programs": [{"after": events, "file": file} for events, file in record.programs],
         "end": record.end,
+        "other_malloc": record.other_malloc,
     }
 
 

@@ -29,6 +29,15 @@ def process_lines(processes: Sequence[ProcessRecord], events: Sequence[Event]) -
     yield from table(("process", "made by", "program", "calls ", "end"), rows)
 
 
+def other_malloc_line(record: ProcessRecord, several: bool = False) -> str:
+    """Return the sentence about a process that uses another malloc than glibc's."""
+    whose = f"The malloc of process {record.process}" if several else "This program's malloc"
+    return (
+        f"{whose} is that of {printable(record.other_malloc or 'another library')}, not glibc's: its calls are "
+        "recorded, but gdbheap cannot explain them."
+    )
+
+
 def gap_lines(gaps: Sequence[Gap]) -> Iterator[str]:
     """Yield a sentence for each reason why calls may be missing."""
     for gap in gaps:

@@ -13,7 +13,7 @@ from gdbheap.growth.predict import predictions
 from gdbheap.render.escape import printable
 from gdbheap.render.groups import group_lines
 from gdbheap.render.phases import phase_lines
-from gdbheap.render.processes import gap_lines, process_lines
+from gdbheap.render.processes import gap_lines, other_malloc_line, process_lines
 from gdbheap.render.style import Plain
 from gdbheap.render.units import count_of
 from gdbheap.render.why import explanation_lines
@@ -45,6 +45,10 @@ def report_lines(
     for item in explained:
         yield ""
         yield from explanation_lines(item, style)
+    for record in processes:
+        if record.other_malloc is not None:
+            yield ""
+            yield style.paint("bad", other_malloc_line(record, len(processes) > 1))
     for line in gap_lines([gap for gap in history.gaps if gap.after >= first - 1]):
         yield ""
         yield style.paint("bad", line)

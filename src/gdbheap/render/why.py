@@ -10,6 +10,7 @@ from gdbheap.growth.event import Event, Served
 from gdbheap.growth.explain import Explanation
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.names import meaning
+from gdbheap.growth.requester import ANOTHER_MALLOC
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.render.callers import frame_text, inner_chain, place_text, shortened
 from gdbheap.render.calls import advice_name, call_text
@@ -59,7 +60,7 @@ def headline(event: Event) -> str:
     """Return in one line what moved, by how much, from where to where."""
     call, args, result = event.syscall, event.args, event.result
     if result is None:
-        return f"{call} is being asked; the kernel has not answered yet"
+        return f"{call} has not returned: the kernel has not answered, or its answer was not seen"
     if event.failed:
         return f"{call_text(call, args)} was refused by the kernel"
     delta = event.delta
@@ -154,7 +155,9 @@ def _gives_pages_back(event: Event) -> bool:
 def _not_malloc(explained: Explanation) -> str:
     event = explained.event
     file = f"; file {printable(event.file)}" if event.file is not None and event.syscall == "mmap" else ""
-    return f"{explained.requester.kind}: {printable(explained.requester.purpose)}{file} - not malloc's"
+    whose = "not glibc's, whose sums are the ones that are known here"
+    whose = whose if explained.requester.purpose.startswith(ANOTHER_MALLOC) else "not malloc's"
+    return f"{explained.requester.kind}: {printable(explained.requester.purpose)}{file} - {whose}"
 
 
 def _which_arena(reason: ArenaReason) -> Iterator[str]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gdbheap.growth.event import Event
+    from gdbheap.growth.history import ProcessRecord
 
 
 class HeapCatch(HeapCommand):
@@ -67,6 +68,7 @@ class HeapCatch(HeapCommand):
             follow=parsed.text("follow"),
             kept=max(1, number(parsed, "keep", KEPT)),
             show=_line_printer(),
+            show_other=_say_whose_malloc,
         )
         what = "only those that malloc makes" if parsed.given("malloc") else "whoever makes them"
         gdb.write(f"Catchpoint {RECORDER.number} records {', '.join(calls)}: {what}.\n")
@@ -78,6 +80,14 @@ class HeapCatch(HeapCommand):
         if text[: len(text) - len(word)].endswith("-"):
             return super().completions(text, word)
         return [call for call in SYSCALLS if call.startswith(word)]
+
+
+def _say_whose_malloc(record: ProcessRecord) -> None:
+    from gdbheap.debugger.catch import RECORDER
+    from gdbheap.debugger.output import write_lines
+    from gdbheap.render.processes import other_malloc_line
+
+    write_lines([other_malloc_line(record, RECORDER.several_processes)])
 
 
 def _line_printer() -> Callable[[Sequence[Event]], None]:

@@ -41,7 +41,7 @@ class HeapEvents(HeapCommand):
         Option("syscall", "NAME", f"Only this system call: {', '.join(_SYSCALLS)}.", choices=_SYSCALLS),
         Option("min-size", "BYTES", "Only calls about at least so many bytes, whichever way they went."),
         Option("max-size", "BYTES", "Only calls about at most so many bytes."),
-        Option("count", "N", "At most N rows (default: 'set heap limit', 200): the newest events, or the largest groups."),
+        Option("count", "N", "At most N rows (see 'set heap limit'): the newest events, or the largest groups."),
         Option("all", "", "Every row."),
         JSON,
     )
@@ -61,8 +61,9 @@ class HeapEvents(HeapCommand):
         from gdbheap.growth.select import select
         from gdbheap.render.events import event_rows
         from gdbheap.render.groups import group_lines, group_object
-        from gdbheap.render.json_events import event_object
+        from gdbheap.render.json_events import event_object, gap_object
         from gdbheap.render.phases import phase_lines, phase_object
+        from gdbheap.render.processes import gap_lines
         from gdbheap.render.units import count_of
 
         require_events()
@@ -88,9 +89,14 @@ class HeapEvents(HeapCommand):
                 "by": by,
                 "groups": groups,
                 "phases": [phase_object(phase) for phase in _phases(history, wanted)],
+                "gaps": [gap_object(gap) for gap in history.gaps],
             }
 
         def lines(style: Plain) -> Iterator[str]:
+            yield from listed(style)
+            yield from gap_lines(history.gaps)
+
+        def listed(style: Plain) -> Iterator[str]:
             if parsed.given("phases"):
                 yield from phase_lines(_phases(history, wanted))
                 return

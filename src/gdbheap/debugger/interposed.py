@@ -1,0 +1,34 @@
+"""Whose malloc a program uses: glibc's, or that of a library or program that comes before glibc's in the search."""
+
+from __future__ import annotations
+
+import os
+
+import gdb
+
+from gdbheap.debugger.target import is_libc, is_runtime, objfile_name, program_file
+
+
+def other_malloc() -> str | None:
+    """Return the base name of the object file whose malloc the program uses, None where that is glibc's, or unknown.
+
+    A name is looked up in the object files in the order in which they were loaded: the program, what LD_PRELOAD names,
+    the libraries that it is linked with. That is also the order of GDB's list.
+    """
+    try:
+        _, locations = gdb.decode_line("malloc")
+    except gdb.error:
+        return None
+    program = program_file()
+    files = {gdb.solib_name(location.pc) or program for location in locations or () if location.pc is not None}
+    for objfile in gdb.objfiles():
+        name = objfile_name(objfile)
+        if objfile.owner is not None or not objfile.is_valid():
+            continue
+        if is_libc(name):
+            return None
+        if objfile.filename in files and not is_runtime(name):
+            # A static program has glibc's malloc in itself.
+            static = objfile.filename == program and objfile.lookup_static_symbol("main_arena") is not None
+            return None if static else os.path.basename(name)
+    return None
