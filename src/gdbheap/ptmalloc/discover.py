@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gdbheap.elf import ElfImage, Segment, relative_relocations
 from gdbheap.memory import Memory, MemoryFault, PageCache
@@ -21,10 +22,13 @@ from gdbheap.ptmalloc.params import Params, decode_params
 _HEAP_STEP = 1 << 20
 #: More than any kernel lets a process have.
 _MOST_THREADS = 1 << 22
+#: More than anyone lets malloc make.
+_MOST_ARENAS = 0x10000
 #: Bytes of initialised data that are looked through at most.
 _MOST_DATA = 64 << 20
 _DEFAULT_THRESHOLD = 0x20000
 _RELOCATED = "its field next, relocated data of {file}, begins a ring that leads back to it; its bins do too"
+_TABLE = "its field next is what a relocation of {file} makes lead to its own struct; its bins lead back to it"
 _SCANNED = "its field next, in the data of {file}, begins a ring that leads back to it; its bins do too"
 
 
@@ -142,16 +146,11 @@ def _find_main_arena(source: Source, given: Given) -> tuple[Found, list[Generati
     """Return main_arena, and the generations whose malloc_state it is."""
     generations = GENERATIONS.get(source.image.word_size, ())
     if given.main_arena is not None:
-        found = {given.main_arena.address: given.main_arena.how}
-        hits = [(given.main_arena.address, generation) for generation in generations]
+        hits = [_Hit(given.main_arena.address, generation, given.main_arena.how) for generation in generations]
     else:
-        found = {}
-        hits = []
-        for address, generation, how in _self_references(source, generations):
-            found[address] = how
-            hits.append((address, generation))
-    sound = [(address, generation) for address, generation in hits if _is_main_arena(source, generation, address)]
-    places = {address: found[address] for address, _ in sound}
+        hits = list(_self_references(source, generations))
+    sound = [hit for hit in hits if _is_main_arena(source, hit)]
+    places = {hit.address: hit.how for hit in sound}
     if not places:
         if given.main_arena is not None:
             where = f"{given.main_arena.address:#x} ({given.main_arena.how})"
@@ -160,10 +159,19 @@ def _find_main_arena(source: Source, given: Given) -> tuple[Found, list[Generati
     if len(places) > 1:
         raise NotFound("main_arena", f"{_listed(places)} look like it in the same way")
     ((address, how),) = places.items()
-    return Found(address, how), [generation for _, generation in sound]
+    return Found(address, how), [hit.generation for hit in sound]
 
 
-def _self_references(source: Source, generations: Sequence[Generation]) -> Iterator[tuple[int, Generation, str]]:
+class _Hit(NamedTuple):
+    """A place that can be main_arena of a generation, and how it was found; the table of relocations may say so."""
+
+    address: int
+    generation: Generation
+    how: str
+    by_relocation: bool = False
+
+
+def _self_references(source: Source, generations: Sequence[Generation]) -> Iterator[_Hit]:
     """Yield what can be main_arena, by its field next: it is initialised to the struct's own address.
 
     A library must relocate it, so that few words come into question. Later next leads to the newest other arena.
@@ -171,36 +179,37 @@ def _self_references(source: Source, generations: Sequence[Generation]) -> Itera
     by_offset: dict[int, list[Generation]] = {}
     for generation in generations:
         by_offset.setdefault(generation.layout.state.fields["next"].offset, []).append(generation)
-    relocated = True
+    how = _RELOCATED
     try:
         words = list(_relocated_words(source))
     except MemoryFault:
         words = []
     if not words:
-        relocated = False
-        words = list(_data_words(source))
-    how = (_RELOCATED if relocated else _SCANNED).format(file=source.name)
-    for address, word in words:
+        how = _SCANNED
+        words = [(address, word, False) for address, word in _data_words(source)]
+    for address, word, by_table in words:
         for generation in by_offset.get(address - word, ()):
-            yield word, generation, how
+            yield _Hit(word, generation, (_TABLE if by_table else how).format(file=source.name), by_table)
         if word > _HEAP_STEP and 0 < word % _HEAP_STEP <= 0x40:
             for offset, possible in by_offset.items():
                 for generation in possible:
                     heap_info = generation.layout.heap_info
                     if heap_info is not None and word % _HEAP_STEP == heap_info.size:
-                        yield address - offset, generation, how
+                        yield _Hit(address - offset, generation, how.format(file=source.name))
 
 
-def _relocated_words(source: Source) -> Iterator[tuple[int, int]]:
-    """Yield (address, word) of the relocated words in writable segments: as the loader, or malloc, left them."""
+def _relocated_words(source: Source) -> Iterator[tuple[int, int, bool]]:
+    """Yield (address, word, True) of the relocated words in writable segments as the table of relocations has them.
+
+    Where it does not have them (False), the word is what is there now: malloc may have changed it.
+    """
     image, reader = source.image, _Words(source.memory, source.image)
     for relocation in relative_relocations(source.memory, image):
         if any(segment.writable and segment.start <= relocation.address < segment.end for segment in image.segments):
-            word = reader.word(relocation.address)
+            by_table = relocation.value is not None
+            word = relocation.value if by_table else reader.word(relocation.address)
             if word is not None:
-                yield relocation.address, word
-            if relocation.value is not None and relocation.value != word:
-                yield relocation.address, relocation.value
+                yield relocation.address, word, by_table
 
 
 class _Words:
@@ -240,17 +249,20 @@ def _data_words(source: Source, memory: Memory | None = None) -> Iterator[tuple[
         yield from zip(range(segment.start + skipped, segment.end, abi.word_size), abi.words(data[skipped:]))
 
 
-def _is_main_arena(source: Source, generation: Generation, address: int) -> bool:
-    """Return whether a malloc_state of this generation is at ``address`` that heads a ring of arenas."""
-    abi, layout = source.abi(generation), generation.layout
+def _is_main_arena(source: Source, hit: _Hit) -> bool:
+    """Return whether a malloc_state of the generation is there that heads a ring of arenas.
+
+    The ring need not be whole where a relocation has led there: then what it begins with is damaged.
+    """
+    abi, layout = source.abi(hit.generation), hit.generation.layout
     memory = PageCache(source.memory)
     try:
-        if address % abi.word_size:
+        if hit.address % abi.word_size:
             return False
-        ring = read_arenas(memory, abi, layout, address)
+        ring = read_arenas(memory, abi, layout, hit.address)
     except MemoryFault:
         return False
-    if ring.problem is not None and len(ring.arenas) == 1:
+    if ring.problem is not None and not hit.by_relocation:
         return False
     return all(_is_arena(memory, abi, layout, arena) for arena in ring.arenas[:2])
 
@@ -366,6 +378,8 @@ def _is_plausible(params: Params) -> bool:
         and values["no_dyn_threshold"] in (0, 1)
         and values["mmapped_mem"] <= values["max_mmapped_mem"]
         and (values["max_n_mmaps"] == 0) == (values["max_mmapped_mem"] == 0)
+        and 0 < values["arena_test"] <= _MOST_ARENAS
+        and values["arena_max"] <= _MOST_ARENAS
         and values.get("thp_mode", 0) in (0, 1, 2, 3)
         and not any(size & (size - 1) for size in sizes)
         and values.get("max_total_mem", 0) == 0
