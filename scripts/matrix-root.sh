@@ -57,9 +57,11 @@ APT
         mount -t proc proc "$1/proc"
         mount --rbind /dev "$1/dev"
         export DEBIAN_FRONTEND=noninteractive LC_ALL=C
-        chroot "$1" dpkg --add-architecture i386
-        chroot "$1" apt-get update -qq
+        fetch() { for try in 1 2 3; do chroot "$1" apt-get update -qq && return; sleep 10; done; }
+        fetch "$1"
         chroot "$1" apt-get install -y -qq $2
+        chroot "$1" dpkg --add-architecture i386
+        fetch "$1" || echo "going on without i386"
         for package in $3; do
             chroot "$1" apt-get install -y -qq "$package" || echo "going on without $package"
         done
