@@ -88,6 +88,56 @@ def test_how_is_said(gdb: Gdb, programs: Programs, answers: Answers) -> None:
     assert "debug symbols" not in found["main_arena"]["how"]
 
 
+#: What of an event must be the same with and without symbols, where it is known at all.
+KNOWN = ("args", "result", "delta", "arena", "request", "chunk_size", "path", "terms", "predicted", "exact")
+
+
+def recorded(gdb: Gdb, folder: Path, program: Path, before: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    folder.mkdir()
+    answers = Answers(folder)
+    gdb("heap catch", "run", f"heap events {answers.into('events')}", program=program, before=before).succeeded()
+    return answers.events("events")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("program", ["growth", "seed", "many", "usable"])
+def test_the_same_explanations_as_with_symbols(gdb: Gdb, programs: Programs, tmp_path: Path, program: str) -> None:
+    """Each call is explained in the same way, or the request is a range that holds the right one."""
+    needs_symbols(gdb)
+    known = recorded(gdb, tmp_path / "with", programs[program])
+    found = recorded(gdb, tmp_path / "without", programs[program], WITHOUT)
+    assert [event["syscall"] for event in found] == [event["syscall"] for event in known]
+    assert [event["kind"] for event in found] == [event["kind"] for event in known]
+    exact = 0
+    for one, other in zip(known, found):
+        for key in KNOWN:
+            assert other[key] in (None, [], one[key]), (key, one, other)
+        if other["chunk_size_range"] is not None:
+            low, high = other["chunk_size_range"]
+            assert low <= one["chunk_size"] <= high
+            assert high - low <= 0x1000, "what one page leaves open, and no more"
+        exact += other["exact"] is True
+        if one["exact"] and one["chunk_size"] and one["syscall"] == "brk":
+            assert other["chunk_size"] or other["chunk_size_range"], other
+    made = [event for event in known if event["kind"] == "malloc"]
+    assert exact >= 0.7 * len(made), f"{exact} of {len(made)}"
+
+
+@pytest.mark.quick
+def test_a_range_is_called_a_range(gdb: Gdb, programs: Programs, answers: Answers) -> None:
+    """A mapping is in whole pages, so which request it was made for is not known."""
+    done = gdb(
+        "heap catch -malloc", "run", f"heap events {answers.into('events')}", "heap why-grow",
+        program=programs["growth"], before=WITHOUT,
+    ).succeeded()  # fmt: skip
+    mapped = [event for event in answers.events("events") if event["syscall"] == "mmap"]
+    assert mapped
+    assert all(event["exact"] is None and event["chunk_size"] is None for event in mapped)
+    # growth.c asks for 1 << 20 bytes.
+    assert all(low <= (1 << 20) + 16 <= high for low, high in (event["chunk_size_range"] for event in mapped))
+    assert "that is a range" in done.stdout
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize("linking", [("-static",), ("-static-pie",), ("-static", "-s"), ("-static-pie", "-s")])
 def test_static(gdb: Gdb, tmp_path: Path, linking: tuple[str, ...]) -> None:

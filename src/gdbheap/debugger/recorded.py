@@ -12,6 +12,7 @@ from gdbheap.debugger.captured import Captured
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.frames import FrameReader
 from gdbheap.debugger.processes import local_pid, thread_states
+from gdbheap.debugger.returned import ReturnWatch
 from gdbheap.debugger.stacks import StackCache
 from gdbheap.debugger.syscalls import SyscallReader, registers_for
 from gdbheap.debugger.target import GdbMemory, architecture_name
@@ -45,6 +46,7 @@ class RecordedProcess:
         self.judged = False
         self._watch: MallocWatch | None = None
         self._old_watch: MallocWatch | None = None  # one that is off, and can only be deleted later
+        self._returns: ReturnWatch | None = None
 
     def forget(self) -> None:
         """Drop what was learnt of the code: object files came or went."""
@@ -94,7 +96,16 @@ class RecordedProcess:
         if address is not None:
             self._watch = MallocWatch(address, target, history, self._frames)
 
+    def returns(self, history: Callable[[], History]) -> ReturnWatch:
+        """Return what waits for malloc to return in this process."""
+        if self._returns is None:
+            self._returns = ReturnWatch(history)
+        return self._returns
+
     def _remove_watch(self) -> None:
+        if self._returns is not None:
+            self._returns.end()
+            self._returns = None
         for watch in (self._watch, self._old_watch):
             if watch is not None and watch.is_valid():
                 watch.delete()
