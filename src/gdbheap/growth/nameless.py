@@ -85,7 +85,7 @@ def _needed(nb: int | None, event: Event) -> int:
     if event.syscall in ("mmap", "mremap"):
         raise Unpredictable("Without debug symbols the size of a chunk with its own mapping is known in pages only.")
     raise Unpredictable(
-        "The chunk that malloc returned was not seen, and without debug symbols nothing else tells its size."
+        "What malloc returned was not seen, and without debug symbols nothing else tells the size."
     )
 
 
