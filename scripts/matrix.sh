@@ -38,7 +38,7 @@ case $cache/ in
     "$here"/*) say "the cache folder $cache is inside the checkout: set GDBHEAP_MATRIX"; exit 2 ;;
 esac
 mkdir -p "$cache/roots" "$cache/results" || exit 1
-rm -f "$cache"/results/*.xml "$cache"/results/*.txt
+results=$(mktemp -d "$cache/results/run.XXXXXX") || exit 1
 
 # The files of the checkout as they are now, in a folder of their own: a run leaves no trace in the checkout.
 copy_checkout() {
@@ -63,7 +63,7 @@ INI
 run_tests() {
     cell=$1 kind=$2
     shift 2
-    report=$cache/results/$cell.$kind
+    report=$results/$cell.$kind
     symbols=all
     [ "$kind" = without ] && symbols=none
     say "$cell, $kind glibc's debug symbols"
@@ -76,7 +76,7 @@ run_tests() {
 
 failed=0
 for cell in $cells; do
-    work=$cache/work/$cell
+    work=$cache/work/$cell.${results##*.}
     case $cell in
         gdb-*)
             tools=$cache/tools/$cell
@@ -90,7 +90,7 @@ for cell in $cells; do
             for kind in $kinds; do
                 cd "$here" || exit 1
                 run_tests "$cell" "$kind" env GDB="$tools/bin/gdb" .venv/bin/python -m pytest -p no:cacheprovider \
-                    -m "${marks:-not slow}" --junitxml="$cache/results/$cell.$kind.xml" "$@"
+                    -m "${marks:-not slow}" --junitxml="$results/$cell.$kind.xml" "$@"
             done
             ;;
         *)
@@ -100,10 +100,12 @@ for cell in $cells; do
                 run_tests "$cell" "$kind" sh "$here/scripts/matrix-root.sh" run "$cache/roots/$cell" "$work" \
                     env PYTHONPATH=src PYTHONDONTWRITEBYTECODE=1 python3 -m pytest -c matrix.ini --rootdir . \
                     -p no:cacheprovider -m "${marks:-not slow}" --junitxml=report.xml "$@"
-                mv "$work/report.xml" "$cache/results/$cell.$kind.xml" 2>/dev/null
+                mv "$work/report.xml" "$results/$cell.$kind.xml" 2>/dev/null
             done
+            rm -rf --one-file-system "$work"
             ;;
     esac
 done
-python3 "$here/scripts/matrix_table.py" "$cache/results" || failed=1
+python3 "$here/scripts/matrix_table.py" "$results" || failed=1
+say "what each run printed is in $results"
 exit $failed

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jsonschema
 import pytest
 
 from gdbheap.growth.event import KINDS
@@ -19,6 +18,9 @@ from gdbheap.simulate.paths import PATHS
 from tests.support.debugger import Answers, Gdb
 from tests.support.environment import ROOT
 from tests.support.programs import Programs
+
+pytest.importorskip("jsonschema", minversion="4.0")
+import jsonschema
 
 SCHEMA: dict[str, Any] = json.loads((ROOT / "docs" / "schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

@@ -84,9 +84,7 @@ def _needed(nb: int | None, event: Event) -> int:
         return nb
     if event.syscall in ("mmap", "mremap"):
         raise Unpredictable("Without debug symbols the size of a chunk with its own mapping is known in pages only.")
-    raise Unpredictable(
-        "What malloc returned was not seen, and without debug symbols nothing else tells the size."
-    )
+    raise Unpredictable("What malloc returned was not seen, and without debug symbols nothing else tells the size.")
 
 
 def chunk_sizes(event: Event) -> tuple[int, int] | None:
