@@ -58,7 +58,8 @@ def test_the_same_answers_as_with_symbols(gdb: Gdb, programs: Programs, tmp_path
 @pytest.mark.quick
 def test_how_is_said(gdb: Gdb, programs: Programs, answers: Answers) -> None:
     """The addresses are those that the debug symbols have, where there are any: each found another way."""
-    code = {name: f"number('&{name}')" for name in ("main_arena", "mp_", "tcache", "thread_arena")}
+    code = {name: f"number('&{name}')" for name in ("main_arena", "mp_")}
+    local = ("tcache", "thread_arena")
     stop = ("break stop_here", "run > /dev/null")
     done = gdb(
         *stop,
@@ -68,7 +69,7 @@ def test_how_is_said(gdb: Gdb, programs: Programs, answers: Answers) -> None:
         before=WITHOUT,
     ).succeeded()
     found = {fact["name"]: fact for fact in answers["found"]["how"]}
-    for name in ("layout", "release", "__curbrk", *code):
+    for name in ("layout", "release", "__curbrk", *code, *local):
         assert found[name]["how"], name
         assert found[name]["how"] in done.stdout
     needs_symbols(gdb)
@@ -81,9 +82,10 @@ def test_how_is_said(gdb: Gdb, programs: Programs, answers: Answers) -> None:
     for name in code:
         assert found[name]["address"] == answers["symbols"][name], name
     known = {fact["name"]: fact for fact in answers["known"]["how"]}
-    assert {name: fact["address"] for name, fact in known.items()} == {
-        name: fact["address"] for name, fact in found.items()
-    }
+    assert known.keys() == found.keys()
+    for name, fact in known.items():
+        # GDB needs a libthread_db that fits for thread-local variables: it may know less.
+        assert fact["address"] == found[name]["address"] or (name in local and fact["text"] == "unknown"), name
     assert "debug symbols" in known["main_arena"]["how"]
     assert "debug symbols" not in found["main_arena"]["how"]
 
@@ -117,7 +119,7 @@ def test_the_same_explanations_as_with_symbols(gdb: Gdb, programs: Programs, tmp
             assert low <= one["chunk_size"] <= high
             assert high - low <= 0x1000, "what one page leaves open, and no more"
         exact += other["exact"] is True
-        if one["exact"] and one["chunk_size"] and one["syscall"] == "brk":
+        if one["exact"] and one["chunk_size"] and one["syscall"] == "brk" and one["delta"] > 0:
             assert other["chunk_size"] or other["chunk_size_range"], other
     made = [event for event in known if event["kind"] == "malloc"]
     assert exact >= 0.7 * len(made), f"{exact} of {len(made)}"
