@@ -48,7 +48,7 @@ def without_resident(answer: Any) -> Any:
 def test_the_same_answers_as_with_symbols(gdb: Gdb, programs: Programs, tmp_path: Path, program: str) -> None:
     needs_symbols(gdb)
     # GDB starts each process at the same addresses.
-    stop = ("break stop_here", "run > /dev/null")
+    stop = ("break stop_here", "run")
     known = read_all(gdb, tmp_path / "with", programs[program], *stop)
     found = read_all(gdb, tmp_path / "without", programs[program], *stop, before=WITHOUT)
     assert found == known
@@ -60,7 +60,7 @@ def test_how_is_said(gdb: Gdb, programs: Programs, answers: Answers) -> None:
     """The addresses are those that the debug symbols have, where there are any: each found another way."""
     code = {name: f"number('&{name}')" for name in ("main_arena", "mp_")}
     local = ("tcache", "thread_arena")
-    stop = ("break stop_here", "run > /dev/null")
+    stop = ("break stop_here", "run")
     done = gdb(
         *stop,
         f"heap params -how {answers.into('found')}",
