@@ -351,3 +351,44 @@ def test_a_sysroot(gdb: Gdb, programs: Programs, tmp_path: Path, before: tuple[s
     known, _ = ask(gdb, tmp_path / "known", *stop, program=programs["totals"], before=before)
     found, _ = ask(gdb, tmp_path / "found", *stop, program=programs["totals"], before=(*before, f"set sysroot {root}"))
     same(known, found)
+
+
+@SYMBOLS
+@pytest.mark.quick
+def test_i386(gdb: Gdb, tmp_path: Path, before: tuple[str, ...]) -> None:
+    """A 32-bit program: its alignment is 16 from 2.26 on, and its first chunk is 8 bytes into its memory."""
+    source = tmp_path / "small.c"
+    source.write_text(
+        "#include <malloc.h>\n#include <stdio.h>\n#include <stdlib.h>\nvoid *kept[60];\n"
+        "int main(void) {\n"
+        "  setvbuf(stdout, 0, _IONBF, 0);\n"
+        "  for (int i = 0; i < 60; i++) kept[i] = malloc(24 + 56 * i);\n"
+        "  for (int i = 0; i < 60; i += 4) free(kept[i]);\n"
+        "  kept[0] = malloc(400000);\n"
+        "  struct mallinfo m = mallinfo();\n"
+        '  printf("mallinfo %d %d %d %d\\n", m.arena, m.fordblks, m.keepcost, m.hblks);\n'
+        "  abort();\n}\n"
+    )
+    program = tmp_path / "small"
+    built = subprocess.run(
+        [needs("gcc"), "-m32", "-w", "-g", "-O0", "-o", str(program), str(source)], capture_output=True, check=False
+    )
+    if built.returncode:
+        pytest.skip("gcc cannot build 32-bit programs here")
+    found, done = ask(gdb, tmp_path / "found", "run", program=program, before=before)
+    arena, free, keepcost, mmapped = map(
+        int, re.findall(r"^mallinfo (\d+) (\d+) (\d+) (\d+)$", done.stdout, re.MULTILINE)[0]
+    )
+    assert found.keys() == set(READING), done.describe()
+    main = found["heap"]["arenas"][0]
+    states = main["states"]
+    assert main["system_mem"] == arena
+    assert states["top"]["bytes"] == keepcost
+    assert sum(states[name]["bytes"] for name in ("fastbin", "unsorted", "small", "large", "top")) == free
+    assert found["heap"]["mmapped"]["chunks"] == mmapped == 1
+    # Of the 15 that were freed, those up to 1024 bytes are in the tcache.
+    assert states["tcache"]["chunks"] == 5
+    chunks = found["heap chunks -all"]["arenas"][0]["chunks"]
+    assert all(chunk["address"] % 16 == 8 for chunk in chunks)
+    params = {item["name"]: item["value"] for item in found["heap params"]["params"]}
+    assert chunks[0]["address"] == params["sbrk_base"] + 8
