@@ -17,7 +17,7 @@ from tests.support.symbols import WITHOUT, needs_symbols
 #: Every command that reads the heap and answers in JSON.
 READING = ("heap", "heap arenas", "heap top", "heap params", "heap chunks -all")
 #: Programs with what makes their heaps differ: arenas, tcaches, mmapped chunks, holes, other layouts of the break.
-STOPPED = ("totals", "threads", "many", "usable", "foreign", "census", "crowd", "deep")
+STOPPED = ("totals", "threads", "many", "usable", "foreign", "census", "deep")
 
 
 def name_of(command: str) -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import gdb
 
 from gdbheap.debugger import settings
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.images import initial_contents, loaded_image
-from gdbheap.debugger.located import DynamicSymbols, LocatedSymbols, banner_version
+from gdbheap.debugger.located import DebugSymbols, DynamicSymbols, LocatedSymbols, ThreadLocals, banner_version
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.discover import Discovery, Found, Given, NotFound, Source, discover
+from gdbheap.ptmalloc.generations import GENERATIONS
 from gdbheap.ptmalloc.layout import Layout, LayoutUnknown
 from gdbheap.symbols import Symbols
 
@@ -23,12 +24,13 @@ from gdbheap.symbols import Symbols
 class Identified:
     """A glibc whose malloc was found.
 
-    ``symbols`` answer for it, with the structs of ``layout``. ``release`` is its version, None where that is unknown.
-    ``origin`` says in a phrase where symbols and layout are from. ``warning`` is a sentence, empty where there is
-    nothing to say. ``located`` is what was found in memory, None where debug symbols told it.
+    ``symbols`` answer for it, with the structs of ``layout``; their ``local`` is what looks for thread-local variables.
+    ``release`` is its version, None where that is unknown. ``origin`` says in a phrase where symbols and layout are
+    from. ``warning`` is a sentence, empty where there is nothing to say. ``located`` is what was found in memory, None
+    where debug symbols told it.
     """
 
-    symbols: Symbols
+    symbols: DebugSymbols | LocatedSymbols
     layout: Layout
     release: tuple[int, int] | None
     origin: str
@@ -75,7 +77,11 @@ def identify(
             pass
         else:
             built = f", build-id {objfile.build_id}" if objfile.build_id else ""
-            return Identified(known, layout, release_of(known, memory, name), f"the debug symbols of {name}{built}")
+            local = None
+            if image is not None:
+                local = _thread_locals(known, layout, Source(memory, image, name, page_size), is_program, machine)
+            symbols = DebugSymbols(known, local)
+            return Identified(symbols, layout, release_of(known, memory, name), f"the debug symbols of {name}{built}")
     if image is None:
         raise TargetError(_ask(name, NotFound("main_arena", "its ELF header cannot be read")))
     if other:
@@ -95,6 +101,19 @@ def identify(
         f"the layout that glibc has had since {brought}: {name} has no debug symbols, and it fits what is in memory"
     )
     return Identified(located, layout, release, origin, other, located)
+
+
+def _thread_locals(
+    known: Symbols, layout: Layout, source: Source, is_program: bool, machine: str
+) -> ThreadLocals | None:
+    """Return what looks for thread-local variables where GDB cannot read them, None where main_arena is not known."""
+    main_arena = known.address("main_arena")
+    alike = [one for one in GENERATIONS.get(source.image.word_size, ()) if one.layout.state.size == layout.state.size]
+    if main_arena is None or not alike:
+        return None
+    generation = replace(alike[-1], layout=layout)
+    dummy = known.address("__tcache_dummy")
+    return ThreadLocals(source, source.abi(generation), main_arena, (generation,), dummy, is_program, machine)
 
 
 def _differ(one: str, other: str | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from array import array
 
 import gdb
 
@@ -14,6 +15,8 @@ from gdbheap.memory import Memory, MemoryFault
 _PAGE = 0x1000
 #: Larger files are no C library.
 _LARGEST_FILE = 256 << 20
+#: The loader maps a thread control block with the thread-local variables of all libraries: these are larger.
+_LARGEST_BLOCK = 1 << 20
 _SECTION = re.compile(r"^\t(0x[0-9a-f]+) - 0x[0-9a-f]+ is (\S+)(?: in (.*))?$")
 
 
@@ -80,7 +83,7 @@ def thread_pointer(machine: str) -> int | None:
         except (gdb.error, ValueError):  # void where there is no such register
             value = 0
         return value or None
-    return _pthread_handle()
+    return (_pthread_handle() or _control_block()) if machine.startswith("i386") else None
 
 
 def _pthread_handle() -> int | None:
@@ -92,3 +95,28 @@ def _pthread_handle() -> int | None:
         return None
     order = "little" if "little" in gdb.execute("show endian", to_string=True) else "big"
     return int.from_bytes(data, "little" if order == "little" else "big") or None
+
+
+def _control_block() -> int | None:
+    """Return the thread control block of the only thread of a 32-bit x86 process: it has its own address, twice.
+
+    None where there are several threads, or several such places.
+    """
+    from gdbheap.debugger.maps import mapped_ranges
+
+    inferior = gdb.selected_inferior()
+    if len(inferior.threads()) != 1:
+        return None
+    found = set()
+    for item in mapped_ranges():
+        if item.name or "w" not in item.permissions or item.size > _LARGEST_BLOCK:
+            continue
+        try:
+            words = array("I", inferior.read_memory(item.start, item.size).tobytes())
+        except gdb.MemoryError:
+            continue
+        for place in range(len(words) - 2):
+            address = item.start + 4 * place
+            if words[place] == address and words[place + 2] == address:
+                found.add(address)
+    return found.pop() if len(found) == 1 else None

@@ -62,14 +62,14 @@ def _thread_local(target: Target, name: str, thread: int) -> Provenance:
     address = target.symbols.thread_local(name)
     if address is None:
         return Provenance(name, thread, None, "unknown", _why_not(target, name))
-    if known.located is None:
+    local = known.symbols.local
+    distance = None if local is None else getattr(local.variables, name)
+    if local is None or distance is None:
         return Provenance(name, thread, address, "", known.origin)
-    text = _BLOCK if known.located.is_program else _SLOT
-    distance = getattr(known.located.variables, name)
+    text = _BLOCK if local.is_program else _SLOT
     return Provenance(name, thread, address, "", text.format(what=_HOLDS[name], distance=f"{distance:+#x}"))
 
 
 def _why_not(target: Target, name: str) -> str:
-    if target.identified.located is None:
-        return "GDB cannot read thread-local variables here"
-    return target.identified.located.why_not(name)
+    local = target.identified.symbols.local
+    return "GDB cannot read thread-local variables here" if local is None else local.why_not(name)
