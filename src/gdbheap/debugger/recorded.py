@@ -59,6 +59,8 @@ class RecordedProcess:
 
     def end_watch(self) -> None:
         """Watch no longer: a child would have the breakpoint too, and another program has other code there."""
+        if self._returns is not None:
+            self._returns.pause()
         if self._watch is not None and self._watch.is_valid():
             self._watch.enabled = False
             self._old_watch, self._watch = self._watch, None

@@ -60,7 +60,8 @@ class ReturnWatch:
     def expect(self, event: Event, sp: int) -> None:
         """Complete ``event`` once the call of malloc that made it returns; its thread's stack pointer is ``sp``."""
         address = _return_address(event)
-        if address is None:
+        # GDB puts a breakpoint at an address into all the processes that it has.
+        if address is None or sum(inferior.pid != 0 for inferior in gdb.inferiors()) > 1:
             return
         place = self._places.get(address)
         if place is None:
@@ -72,6 +73,13 @@ class ReturnWatch:
             waiting = place.waiting[event.tid] = _Waiting(sp)
         waiting.events.append(event.id)
         place.enabled = True
+
+    def pause(self) -> None:
+        """Wait no longer: the process forks, and its child would have the breakpoints too."""
+        for place in self._places.values():
+            if place.is_valid():
+                place.waiting.clear()
+                place.enabled = False
 
     def end(self) -> None:
         """Let go of the breakpoints."""
