@@ -153,6 +153,8 @@ def test_static(gdb: Gdb, tmp_path: Path, linking: tuple[str, ...]) -> None:
         "int main(void) {\n"
         "  setvbuf(stdout, 0, _IONBF, 0);\n  for (int i = 0; i < 40; i++) kept[i] = malloc(100 + 40 * i);\n"
         "  for (int i = 0; i < 40; i += 3) free(kept[i]);\n"
+        "  for (int i = 0; i < 6; i++) kept[i] = malloc(40);\n"
+        "  for (int i = 0; i < 6; i++) free(kept[i]);\n"
         "  kept[0] = malloc(300000);\n"
         '  struct mallinfo2 info = mallinfo2();\n  printf("%zu %zu %zu %zu\\n", info.arena, info.hblks, '
         "info.fordblks, info.keepcost);\n  fflush(stdout);\n  abort();\n}\n".replace(
@@ -175,7 +177,8 @@ def test_static(gdb: Gdb, tmp_path: Path, linking: tuple[str, ...]) -> None:
     # mallinfo counts the tcache's chunks as used.
     states = main["states"]
     assert sum(state["bytes"] for name, state in states.items() if name in FREE) == free, states
-    assert states["tcache"]["chunks"] == 8, states
+    # Of the larger ones eight are small enough; the six of one size are a list, whose links are mangled from 2.32 on.
+    assert states["tcache"]["chunks"] == 14, states
 
 
 #: The states that mallinfo counts as free.

@@ -77,11 +77,12 @@ def identify(
             pass
         else:
             built = f", build-id {objfile.build_id}" if objfile.build_id else ""
-            local = None
+            local, release = None, release_of(known, memory, name)
             if image is not None:
-                local = _thread_locals(known, layout, Source(memory, image, name, page_size), is_program, machine)
-            symbols = DebugSymbols(known, local)
-            return Identified(symbols, layout, release_of(known, memory, name), f"the debug symbols of {name}{built}")
+                source = Source(memory, image, name, page_size)
+                local = _thread_locals(known, layout, source, is_program, machine)
+                release = release or banner_version(memory, source)
+            return Identified(DebugSymbols(known, local), layout, release, f"the debug symbols of {name}{built}")
     if image is None:
         raise TargetError(_ask(name, NotFound("main_arena", "its ELF header cannot be read")))
     if other:

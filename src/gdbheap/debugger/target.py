@@ -20,7 +20,7 @@ from gdbheap.memory import Memory, MemoryFault, ReadPlan
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import read_arena
 from gdbheap.ptmalloc.layout import Layout
-from gdbheap.ptmalloc.tcache import detect_safe_linking
+from gdbheap.ptmalloc.tcache import detect_safe_linking, observe_safe_linking
 from gdbheap.simulate.state import Release
 from gdbheap.symbols import Field, Struct
 
@@ -177,6 +177,7 @@ class Target:
             self._require_arena(self.main_arena, given is not None)
         self._variables: dict[int | None, ReadPlan] = {}  # by arena
         self._single = self._single_thread_flag()
+        self._safe_linking: bool | None = None
         # By name and GDB's global number of the thread, which is not used again.
         self._thread_variables: dict[tuple[str, int], int] = {}
 
@@ -276,7 +277,25 @@ class Target:
     @property
     def safe_linking(self) -> bool:
         """Whether the links of tcache and fastbins are mangled; taken for true where nothing tells."""
-        return detect_safe_linking(self.symbols, self.layout, self.release.version) is not False
+        if self._safe_linking is None:
+            found = detect_safe_linking(self.symbols, self.layout, self.release.version)
+            self._safe_linking = self._observed_safe_linking() if found is None else found
+        return self._safe_linking is not False
+
+    def _observed_safe_linking(self) -> bool | None:
+        """Return whether the links that there are now are mangled, None where there are none."""
+        try:
+            arena = read_arena(self.memory, self.abi, self.layout, self.main_arena, 0)
+            fronts = [chunk + self.abi.header for chunk in arena.fastbins if chunk]
+            tcache = self.symbols.thread_local("tcache")
+            if tcache is not None and self.layout.tcache is not None:
+                address = self.abi.read_word(self.memory, tcache)
+                data = self.memory.read(address, self.layout.tcache.size) if address else b""
+                entries = self.layout.tcache.decode(data, self.abi.order)["entries"] if data else ()
+                fronts += [pointer for pointer in entries if pointer]
+        except MemoryFault:
+            return None
+        return observe_safe_linking(self.memory, self.abi, fronts)
 
     def thread_word(self, name: str, thread: gdb.InferiorThread) -> int | None:
         """Return the word in the thread-local variable ``name`` of the selected ``thread``, None where unknown."""
@@ -358,7 +377,7 @@ def is_core() -> bool:
     connection = getattr(gdb.selected_inferior(), "connection", None)  # GDB 11
     if connection is not None:
         return bool(connection.type == "core")
-    return "core file" in gdb.execute("info target", to_string=True)
+    return "core dump file:" in gdb.execute("info target", to_string=True)
 
 
 def is_libc(name: str) -> bool:
