@@ -27,12 +27,21 @@ def read_report(path: Path) -> Cell:
         cell.seconds += float(case.get("time", "0"))
         skipped = case.find("skipped")
         if skipped is not None:
-            cell.skipped[skipped.get("message", "no reason given")] += 1
+            cell.skipped[_reason(skipped)] += 1
         elif case.find("failure") is not None or case.find("error") is not None:
             cell.failed.append(f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}")
         else:
             cell.passed += 1
     return cell
+
+
+def _reason(skipped: ElementTree.Element) -> str:
+    """Return why a test was skipped; for a whole module pytest has that in the text alone."""
+    message = skipped.get("message", "no reason given")
+    if message != "collection skipped":
+        return message
+    # It is written as a Python tuple: (file, line, "Skipped: ...").
+    return (skipped.text or "").strip().rpartition("Skipped: ")[2][:-2] or message
 
 
 def lines(cells: list[Cell]) -> list[str]:
