@@ -13,7 +13,8 @@ say() { printf 'matrix: %s\n' "$*" >&2; }
 needed="gdb gdbserver gcc g++ make binutils libc6-dev libc6-dbg python3 python3-pygments python3-tabulate python3-pytest"
 needed="$needed strace perl xz-utils mawk sqlite3 musl-tools procps"
 wanted="python3-pygdbmi python3-jsonschema python3-hypothesis libjemalloc2 libmimalloc2.0 libmimalloc3"
-wanted="$wanted libtcmalloc-minimal4t64 libtcmalloc-minimal4 gcc-multilib libc6-dbg:i386"
+wanted="$wanted libtcmalloc-minimal4t64 libtcmalloc-minimal4 libc6-dev-i386 libc6-dbg:i386"
+wanted="$wanted gdb-multiarch qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
 
 # Where this machine's apt gets Debian from.
 mirror() {
@@ -62,7 +63,8 @@ APT
         chroot "$1" apt-get install -y -qq $2
         chroot "$1" dpkg --add-architecture i386
         fetch "$1" || echo "going on without i386"
-        for package in $3; do
+        # gcc-multilib itself conflicts with compilers for other machines.
+        for package in "gcc-$(chroot "$1" gcc -dumpversion)-multilib" $3; do
             chroot "$1" apt-get install -y -qq "$package" || echo "going on without $package"
         done
         chroot "$1" apt-get clean

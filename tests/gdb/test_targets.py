@@ -396,3 +396,53 @@ def test_i386(gdb: Gdb, tmp_path: Path, before: tuple[str, ...]) -> None:
     assert all(chunk["address"] % 16 == 8 for chunk in chunks)
     params = {item["name"]: item["value"] for item in found["heap params"]["params"]}
     assert chunks[0]["address"] == params["sbrk_base"] + 8
+
+
+@SYMBOLS
+@pytest.mark.quick
+def test_aarch64_under_qemu(gdb: Gdb, tmp_path: Path, before: tuple[str, ...]) -> None:
+    """The model of a 64-bit ARM program, through qemu's own GDB server; what that does not tell is unknown."""
+    root = Path("/usr/aarch64-linux-gnu")
+    compiler, qemu, debugger = needs("aarch64-linux-gnu-gcc"), needs("qemu-aarch64"), needs("gdb-multiarch")
+    source = tmp_path / "arm.c"
+    source.write_text(CRASHING)
+    program = tmp_path / "arm"
+    subprocess.run([compiler, "-g", "-O0", "-no-pie", "-o", str(program), str(source)], check=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    emulator = subprocess.Popen(
+        [qemu, "-L", str(root), "-g", str(port), str(program)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while emulator.poll() is None and f":{port:04X} 00000000:0000 0A" not in Path("/proc/net/tcp").read_text():
+            assert time.monotonic() < deadline, "qemu does not listen"
+            time.sleep(0.05)
+        answers = Answers(tmp_path)
+        done = Gdb(debugger)(
+            f"target remote 127.0.0.1:{port}",
+            "continue",
+            *(f"{command} {answers.into(name_of(command))}" for command in READING),
+            answers.python("kept", {"kept": "[int(value('kept')[i]) for i in range(1, 60) if i % 4]"}),
+            "heap catch",
+            "heap why-grow",
+            "kill",
+            program=program,
+            before=(*before, f"set sysroot {root}"),
+        )
+        done.has_no_internal_error()
+        assert "heap catch cannot read system calls on aarch64" in done.stderr
+        main = answers["heap"]["arenas"][0]
+        assert main["states"]["top"]["chunks"] == 1
+        used = {
+            chunk["pointer"] for chunk in answers["heap_chunks_all"]["arenas"][0]["chunks"] if chunk["state"] == "used"
+        }
+        assert set(answers["kept"]["kept"]) <= used
+        assert sum(state["bytes"] for state in main["states"].values()) == main["system_mem"]
+        tcache = main["states"]["tcache"]["chunks"]
+        assert tcache >= 5 or "The tcache of thread 1 cannot be found" in " ".join(answers["heap"]["problems"])
+    finally:
+        emulator.kill()
+        emulator.communicate()
