@@ -17,7 +17,7 @@ import pytest
 
 from tests.gdb.test_without_symbols import READING, name_of, without_resident
 from tests.support.debugger import Answers, Gdb, Result
-from tests.support.environment import PATIENCE, needs, plain_environment
+from tests.support.environment import PATIENCE, ROOT, needs, plain_environment
 from tests.support.programs import Programs
 from tests.support.symbols import WITHOUT, needs_symbols
 
@@ -396,6 +396,31 @@ def test_i386(gdb: Gdb, tmp_path: Path, before: tuple[str, ...]) -> None:
     assert all(chunk["address"] % 16 == 8 for chunk in chunks)
     params = {item["name"]: item["value"] for item in found["heap params"]["params"]}
     assert chunks[0]["address"] == params["sbrk_base"] + 8
+
+
+@SYMBOLS
+@pytest.mark.quick
+def test_recording_i386(gdb: Gdb, tmp_path: Path, before: tuple[str, ...]) -> None:
+    """A 32-bit program's growths are explained to the byte."""
+    source = ROOT / "c_fixtures" / "growth.c"
+    program = tmp_path / "growth"
+    built = subprocess.run(
+        [needs("gcc"), "-m32", "-w", "-g", "-O0", "-pthread", "-o", str(program), str(source)],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if built.returncode:
+        pytest.skip("gcc cannot build 32-bit programs here")
+    answers = Answers(tmp_path)
+    gdb("heap catch", "run", f"heap events {answers.into('events')}", program=program, before=before).succeeded()
+    made = [event for event in answers.events("events") if event["kind"] == "malloc"]
+    grown = [event for event in made if event["syscall"] == "brk" and event["delta"] > 0]
+    assert len(grown) > 10
+    assert all(event["exact"] is True for event in grown)
+    assert {event["chunk_size"] for event in grown} >= {0x186B0}  # malloc(100000)
+    assert all(event["exact"] is not False for event in made)
+    mapped = [event for event in made if event["syscall"] == "mmap"]
+    assert [event["args"][1] for event in mapped] == [0x101000] * 3
+    assert all(0 < event["result"] < 1 << 32 for event in mapped)
 
 
 @SYMBOLS

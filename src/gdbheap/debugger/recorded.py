@@ -13,7 +13,7 @@ from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.frames import FrameReader
 from gdbheap.debugger.processes import local_pid, thread_states
 from gdbheap.debugger.returned import ReturnWatch
-from gdbheap.debugger.stacks import StackCache
+from gdbheap.debugger.stacks import StackCache, UnwoundStacks
 from gdbheap.debugger.syscalls import SyscallReader, registers_for
 from gdbheap.debugger.target import GdbMemory, architecture_name
 from gdbheap.debugger.watch import MallocWatch
@@ -36,9 +36,12 @@ class RecordedProcess:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.inferior = gdb.selected_inferior().num
-        self.reader = SyscallReader(registers_for(architecture_name()), local_pid())
+        registers = registers_for(architecture_name())
+        self.reader = SyscallReader(registers, local_pid())
         self._frames = FrameReader()
-        self.stacks = StackCache(self._frames, GdbMemory())
+        self.stacks: StackCache | UnwoundStacks = UnwoundStacks(self._frames)
+        if registers.word_bits == 64:
+            self.stacks = StackCache(self._frames, GdbMemory())
         self.pending: dict[int, Captured | int] = {}
         self.returned: dict[int, int] = {}
         self.program_break: int | None = None

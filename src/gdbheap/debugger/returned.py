@@ -95,7 +95,9 @@ class ReturnWatch:
             return
         try:
             target = session.target()
-            for nb, address, function, whose in _candidates(target, register("rax")):
+            for nb, address, function, whose in _candidates(
+                target, register("rax" if target.abi.word_size == 8 else "eax")
+            ):
                 completed = [_with_chunk(event, nb, function, whose) for event in events]
                 found = predictions(completed, history.caught)
                 last = found.get(completed[-1].id)
