@@ -22,7 +22,8 @@ class Cell:
 
 def read_report(path: Path) -> Cell:
     """Return what the JUnit report at ``path`` says."""
-    cell = Cell(path.stem.replace(".", ", ") + " symbols" if path.stem.endswith(("with", "without")) else path.stem)
+    name, _, symbols = path.stem.rpartition(".")
+    cell = Cell(f"{name}, {symbols} symbols")
     for case in ElementTree.parse(path).getroot().iter("testcase"):
         cell.seconds += float(case.get("time", "0"))
         skipped = case.find("skipped")
