@@ -18,7 +18,8 @@ INTERNAL_ERRORS = ("Traceback (most recent call", "Python Exception", "Error occ
 
 #: The program that is debugged gets the environment that GDB got: no shell is in between and GDB adds nothing.
 QUIET_START = (
-    "set debuginfod enabled off",
+    # GDB has that setting from 12 on.
+    "python exec(\"try: gdb.execute('set debuginfod enabled off')\\nexcept gdb.error: pass\")",
     "set startup-with-shell off",
     "set confirm off",
     "unset environment LINES",
