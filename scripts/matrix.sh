@@ -98,7 +98,7 @@ for cell in $cells; do
             copy_checkout "$work" && write_settings "$work" || exit 1
             for kind in $kinds; do
                 run_tests "$cell" "$kind" sh "$here/scripts/matrix-root.sh" run "$cache/roots/$cell" "$work" \
-                    env PYTHONPATH=src PYTHONDONTWRITEBYTECODE=1 python3 -m pytest -c matrix.ini --rootdir . \
+                    env GDBHEAP_TEST_IN_ROOT=yes PYTHONPATH=src PYTHONDONTWRITEBYTECODE=1 python3 -m pytest -c matrix.ini --rootdir . \
                     -p no:cacheprovider -m "${marks:-not slow}" --junitxml=report.xml "$@"
                 mv "$work/report.xml" "$results/$cell.$kind.xml" 2>/dev/null
             done
