@@ -11,6 +11,16 @@ import pytest
 from tests.support.debugger import Answers, Gdb
 from tests.support.environment import ROOT, needs
 from tests.support.programs import Programs
+from tests.support.symbols import reason_to_skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what cannot hold without glibc's debug symbols, where the tests run without (scripts/matrix.sh)."""
+    for item in items:
+        module = getattr(item, "module", None)
+        reason = reason_to_skip(module.__name__ if module is not None else "", item.name)
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

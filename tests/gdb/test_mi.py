@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pygdbmi.gdbcontroller import GdbController
 
 from tests.support.debugger import QUIET_START, Gdb
 from tests.support.environment import PATIENCE, ROOT
 from tests.support.programs import Programs
+
+pytest.importorskip("pygdbmi")
+from pygdbmi.gdbcontroller import GdbController
 
 #: Commands that have an object, with options where they matter.
 COMMANDS = (

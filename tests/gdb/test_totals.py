@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.debugger import Answers, Gdb
+from tests.support.debugger import Answers, Gdb, malloc_events
 from tests.support.mallinfo import FIGURES, ArenaFigures, Sizes, read_malloc_info
 from tests.support.programs import Programs
 
@@ -225,12 +225,13 @@ def test_a_setting_shows_and_counts(gdb: Gdb, answers: Answers, programs: Progra
         "break 13",
         "run",
         f"heap params {answers.into('params')}",
-        f"heap why-grow {answers.into('why')}",
+        f"heap events {answers.into('events')}",
         program=programs["seed"],
     ).succeeded()
     (top_pad,) = [each for each in answers["params"]["params"] if each["name"] == "top_pad"]
     assert (top_pad["value"], top_pad["is_default"], top_pad["default"]) == (1000000, False, 0x20000)
-    (event,) = answers.events("why")
+    # Up to 2.33 the loader moves the break for its copy of the tunables, and malloc a second time to be aligned.
+    event = max(malloc_events(answers.events("events")), key=lambda made: made["delta"] or 0)
     assert event["exact"] is True
     assert event["delta"] == 0xF5000
     assert 1000000 in [term["value"] for term in event["terms"]]

@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jsonschema
 import pytest
 
 from tests.support.debugger import Gdb
 from tests.support.environment import PATIENCE, ROOT, needs, plain_environment
 from tests.support.programs import Programs
+
+jsonschema = pytest.importorskip("jsonschema", minversion="4.0")
 
 GDB = os.environ.get("GDB", "gdb")
 SCHEMA: dict[str, Any] = json.loads((ROOT / "docs" / "schema.json").read_text(encoding="utf-8"))

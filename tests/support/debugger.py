@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tests.support import symbols
 from tests.support.environment import PATIENCE, ROOT, plain_environment
 
 #: GDB's own traces of an error inside Python: none of gdbheap's commands may ever show one.
@@ -17,7 +18,8 @@ INTERNAL_ERRORS = ("Traceback (most recent call", "Python Exception", "Error occ
 
 #: The program that is debugged gets the environment that GDB got: no shell is in between and GDB adds nothing.
 QUIET_START = (
-    "set debuginfod enabled off",
+    # GDB has that setting from 12 on.
+    "python exec(\"try: gdb.execute('set debuginfod enabled off')\\nexcept gdb.error: pass\")",
     "set startup-with-shell off",
     "set confirm off",
     "unset environment LINES",
@@ -91,8 +93,8 @@ class Result:
 class Gdb:
     """Starts GDB in batch mode with the checkout's gdbheap loaded. The variable GDB chooses which GDB."""
 
-    def __init__(self) -> None:
-        self.path = os.environ.get("GDB", "gdb")
+    def __init__(self, path: str | None = None) -> None:
+        self.path = path or os.environ.get("GDB", "gdb")
 
     def __call__(
         self,
@@ -111,7 +113,7 @@ class Gdb:
         ``load`` the command that loads gdbheap.
         """
         line = [self.path, "-nx", "-q", "-batch"]
-        for command in (*QUIET_START, *before):
+        for command in (*QUIET_START, *(() if symbols.wanted() else symbols.WITHOUT), *before):
             line += ["-iex", command]
         for command in (*([load] if load else ()), *commands):
             line += ["-ex", command]

@@ -14,7 +14,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 LAYERS = (
     ("gdbheap",),
     ("gdbheap.memory", "gdbheap.symbols", "gdbheap.mappings"),
-    ("gdbheap.corefile",),
+    ("gdbheap.corefile", "gdbheap.elf"),
     ("gdbheap.ptmalloc",),
     ("gdbheap.simulate",),
     ("gdbheap.growth",),

@@ -146,7 +146,7 @@ def test_parameters_say_whether_they_are_set(layout: tuple[str, int]) -> None:
         no_dyn_threshold=1,
     )  # fmt: skip
     state = state_of(image)
-    lines = list(params_lines(state.params, describe(state.params, state.abi, state.layout), Plain()))
+    lines = list(params_lines(state.params, describe(state.params, state.abi, state.layout), None, Plain()))
     assert hex(Image.MP) in lines[0]
     row = {cells(line)[0]: line for line in lines[1:] if line.strip()}
     assert set(state.params.values) <= set(row)
@@ -163,7 +163,7 @@ def test_a_threshold_that_malloc_moved() -> None:
     image = Image()
     image.par(mmap_threshold=0x43000, trim_threshold=0x86000)
     state = state_of(image)
-    lines = list(params_lines(state.params, describe(state.params, state.abi, state.layout), Plain()))
+    lines = list(params_lines(state.params, describe(state.params, state.abi, state.layout), None, Plain()))
     row = next(line for line in lines if line.startswith("mmap_threshold "))
     assert "0x43000" in row
     assert "malloc" in cells(row)[2]

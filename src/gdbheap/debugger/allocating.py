@@ -105,7 +105,7 @@ def read_globals(target: Target) -> Globals:
 
 def _max_fast(target: Target) -> int | None:
     """Return global_max_fast: a size_t up to glibc 2.36, one byte after that."""
-    symbol = target.symbols.symbol("global_max_fast")
+    symbol = target.symbol("global_max_fast")
     address = target.symbols.address("global_max_fast")
     if address is None or symbol is None or symbol.type is None:
         return None

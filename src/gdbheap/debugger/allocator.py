@@ -17,9 +17,10 @@ from gdbheap.growth.event import ChunkHeader, FreeLists
 from gdbheap.growth.reading import ArenaVariables, Reading
 from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, PREV_INUSE, Abi, round_up
-from gdbheap.ptmalloc.arena import Arena, attached_threads, decode_arena, read_top_size
+from gdbheap.ptmalloc.arena import Arena, attached_threads, decode_arena, read_arenas, read_top_size
 from gdbheap.ptmalloc.bins import NOTHING_FREE, chunks_to_trim, free_summary, has_free_chunks
-from gdbheap.ptmalloc.heaps import read_heaps
+from gdbheap.ptmalloc.heaps import heap_containing, read_heaps
+from gdbheap.ptmalloc.layout import LayoutUnknown
 from gdbheap.ptmalloc.params import read_params
 from gdbheap.ptmalloc.tcache import tcache_count, tcache_index
 from gdbheap.simulate.arenas import leftover
@@ -186,6 +187,29 @@ def read_at_call(
     if nb is None or reading.arena is None:
         return AllocatorNow(reading)
     return AllocatorNow(reading, read_free_lists(target, reading, nb))
+
+
+def nameless_arena(entry: SyscallEntry) -> int | None:
+    """Return the address of the arena whose memory a call of malloc's is about, where no frame names it.
+
+    Only main_arena moves the break. Of the others each call lies in one of their heaps; what is mapped anew is for the
+    arena that the thread uses. None where that is not known, as when an arena is made.
+    """
+    try:
+        target = session.target()
+        if entry.name == "brk":
+            return target.main_arena
+        if entry.name in ("mprotect", "munmap", "madvise"):
+            facts = target.process_facts
+            params = read_params(target.memory, target.abi, facts.layout, target.mp)
+            heap = heap_containing(target.memory, target.abi, facts.layout, params, entry.args[0])
+            ring = read_arenas(target.memory, target.abi, facts.layout, target.main_arena)
+            return heap.arena if heap.arena in {arena.address for arena in ring.arenas} else None
+        if entry.name == "mmap":
+            return target.thread_word("thread_arena", gdb.selected_thread()) or None
+    except (TargetError, MemoryFault, LayoutUnknown):
+        pass
+    return None
 
 
 class TrimWalks:

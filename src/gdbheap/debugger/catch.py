@@ -10,7 +10,7 @@ from typing import Any
 import gdb
 
 from gdbheap.debugger import session
-from gdbheap.debugger.allocator import read_at_call, stream_name
+from gdbheap.debugger.allocator import nameless_arena, read_at_call, stream_name
 from gdbheap.debugger.captured import Captured, Numbers, kind_of, note, with_nb
 from gdbheap.debugger.catchpoints import Catchpoints
 from gdbheap.debugger.errors import TargetError
@@ -23,6 +23,7 @@ from gdbheap.debugger.target import architecture_name, each_thread_of, is_core, 
 from gdbheap.growth.decision import user_frame
 from gdbheap.growth.event import UNKNOWN_BYTES, Event, Frame, Requester, whole_pages
 from gdbheap.growth.history import Final, History, ProcessRecord
+from gdbheap.growth.nameless import is_nameless
 from gdbheap.growth.reading import Reading
 from gdbheap.growth.request import POINTERS, malloc_call, stream_of
 from gdbheap.growth.requester import ANOTHER_MALLOC, FREE_PAGES, requester
@@ -354,7 +355,10 @@ class Recorder:
             if shape is not None and changes.get("stream") is None:
                 note(shape, entry, who, frames)
         process.pending[tid] = event.id
-        self._history.events.append(event._replace(**changes))
+        event = event._replace(**changes)
+        self._history.events.append(event)
+        if who.kind == "malloc" and not late:
+            process.returns(self._settled).expect(event, entry.sp)
 
     def _note_other_malloc(self, process: RecordedProcess) -> None:
         """Note, and say once, whose malloc the selected process uses: an allocator that is not glibc's is at work."""
@@ -370,6 +374,8 @@ class Recorder:
     def _of_malloc(self, entry: SyscallEntry, frames: Sequence[Frame]) -> dict[str, Any]:
         """Return what an event of malloc's has besides: what was asked of it, and the allocator's state."""
         call = malloc_call(frames)
+        if call.arena is None and is_nameless(frames):
+            call = call._replace(arena=nameless_arena(entry))
         pointer = next((value for frame in frames for name, value in frame.variables.items() if name in POINTERS), None)
         found = read_at_call(entry, call.arena, call.nb, call.request, pointer)
         stream = stream_of(frames)

@@ -12,7 +12,8 @@ from gdbheap.debugger.captured import Captured
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.frames import FrameReader
 from gdbheap.debugger.processes import local_pid, thread_states
-from gdbheap.debugger.stacks import StackCache
+from gdbheap.debugger.returned import ReturnWatch
+from gdbheap.debugger.stacks import StackCache, UnwoundStacks
 from gdbheap.debugger.syscalls import SyscallReader, registers_for
 from gdbheap.debugger.target import GdbMemory, architecture_name
 from gdbheap.debugger.watch import MallocWatch
@@ -35,9 +36,12 @@ class RecordedProcess:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.inferior = gdb.selected_inferior().num
-        self.reader = SyscallReader(registers_for(architecture_name()), local_pid())
+        registers = registers_for(architecture_name())
+        self.reader = SyscallReader(registers, local_pid())
         self._frames = FrameReader()
-        self.stacks = StackCache(self._frames, GdbMemory())
+        self.stacks: StackCache | UnwoundStacks = UnwoundStacks(self._frames)
+        if registers.word_bits == 64:
+            self.stacks = StackCache(self._frames, GdbMemory())
         self.pending: dict[int, Captured | int] = {}
         self.returned: dict[int, int] = {}
         self.program_break: int | None = None
@@ -45,6 +49,7 @@ class RecordedProcess:
         self.judged = False
         self._watch: MallocWatch | None = None
         self._old_watch: MallocWatch | None = None  # one that is off, and can only be deleted later
+        self._returns: ReturnWatch | None = None
 
     def forget(self) -> None:
         """Drop what was learnt of the code: object files came or went."""
@@ -57,6 +62,8 @@ class RecordedProcess:
 
     def end_watch(self) -> None:
         """Watch no longer: a child would have the breakpoint too, and another program has other code there."""
+        if self._returns is not None:
+            self._returns.pause()
         if self._watch is not None and self._watch.is_valid():
             self._watch.enabled = False
             self._old_watch, self._watch = self._watch, None
@@ -94,7 +101,16 @@ class RecordedProcess:
         if address is not None:
             self._watch = MallocWatch(address, target, history, self._frames)
 
+    def returns(self, history: Callable[[], History]) -> ReturnWatch:
+        """Return what waits for malloc to return in this process."""
+        if self._returns is None:
+            self._returns = ReturnWatch(history)
+        return self._returns
+
     def _remove_watch(self) -> None:
+        if self._returns is not None:
+            self._returns.end()
+            self._returns = None
         for watch in (self._watch, self._old_watch):
             if watch is not None and watch.is_valid():
                 watch.delete()

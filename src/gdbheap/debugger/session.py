@@ -31,7 +31,7 @@ def target() -> Target:
     inferior = gdb.selected_inferior()
     key = (inferior.num, inferior.pid)
     found = _targets.get(key)
-    if found is None:
+    if found is None or found.is_outdated:
         found = _targets[key] = find_target()
     return found
 

@@ -160,9 +160,9 @@ class MainArena(_Address):
     word = "main-arena"
     subject = "the address of glibc's main_arena"
     details = (
-        "Give it, and 'set heap mp', where glibc's symbols do not tell it, or tell of another copy of glibc than you\n"
-        "mean. ADDRESS is an expression that is worked out at once; 'auto' looks it up again. How main_arena is laid\n"
-        "out must be known all the same, from the debug information of a file that GDB has read.\n\n"
+        "Give it, and 'set heap mp', where they cannot be found, or where another copy of glibc is found than you\n"
+        "mean. ADDRESS is an expression that is worked out at once; 'auto' looks it up again. What is there must be a\n"
+        "main_arena of a layout that glibc has had since 2.23. 'heap params -how' tells how it is found otherwise.\n\n"
         "Example: set heap main-arena 0x7ffff7fa8c60"
     )
 

@@ -101,6 +101,25 @@ class Shape:
         return names.index((place, name)) if (place, name) in names else None
 
 
+class UnwoundStacks:
+    """Reads stacks as FrameReader does, each anew: for machines whose stacks are not recognised."""
+
+    def __init__(self, reader: FrameReader) -> None:
+        self._reader = reader
+
+    def forget(self) -> None:
+        """Drop what is remembered: object files came or went."""
+        self._reader.forget()
+
+    def recognise(self, pc: int, sp: int) -> tuple[Shape, tuple[int, ...]] | None:
+        """Return None: no stack is learnt."""
+        return None
+
+    def read(self, pc: int, sp: int) -> Stack:
+        """Return the stack of the selected thread, unwound by GDB."""
+        return self._reader.read()
+
+
 class StackCache:
     """Reads stacks as FrameReader does, and recognises those that it has seen twice."""
 

@@ -13,6 +13,8 @@ from gdbheap.debugger.errors import TargetError
 from gdbheap.simulate.kernel import MREMAP_FIXED
 
 _NOT_IMPLEMENTED = -38  # the kernel puts -ENOSYS into the result register until the call has run
+_MOST_ERRORS = 4096
+_MMAP2_UNIT = 4096
 _ARGUMENTS = {"brk": 1, "munmap": 2, "mprotect": 3, "mmap": 6, "mremap": 4, "madvise": 3}
 #: Calls that make threads or processes.
 FORKS = frozenset({"fork", "vfork", "clone", "clone3"})
@@ -56,6 +58,29 @@ _BY_ARCHITECTURE = {
             58: "vfork",
             59: "execve",
             231: "exit_group",
+            435: "clone3",
+        },
+    ),
+    "i386": SyscallRegisters(
+        "orig_eax",
+        "eax",
+        ("ebx", "ecx", "edx", "esi", "edi", "ebp"),
+        "eip",
+        "esp",
+        "",
+        32,
+        {
+            2: "fork",
+            11: "execve",
+            45: "brk",
+            91: "munmap",
+            120: "clone",
+            125: "mprotect",
+            163: "mremap",
+            190: "vfork",
+            192: "mmap",  # mmap2, whose offset is in pages of 4 KiB
+            219: "madvise",
+            252: "exit_group",
             435: "clone3",
         },
     ),
@@ -109,7 +134,10 @@ class SyscallReader:
         """
         sign = 1 << (self._registers.word_bits - 1)
         result = ((value & (2 * sign - 1)) ^ sign) - sign
-        return None if result == _NOT_IMPLEMENTED else result
+        if result == _NOT_IMPLEMENTED:
+            return None
+        # Addresses in the upper half of a 32-bit machine are no errors.
+        return result if result > -_MOST_ERRORS or self._registers.word_bits == 64 else result + 2 * sign
 
     def name(self, number: int) -> str | None:
         """Return the name of the call of this number, None where it is none that we watch."""
@@ -134,6 +162,8 @@ class SyscallReader:
         args = values[1 : 1 + _ARGUMENTS.get(name, 1)]
         if name == "mmap":
             args[4] = ((args[4] & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000  # the descriptor is a C int
+            if registers.word_bits == 32:
+                args[5] *= _MMAP2_UNIT
         elif name == "mremap" and args[3] & MREMAP_FIXED:
             args.append(values[5])
         return SyscallEntry(name, tuple(args), values[8], values[7])

@@ -10,6 +10,7 @@ from operator import eq
 
 import gdb
 
+from gdbheap.corefile import NotACore
 from gdbheap.debugger import settings
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.processes import shrinks_heaps_with_mmap
@@ -18,8 +19,8 @@ from gdbheap.growth.reading import ProcessFacts
 from gdbheap.memory import Memory, MemoryFault, ReadPlan
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import read_arena
-from gdbheap.ptmalloc.layout import Layout, LayoutUnknown
-from gdbheap.ptmalloc.tcache import detect_safe_linking
+from gdbheap.ptmalloc.layout import Layout
+from gdbheap.ptmalloc.tcache import detect_safe_linking, observe_safe_linking
 from gdbheap.simulate.state import Release
 from gdbheap.symbols import Field, Struct
 
@@ -37,6 +38,14 @@ class GdbMemory:
             return gdb.selected_inferior().read_memory(address, size).tobytes()
         except (gdb.MemoryError, OverflowError, ValueError):
             raise MemoryFault(address, size) from None
+
+
+class Nothing:
+    """A memory that holds nothing: what stands behind a reader whose answers must be its own."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Raise MemoryFault."""
+        raise MemoryFault(address, size, "nothing tells it")
 
 
 class GdbSymbols:
@@ -98,10 +107,12 @@ class GdbSymbols:
     def struct(self, name: str) -> Struct | None:
         """Return the layout of ``struct name`` as the debug information describes it."""
         anchor = self.symbol("main_arena")
-        block = anchor.symtab.static_block() if anchor is not None and anchor.symtab is not None else None
+        if anchor is None or anchor.symtab is None:
+            return None  # a type of this name would be another file's
+        block = anchor.symtab.static_block()
         for spelling in (f"struct {name}", name):
             try:
-                found = gdb.lookup_type(spelling, block) if block is not None else gdb.lookup_type(spelling)
+                found = gdb.lookup_type(spelling, block)
             except gdb.error:
                 continue
             return _struct(name, found.strip_typedefs())
@@ -137,13 +148,22 @@ class Target:
     """What stays true of a process while the same objects are loaded: the facts that every command starts from."""
 
     def __init__(self, objfile: gdb.Objfile) -> None:
+        from gdbheap.debugger.finding import identify
+
         self.memory: Memory = GdbMemory()
-        self.symbols = GdbSymbols(objfile)
         self.libc = objfile.filename or ""
-        try:
-            self.layout = Layout.from_symbols(self.symbols)
-        except LayoutUnknown:
-            raise TargetError(_no_debug_symbols(self.libc)) from None
+        self._debug_symbols = GdbSymbols(objfile)
+        self.identified = identify(
+            objfile,
+            self._debug_symbols,
+            self.memory,
+            _core_alone,
+            objfile.filename == program_file(),
+            architecture_name(),
+            _page_size(),
+        )
+        self.symbols = self.identified.symbols
+        self.layout = self.identified.layout
         given, given_mp = settings.main_arena(), settings.mp()
         self.main_arena = self._required("main_arena") if given is None else given
         self.mp = self._required("mp_") if given_mp is None else given_mp
@@ -152,14 +172,25 @@ class Target:
 
             self.memory = core_memory(self.memory, self.main_arena, self.layout.state.size)
         self.curbrk = self.symbols.address("__curbrk")
-        self.release = Release(_release(self))
+        self.release = Release(self.identified.release)
         self.abi = _abi(self.layout)
-        if given is not None:
-            self._require_arena(given)
+        if given is not None or is_core():
+            self._require_arena(self.main_arena, given is not None)
         self._variables: dict[int | None, ReadPlan] = {}  # by arena
         self._single = self._single_thread_flag()
+        self._safe_linking: bool | None = None
         # By name and GDB's global number of the thread, which is not used again.
         self._thread_variables: dict[tuple[str, int], int] = {}
+
+    def symbol(self, name: str) -> gdb.Symbol | None:
+        """Return libc's debug symbol ``name``, None where it has none, or they are of another build."""
+        return self._debug_symbols.symbol(name) if self.identified.located is None else None
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether more is known of the layout by now than when this was made."""
+        located = self.identified.located
+        return located is not None and located.is_outdated
 
     @cached_property
     def process_facts(self) -> ProcessFacts:
@@ -182,19 +213,18 @@ class Target:
             )
         return address
 
-    def _require_arena(self, given: int) -> None:
-        """Raise TargetError where what was given as the address of main_arena can be none."""
+    def _require_arena(self, address: int, given: bool) -> None:
+        """Raise TargetError where what was given as the address of main_arena, or is it in a core, can be none."""
+        where = f"the address given, {address:#x}" if given else f"{address:#x}, as the symbols of {self.libc} have it"
         try:
-            arena = read_arena(self.memory, self.abi, self.layout, given, 0)
+            arena = read_arena(self.memory, self.abi, self.layout, address, 0)
         except MemoryFault as fault:
-            raise TargetError(f"There is no main_arena at the address given, {given:#x}: GDB {fault}.") from None
+            raise TargetError(f"There is no main_arena at {where}: GDB {fault}.") from None
         # malloc_init_state makes the bins lead to themselves, and never are all of them in use.
         headers = [arena.bin_header(self.abi, index + 1) for index in range(len(arena.bins) // 2)]
         if any(arena.bins) and not any(map(eq, arena.bins[::2], headers)):
-            raise TargetError(
-                f"There is no main_arena at the address given, {given:#x}: none of its bins would be empty. "
-                "'set heap main-arena auto' looks it up again."
-            )
+            hint = "'set heap main-arena auto' looks it up again." if given else "The libc is of another build."
+            raise TargetError(f"There is no main_arena at {where}: none of its bins would be empty. {hint}")
 
     def _single_thread_flag(self) -> tuple[int, int, bool] | None:
         """Return where SINGLE_THREAD_P looks: address, size, and whether it is set while there is one thread only.
@@ -252,7 +282,25 @@ class Target:
     @property
     def safe_linking(self) -> bool:
         """Whether the links of tcache and fastbins are mangled; taken for true where nothing tells."""
-        return detect_safe_linking(self.symbols, self.layout, self.release.version) is not False
+        if self._safe_linking is None:
+            found = detect_safe_linking(self.symbols, self.layout, self.release.version)
+            self._safe_linking = self._observed_safe_linking() if found is None else found
+        return self._safe_linking is not False
+
+    def _observed_safe_linking(self) -> bool | None:
+        """Return whether the links that there are now are mangled, None where there are none."""
+        try:
+            arena = read_arena(self.memory, self.abi, self.layout, self.main_arena, 0)
+            fronts = [chunk + self.abi.header for chunk in arena.fastbins if chunk]
+            tcache = self.symbols.thread_local("tcache")
+            if tcache is not None and self.layout.tcache is not None:
+                address = self.abi.read_word(self.memory, tcache)
+                data = self.memory.read(address, self.layout.tcache.size) if address else b""
+                entries = self.layout.tcache.decode(data, self.abi.order)["entries"] if data else ()
+                fronts += [pointer for pointer in entries if pointer]
+        except MemoryFault:
+            return None
+        return observe_safe_linking(self.memory, self.abi, fronts)
 
     def thread_word(self, name: str, thread: gdb.InferiorThread) -> int | None:
         """Return the word in the thread-local variable ``name`` of the selected ``thread``, None where unknown."""
@@ -334,7 +382,7 @@ def is_core() -> bool:
     connection = getattr(gdb.selected_inferior(), "connection", None)  # GDB 11
     if connection is not None:
         return bool(connection.type == "core")
-    return "core file" in gdb.execute("info target", to_string=True)
+    return "core dump file:" in gdb.execute("info target", to_string=True)
 
 
 def is_libc(name: str) -> bool:
@@ -365,13 +413,18 @@ def find_target() -> Target:
             return Target(objfile)
     program = program_file()
     for objfile in objfiles:
-        if objfile.filename == program and objfile.lookup_static_symbol("main_arena") is not None:
-            return Target(objfile)  # a static program
-    if None not in (settings.main_arena(), settings.mp()):
-        for objfile in objfiles:
-            if objfile.filename == program:
+        if objfile.filename == program and not _has_loader(objfiles):  # perhaps a static program
+            try:
                 return Target(objfile)
+            except TargetError:
+                if objfile.lookup_static_symbol("main_arena") is not None or settings.main_arena() is not None:
+                    raise
     raise TargetError(_no_libc([objfile_name(objfile) for objfile in objfiles]))
+
+
+def _has_loader(objfiles: list[gdb.Objfile]) -> bool:
+    names = [objfile_name(objfile) for objfile in objfiles]
+    return any(_LOADER.search(name) or _MUSL.search(name) for name in names)
 
 
 def require_process() -> None:
@@ -409,24 +462,16 @@ def _no_libc(names: list[str]) -> str:
     )
 
 
-def _no_debug_symbols(libc: str) -> str:
-    return (
-        f"{libc} has no debug symbols, so main_arena and mp_ cannot be found: install libc6-dbg (Debian, Ubuntu), "
-        "or 'set debuginfod enabled on' before the program is started."
-    )
+def _core_alone() -> Memory:
+    """Return a reader of what the loaded core file itself holds; of the process's memory where there is none."""
+    from gdbheap.debugger.maps import OpenCore
 
-
-def _release(target: Target) -> tuple[int, int] | None:
-    # __nptl_version is in libc itself from 2.34 on; before that the file's name has the version.
-    address = target.symbols.address("__nptl_version")
-    text = ""
-    if address is not None:
-        try:
-            text = target.memory.read(address, 8).split(b"\0")[0].decode("ascii", "replace")
-        except MemoryFault:
-            text = ""
-    found = re.match(r"(\d+)\.(\d+)", text) or re.search(r"libc-(\d+)\.(\d+)\.so$", os.path.realpath(target.libc))
-    return (int(found.group(1)), int(found.group(2))) if found else None
+    if not is_core():
+        return GdbMemory()
+    try:
+        return OpenCore(Nothing())
+    except (OSError, NotACore):
+        return Nothing()
 
 
 def _abi(layout: Layout) -> Abi:

@@ -99,7 +99,7 @@ def _read(target: Target, thread: gdb.InferiorThread, memory: PageCache, key: in
 
 def _why_unreadable(target: Target) -> str:
     """Return why the selected thread's variable cannot be read, in GDB's own words where it has some."""
-    symbol = target.symbols.symbol("tcache")
+    symbol = target.symbol("tcache")
     if symbol is None:
         return "libc's debug information does not have its thread-local variable, tcache"
     try:

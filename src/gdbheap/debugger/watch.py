@@ -71,6 +71,13 @@ class MallocWatch(gdb.Breakpoint):
         except MemoryFault:
             return None
 
+    def _request(self) -> int:
+        """Return malloc's argument: on x86-64 it is in a register, on 32-bit x86 behind the return address."""
+        target = self._target
+        if target.abi.word_size == 8:
+            return register("rdi") & 0xFFFFFFFFFFFFFFFF
+        return target.abi.read_word(target.memory, (register("esp") & 0xFFFFFFFF) + target.abi.word_size)
+
     def stop(self) -> bool:
         """Record one call of malloc; never stop GDB."""
         if gdb.selected_inferior().pid != self.process:
@@ -83,7 +90,7 @@ class MallocWatch(gdb.Breakpoint):
             self.enabled = False
             return False
         if gdb.selected_thread().num == event.thread:
-            request = register("rdi") & 0xFFFFFFFFFFFFFFFF
+            request = self._request()
             frames = tuple(self._frames.read().frames)
             served = Served(
                 event=event.id,

@@ -131,7 +131,8 @@ class Requested(NamedTuple):
     ``function`` is the one whose request needed memory, which can be one inside (``tcache_init``), and ``request`` its
     bytes; ``nb`` is the size of the chunk for it. ``arena`` is the address of the malloc_state. ``calls`` are the
     public calls, the program's own first, and ``outer`` is the first of them. ``inner`` are the plain names from
-    there inwards. Each is None, or empty, where the frames do not tell.
+    there inwards. Each is None, or empty, where the frames do not tell. ``nb_from`` says in a phrase where nb is from
+    if not from the frames.
     """
 
     function: str | None
@@ -141,6 +142,7 @@ class Requested(NamedTuple):
     outer: PublicCall | None
     calls: tuple[PublicCall, ...]
     inner: tuple[str, ...]
+    nb_from: str | None = None
 
 
 #: Whose memory a call can be about: the kinds of Requester.

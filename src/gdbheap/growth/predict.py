@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from gdbheap.growth.event import Event, Frame
+from gdbheap.growth.nameless import chunk_sizes, is_nameless, nameless_steps
 from gdbheap.simulate.arenas import heap_trim, new_arena
 from gdbheap.simulate.calls import SYSCALLS, Call, Outcome, Steps, Unpredictable, advance
 from gdbheap.simulate.mmapped import free_mmapped, mremap_chunk, munmap_chunk
@@ -16,6 +17,7 @@ from gdbheap.simulate.trim import mtrim, pages_inside, systrim
 _MOST_CALLS = 16
 #: The functions that make several calls in one operation.
 _OPERATIONS = frozenset({"sysmalloc", "_int_new_arena", "systrim", "heap_trim", "mtrim"})
+_NO_NAMES = "No function of glibc's that decides on memory is among the callers (are its debug symbols installed?)."
 _MALLOC_TRIM = frozenset({"__malloc_trim", "malloc_trim"})
 _FREE = frozenset({"__libc_free", "free", "cfree", "_int_free_chunk"})
 
@@ -25,13 +27,15 @@ class Prediction:
     """The system call that the allocator's state and the request lead to, beside the one that was made.
 
     ``call`` is None where nothing can be predicted; ``reason`` then says why. ``outcome`` is the allocator after the
-    operation, where this was its last call.
+    operation, where this was its last call. ``chunk_sizes`` are the smallest and the largest chunk that would have led
+    to the call that was made, where the size itself is not known.
     """
 
     call: Call | None
     exact: bool | None
     reason: str | None = None
     outcome: Outcome | None = None
+    chunk_sizes: tuple[int, int] | None = None
 
 
 class _Running:
@@ -96,7 +100,7 @@ def predictions(events: Iterable[Event], caught: CaughtAt = every_call) -> dict[
             try:
                 current = _Running(_steps(event), caller, caught(event.id))
             except Unpredictable as error:
-                found[event.id] = Prediction(None, None, error.reason)
+                found[event.id] = Prediction(None, None, error.reason, chunk_sizes=_chunk_sizes(event))
                 continue
             if before is not None and before.reason and before.caller == caller and not current.makes(event):
                 # The operation went on where the prediction could not.
@@ -113,6 +117,10 @@ def predictions(events: Iterable[Event], caught: CaughtAt = every_call) -> dict[
             found[event.id] = Prediction(None, None, reason)
             continue
         exact = current.makes(event)
+        if not exact and is_nameless(event.frames):
+            # Which operation it was is only a guess then, and was not the right one.
+            found[event.id] = Prediction(None, None, _NO_NAMES, chunk_sizes=_chunk_sizes(event))
+            continue
         if event.result is not None:
             current.answer(event.result)
             running[thread] = current
@@ -183,6 +191,8 @@ def _steps(event: Event) -> Steps:
     """Return the operation of the allocator that made this call, from its innermost function that is known."""
     state, frames, requested = event.state, event.frames, event.requested
     assert state is not None
+    if is_nameless(frames):
+        return nameless_steps(event)
     for frame in frames:
         name = frame.name
         if name == "sysmalloc" and frame.variables.get("av") == 0:
@@ -220,6 +230,10 @@ def _steps(event: Event) -> Steps:
     if event.syscall == "munmap" and event.chunk is not None:
         # Up to 2.33 free ends in jumps to munmap_chunk and from there to munmap, and leaves no frame.
         return free_mmapped(state, event.chunk.address, event.chunk.prev_size, event.chunk.size_word)
-    raise Unpredictable(
-        "No function of glibc's that decides on memory is among the callers (are its debug symbols installed?)."
-    )
+    raise Unpredictable(_NO_NAMES)
+
+
+def _chunk_sizes(event: Event) -> tuple[int, int] | None:
+    """Return what is known of the chunk's size from the call alone, where no function inside malloc has a name."""
+    known = event.requested is not None and event.requested.nb is not None
+    return chunk_sizes(event) if not known and is_nameless(event.frames) else None

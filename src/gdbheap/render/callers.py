@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 
 from gdbheap.growth.event import Event, Frame, Requested
-from gdbheap.growth.names import INTERNAL, WRAPPERS
+from gdbheap.growth.names import ENTRIES, INTERNAL, WRAPPERS
 from gdbheap.render.escape import printable
 
 #: What lies between malloc's decision and the kernel: true of every event, so a chain leaves it out.
-_PLUMBING = (WRAPPERS | INTERNAL) - {"tcache_init", "systrim", "heap_trim"}
+_PLUMBING = (ENTRIES | WRAPPERS | INTERNAL) - {"tcache_init", "systrim", "heap_trim"}
 _SHOWN = 6
 
 

@@ -44,6 +44,8 @@ def event_object(event: Event, prediction: Prediction | None, reason: ArenaReaso
         "free_before": _free_before(event, prediction),
         "request": None if requested is None else requested.request,
         "chunk_size": None if requested is None else requested.nb,
+        "chunk_size_from": None if requested is None else requested.nb_from,
+        "chunk_size_range": list(prediction.chunk_sizes) if prediction is not None and prediction.chunk_sizes else None,
         "path": None if call is None else call.path,
         "terms": [] if call is None else [{"name": term.name, "value": term.value} for term in call.terms],
         "predicted": None if call is None else list(call.args),

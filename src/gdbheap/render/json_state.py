@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.params import ParamFact, Params
+from gdbheap.ptmalloc.provenance import Provenance
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.render.state import largest_request
 
 
-def params_object(params: Params, facts: Sequence[ParamFact]) -> dict[str, object]:
-    """Return mp_ as JSON has it: each field that this glibc has, in the order of memory."""
+def params_object(
+    params: Params, facts: Sequence[ParamFact], how: Sequence[Provenance] | None = None
+) -> dict[str, object]:
+    """Return mp_ as JSON has it: each field that this glibc has, in the order of memory; and how things were found."""
     return {
         "address": params.address,
         "params": [
@@ -29,6 +32,18 @@ def params_object(params: Params, facts: Sequence[ParamFact]) -> dict[str, objec
                 "note": fact.note,
             }
             for fact in facts
+        ],
+        "how": None
+        if how is None
+        else [
+            {
+                "name": item.name,
+                "thread": item.thread,
+                "address": item.address,
+                "text": item.text,
+                "how": item.how,
+            }
+            for item in how
         ],
     }
 

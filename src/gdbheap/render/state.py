@@ -8,7 +8,9 @@ from tabulate import tabulate
 
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.params import ParamFact, Params
+from gdbheap.ptmalloc.provenance import Provenance
 from gdbheap.ptmalloc.state import HeapState
+from gdbheap.render.escape import printable
 from gdbheap.render.style import Plain
 from gdbheap.render.units import count_of, hex_size, human_size
 
@@ -37,8 +39,10 @@ def _standing(fact: ParamFact) -> str:
     return ("moved by malloc" if fact.dynamic else "set") + f", default {default}"
 
 
-def params_lines(params: Params, facts: Sequence[ParamFact], style: Plain) -> Iterator[str]:
-    """Yield mp_ field by field: its value, whether that is the default, and what sets it."""
+def params_lines(
+    params: Params, facts: Sequence[ParamFact], how: Sequence[Provenance] | None, style: Plain
+) -> Iterator[str]:
+    """Yield mp_ field by field: its value, whether that is the default, and what sets it; then how it was found."""
     yield f"malloc_par mp_ at {style.paint('address', f'{params.address:#x}')}"
     rows = [
         (fact.name, _value(fact), _standing(fact), ", ".join(filter(None, (fact.mallopt, fact.tunable))) or "-")
@@ -49,6 +53,19 @@ def params_lines(params: Params, facts: Sequence[ParamFact], style: Plain) -> It
     if notes:
         yield ""
         yield from notes
+    if how is not None:
+        yield ""
+        yield from how_lines(how, style)
+
+
+def how_lines(how: Sequence[Provenance], style: Plain) -> Iterator[str]:
+    """Yield for each thing of glibc's where it is, and how that was found."""
+    for item in how:
+        whose = "" if item.thread is None else f" of thread {item.thread}"
+        where = printable(item.text)
+        if item.address is not None:
+            where = f"at {style.paint('address', f'{item.address:#x}')}"
+        yield f"{item.name}{whose}: {where}; {printable(item.how)}"
 
 
 def largest_request(state: HeapState, arena: Arena) -> int | None:

@@ -133,6 +133,16 @@ def _purpose(event: Event, names: list[str]) -> str | None:
     return None
 
 
+def _bytes_text(explained: Explanation, low: int, high: int) -> str:
+    """Return which requests get chunks from ``low`` to ``high`` bytes."""
+    state = explained.event.state
+    if state is None:
+        return "; the bytes asked for are not known"
+    abi = state.abi
+    least = 0 if low == abi.min_size else abi.max_request(low - abi.alignment) + 1
+    return f", for a request of {least:,} to {abi.max_request(high):,} bytes"
+
+
 def _request(explained: Explanation) -> Iterator[str]:
     requested, event = explained.requested, explained.event
     arena = event.state.arena if event.state is not None else None
@@ -141,7 +151,13 @@ def _request(explained: Explanation) -> Iterator[str]:
         chunk = "" if requested.nb is None else f" -> chunk {requested.nb:#x} ({requested.nb:,} with its header)"
         yield f"{requested.request:,} bytes{chunk}; {where}"
     elif requested is not None and requested.nb is not None:
-        yield f"chunk {requested.nb:#x}; the bytes asked for are not known; {where}"
+        yield f"chunk {requested.nb:#x}{_bytes_text(explained, requested.nb, requested.nb)}; {where}"
+        if requested.nb_from is not None:
+            yield f"the chunk's size is that of {requested.nb_from}"
+    elif explained.prediction is not None and explained.prediction.chunk_sizes is not None:
+        low, high = explained.prediction.chunk_sizes
+        yield f"a chunk from {low:#x} to {high:#x}{_bytes_text(explained, low, high)}; {where}"
+        yield "that is a range: any of these leads to this very call, and which it was is not known"
     elif event.syscall == "munmap" or (event.delta or 0) < 0 or _gives_pages_back(event):
         yield f"none: memory goes back; {where}"
     else:

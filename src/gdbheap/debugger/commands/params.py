@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand
-from gdbheap.debugger.options import Parsed
+from gdbheap.debugger.options import Option, Parsed
 
 
 class HeapParams(HeapCommand):
@@ -11,11 +11,14 @@ class HeapParams(HeapCommand):
 
     word = "params"
     summary = "Show malloc's settings and counters (mp_): each value, whether it is the default, and what sets it."
-    options = (JSON,)
-    examples = ("heap params",)
+    options = (
+        Option("how", "", "Also how each of glibc's variables was found, as main_arena and every thread's tcache."),
+        JSON,
+    )
+    examples = ("heap params", "heap params -how")
 
     def answer(self, parsed: Parsed) -> Answer:
-        """Return each field of mp_."""
+        """Return each field of mp_, and where asked for how things were found."""
         from gdbheap.debugger import session
         from gdbheap.ptmalloc.params import describe, read_params
         from gdbheap.render.json_state import params_object
@@ -24,4 +27,12 @@ class HeapParams(HeapCommand):
         target = session.target()
         params = read_params(target.memory, target.abi, target.layout, target.mp)
         facts = describe(params, target.abi, target.layout)
-        return Answer(lambda: params_object(params, facts), lambda style: params_lines(params, facts, style))
+        how = None
+        if parsed.given("how"):
+            from gdbheap.debugger.provenance import how_found
+
+            how = how_found(target)
+        return Answer(
+            lambda: params_object(params, facts, how),
+            lambda style: params_lines(params, facts, how, style),
+        )

@@ -1,0 +1,122 @@
+"""The ELF objects of the selected process as they lie in its memory, and the files that GDB has for them."""
+
+from __future__ import annotations
+
+import os
+import re
+from array import array
+
+import gdb
+
+from gdbheap.elf import ElfImage, NotElf, file_image, read_elf
+from gdbheap.mappings import MappedRange
+from gdbheap.memory import Memory, MemoryFault
+
+_PAGE = 0x1000
+#: Larger files are no C library.
+_LARGEST_FILE = 256 << 20
+#: The loader maps a thread control block with the thread-local variables of all libraries: these are larger.
+_LARGEST_BLOCK = 1 << 20
+_SECTION = re.compile(r"^\t(0x[0-9a-f]+) - 0x[0-9a-f]+ is (\S+)(?: in (.*))?$")
+
+
+def loaded_image(memory: Memory, objfile: gdb.Objfile, is_program: bool) -> ElfImage | None:
+    """Return the object that is loaded for ``objfile``, None where its ELF header cannot be read.
+
+    ``is_program`` says that it is the program itself.
+    """
+    for address in _starts(objfile, is_program):
+        try:
+            return read_elf(memory, address)
+        except (NotElf, MemoryFault):
+            continue
+    return None
+
+
+def _starts(objfile: gdb.Objfile, is_program: bool) -> list[int]:
+    """Return where its ELF header can be: the page of its first section, or of its first mapping."""
+    sections = []
+    for line in gdb.execute("info files", to_string=True).splitlines():
+        found = _SECTION.match(line)
+        if found is not None and (found.group(3) or None) == (None if is_program else objfile.filename):
+            sections.append(int(found.group(1), 16))
+    starts = [min(sections) // _PAGE * _PAGE] if sections else []
+    mapped = _mappings_of(objfile)
+    return [*starts, *(item.start for item in mapped[:1])]
+
+
+def _mappings_of(objfile: gdb.Objfile) -> list[MappedRange]:
+    from gdbheap.debugger.maps import mapped_ranges
+
+    name = os.path.basename(objfile.filename or "")
+    names = {name, os.path.basename(os.path.realpath(objfile.filename or ""))}
+    return [item for item in mapped_ranges() if os.path.basename(item.name) in names]
+
+
+def initial_contents(objfile: gdb.Objfile, image: ElfImage) -> Memory | None:
+    """Return what the file that GDB has for ``objfile`` holds, at the addresses of ``image``.
+
+    None where it is not on this machine, or is of another build.
+    """
+    path = objfile.filename or ""
+    try:
+        if os.path.getsize(path) > _LARGEST_FILE:
+            return None
+        with open(path, "rb") as file:
+            content = file.read()
+        found = file_image(content, image)
+        same = read_elf(found, image.segments[0].start)
+    except (OSError, NotElf, MemoryFault, ValueError):
+        return None
+    return found if same.build_id == image.build_id else None
+
+
+def thread_pointer(machine: str) -> int | None:
+    """Return the selected thread's thread pointer, None where it is not known.
+
+    ``machine`` is GDB's name of the architecture.
+    """
+    register = "tpidr" if machine.startswith("aarch64") else "fs_base" if machine.startswith("i386:x86-64") else ""
+    if register:
+        try:
+            value = int(gdb.parse_and_eval(f"(unsigned long) ${register}"))
+        except (gdb.error, ValueError):  # void where there is no such register
+            value = 0
+        return value or None
+    return (_pthread_handle() or _control_block()) if machine.startswith("i386") else None
+
+
+def _pthread_handle() -> int | None:
+    """Return the pthread_t of the selected thread, as libthread_db tells it; on x86 that is the thread pointer."""
+    thread = gdb.selected_thread()
+    try:
+        data = thread.handle() if thread is not None and hasattr(thread, "handle") else b""
+    except (gdb.error, RuntimeError):
+        return None
+    order = "little" if "little" in gdb.execute("show endian", to_string=True) else "big"
+    return int.from_bytes(data, "little" if order == "little" else "big") or None
+
+
+def _control_block() -> int | None:
+    """Return the thread control block of the only thread of a 32-bit x86 process: it has its own address, twice.
+
+    None where there are several threads, or several such places.
+    """
+    from gdbheap.debugger.maps import mapped_ranges
+
+    inferior = gdb.selected_inferior()
+    if len(inferior.threads()) != 1:
+        return None
+    found = set()
+    for item in mapped_ranges():
+        if item.name or "w" not in item.permissions or item.size > _LARGEST_BLOCK:
+            continue
+        try:
+            words = array("I", inferior.read_memory(item.start, item.size).tobytes())
+        except gdb.MemoryError:
+            continue
+        for place in range(len(words) - 2):
+            address = item.start + 4 * place
+            if words[place] == address and words[place + 2] == address:
+                found.add(address)
+    return found.pop() if len(found) == 1 else None

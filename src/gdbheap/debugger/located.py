@@ -1,0 +1,188 @@
+"""glibc's malloc in a process whose debug information does not describe it: what was found in its memory instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from gdbheap.debugger.images import thread_pointer
+from gdbheap.elf import dynamic_symbols
+from gdbheap.memory import Memory, MemoryFault
+from gdbheap.ptmalloc.abi import Abi
+from gdbheap.ptmalloc.arena import read_arenas
+from gdbheap.ptmalloc.discover import Discovery, Source
+from gdbheap.ptmalloc.generations import Generation
+from gdbheap.ptmalloc.thread_locals import ThreadVariables, distances, find_variables
+from gdbheap.symbols import Struct, Symbols
+
+_BANNER = re.compile(rb"GNU C Library [^\n\0]{0,80}release version (\d+)\.(\d+)")
+
+
+class DynamicSymbols:
+    """The symbols that a loaded object defines for others, read from its own memory and not from any file."""
+
+    def __init__(self, source: Source) -> None:
+        try:
+            self._addresses: Mapping[str, int] = dynamic_symbols(source.memory, source.image)
+        except MemoryFault:
+            self._addresses = {}
+
+    def address(self, name: str) -> int | None:
+        """Return the address of a variable or function that other objects may use."""
+        return self._addresses.get(name)
+
+    def struct(self, name: str) -> Struct | None:
+        """Return None: such symbols have no types."""
+        return None
+
+    def thread_local(self, name: str) -> int | None:
+        """Return None: libc's thread-local variables of malloc are its own."""
+        return None
+
+
+class ThreadLocals:
+    """libc's thread-local variables of malloc, told from what the threads have there: see ptmalloc.thread_locals."""
+
+    def __init__(
+        self,
+        source: Source,
+        abi: Abi,
+        main_arena: int,
+        generations: Sequence[Generation],
+        dummy: int | None,
+        is_program: bool,
+        machine: str,
+    ) -> None:
+        self._source = source
+        self._abi = abi
+        self._main_arena = main_arena
+        self._generations = generations
+        self._dummy = dummy
+        self._machine = machine
+        self.is_program = is_program
+        self._distances: tuple[int, ...] | None = None
+        self.variables = ThreadVariables(None, None, None)
+
+    def address(self, name: str) -> int | None:
+        """Return the address of ``tcache`` or ``thread_arena`` in the selected thread, None where it is not known."""
+        pointer = thread_pointer(self._machine)
+        if pointer is None:
+            return None
+        if getattr(self.variables, name, None) is None:
+            self._look(pointer)
+        distance = getattr(self.variables, name, None)
+        return None if distance is None else pointer + distance
+
+    def why_not(self, name: str) -> str:
+        """Return why the thread-local variable ``name`` is not known in the selected thread."""
+        if thread_pointer(self._machine) is None:
+            return "this thread's thread pointer is not known"
+        if self._distances is None:
+            return "the loader's table of thread-local variables cannot be read"
+        holds = "a tcache" if name == "tcache" else "an arena"
+        return f"none of libc's thread-local variables, or more than one, holds {holds}"
+
+    def _look(self, pointer: int) -> None:
+        """See which thread-local variables are whose, in the selected thread."""
+        memory = self._source.memory
+        try:
+            if self._distances is None:
+                self._distances = distances(memory, self._source.image, self.is_program)
+            ring = read_arenas(memory, self._abi, self._generations[0].layout, self._main_arena)
+            arenas = {arena.address for arena in ring.arenas}
+            now = find_variables(memory, self._abi, self._generations, arenas, self._distances, [pointer], self._dummy)
+        except MemoryFault:
+            return
+        known = self.variables
+        self.variables = ThreadVariables(
+            now.tcache if known.tcache is None else known.tcache,
+            now.thread_arena if known.thread_arena is None else known.thread_arena,
+            now.generation if known.generation is None else known.generation,
+        )
+
+
+class DebugSymbols:
+    """The symbols that debug information has; where GDB cannot read a thread-local variable, it is looked for."""
+
+    def __init__(self, known: Symbols, local: ThreadLocals | None) -> None:
+        self._known = known
+        self.local = local
+
+    def address(self, name: str) -> int | None:
+        """Return the address of a variable or function of glibc's."""
+        return self._known.address(name)
+
+    def struct(self, name: str) -> Struct | None:
+        """Return the layout of one of malloc's structs."""
+        return self._known.struct(name)
+
+    def thread_local(self, name: str) -> int | None:
+        """Return the address of ``tcache`` or ``thread_arena`` in the selected thread, None where it is not known."""
+        address = self._known.thread_local(name)
+        return self.local.address(name) if address is None and self.local is not None else address
+
+
+class LocatedSymbols:
+    """The facts of a Discovery, as symbols; what was not searched for is asked of ``beyond``."""
+
+    def __init__(self, beyond: Symbols, source: Source, found: Discovery, is_program: bool, machine: str) -> None:
+        self._beyond = beyond
+        self.found = found
+        self.local = ThreadLocals(
+            source, found.abi, found.main_arena.address, found.fitting, found.dummy, is_program, machine
+        )
+        self._addresses = {"main_arena": found.main_arena.address, "mp_": found.mp.address}
+        if found.dummy is not None:
+            self._addresses["__tcache_dummy"] = found.dummy
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether a thread's tcache has since told of another layout than was taken for the likeliest."""
+        generation = self.local.variables.generation
+        return generation is not None and generation.layout.tcache != self.found.layout.tcache
+
+    def settle(self) -> None:
+        """Choose among layouts that differ in the tcache alone by the selected thread's, if it has one already."""
+        self.local.address("tcache")
+        generation = self.local.variables.generation
+        if generation is not None and generation is not self.found.fitting[0]:
+            others = (other for other in self.found.fitting if other is not generation)
+            self.found = replace(self.found, fitting=(generation, *others))
+
+    def address(self, name: str) -> int | None:
+        """Return the address of a variable or function of glibc's."""
+        found = self._addresses.get(name)
+        if found is None and _cannot_be_another(name, self.local.is_program):
+            return self._beyond.address(name)
+        return found
+
+    def struct(self, name: str) -> Struct | None:
+        """Return the layout of one of malloc's structs."""
+        layout = self.found.layout
+        structs = (layout.state, layout.par, layout.heap_info, layout.tcache)
+        return next((found for found in structs if found is not None and found.name == name), None)
+
+    def thread_local(self, name: str) -> int | None:
+        """Return the address of ``tcache`` or ``thread_arena`` in the selected thread, None where it is not known."""
+        address = self.local.address(name)
+        return None if self.is_outdated else address
+
+
+def _cannot_be_another(name: str, is_program: bool) -> bool:
+    """Return whether a symbol of this name is glibc's own: in a static program, names like narenas may be anyone's."""
+    return not is_program or name.startswith("_") or "::" in name
+
+
+def banner_version(memory: Memory, source: Source) -> tuple[int, int] | None:
+    """Return the release that the text of libc's own banner tells, None where it has none that can be read."""
+    for segment in source.image.segments:
+        if segment.writable or segment.executable:
+            continue
+        try:
+            found = _BANNER.search(memory.read(segment.start, segment.end - segment.start))
+        except MemoryFault:
+            continue
+        if found is not None:
+            return int(found.group(1)), int(found.group(2))
+    return None

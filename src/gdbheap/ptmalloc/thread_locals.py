@@ -1,0 +1,132 @@
+"""tcache and thread_arena of each thread, where nothing tells how far they are from the thread pointer.
+
+libc's own code finds such a variable through a word that the loader filled in with its distance. Which of these few
+distances is whose follows from what the threads have there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from gdbheap.elf import ElfImage, thread_offset_slots
+from gdbheap.memory import Memory, MemoryFault
+from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, Abi, round_up
+from gdbheap.ptmalloc.generations import Generation
+from gdbheap.symbols import Struct
+
+#: Bytes of a program's thread-local variables that are looked through at most.
+_MOST_LOCALS = 1 << 16
+_EM_386, _EM_X86_64, _EM_AARCH64 = 3, 62, 183
+
+
+@dataclass(frozen=True)
+class ThreadVariables:
+    """How far libc's thread-local variables are from the thread pointer; None for one that was not found.
+
+    ``generation`` is the one whose tcache it is, None where there is none to tell.
+    """
+
+    tcache: int | None
+    thread_arena: int | None
+    generation: Generation | None
+
+
+def distances(memory: Memory, image: ElfImage, is_program: bool) -> tuple[int, ...]:
+    """Return the distances from the thread pointer at which ``image`` has thread-local variables.
+
+    A program, as one that is linked statically, has its own right beside the thread pointer; a library's loader has
+    filled them in. Raises MemoryFault where the table of relocations is unreadable.
+    """
+    word = image.word_size
+    if is_program:
+        found = image.thread_locals
+        if found is None or not found.size:
+            return ()
+        size = min(round_up(found.size, found.alignment), _MOST_LOCALS)
+        if image.machine == _EM_AARCH64:  # behind it, after the two words of the thread control block
+            first = round_up(2 * word, found.alignment)
+            return tuple(range(first, first + size, word))
+        return tuple(range(-size, 0, word))
+    order = "little" if image.little_endian else "big"
+    values = set()
+    for slot in thread_offset_slots(memory, image):
+        try:
+            data = memory.read(slot, word)
+        except MemoryFault:
+            continue
+        value = int.from_bytes(data, "little" if order == "little" else "big", signed=True)
+        values.add(value)
+        if image.machine == _EM_AARCH64:  # neighbours share one such word there
+            values.update((value - word, value + word))
+    return tuple(sorted(value for value in values if value % word == 0))
+
+
+def find_variables(
+    memory: Memory,
+    abi: Abi,
+    generations: Sequence[Generation],
+    arenas: Collection[int],
+    offsets: Sequence[int],
+    pointers: Iterable[int],
+    dummy: int | None,
+) -> ThreadVariables:
+    """Return which of ``offsets`` are whose, judged by all threads, whose thread pointers are ``pointers``.
+
+    ``arenas`` are the addresses of all arenas. A variable is only found where exactly one distance is right for it in
+    every thread, and not merely unused in all of them.
+    """
+    threads = list(pointers)
+    columns: dict[int, list[int]] = {}
+    for offset in offsets:
+        try:
+            columns[offset] = [abi.read_word(memory, pointer + offset) for pointer in threads]
+        except MemoryFault:
+            continue
+    arena = [
+        offset
+        for offset, values in columns.items()
+        if any(values) and all(value == 0 or value in arenas for value in values)
+    ]
+    found: list[tuple[int, Generation]] = []
+    for generation in generations:
+        tcache = generation.layout.tcache
+        if tcache is None or any(tcache == other.layout.tcache for _, other in found):
+            continue
+        for offset, values in columns.items():
+            used = [value for value in values if value and not _is_dummy(value, dummy, tcache)]
+            none = len(used) < len(values) and dummy is not None and any(values) and not used
+            if (used or none) and all(_is_tcache(memory, abi, tcache, value) for value in used):
+                found.append((offset, generation))
+    tcaches = {offset for offset, _ in found}
+    return ThreadVariables(
+        tcaches.pop() if len(tcaches) == 1 else None,
+        arena[0] if len(arena) == 1 else None,
+        found[0][1] if len(found) == 1 else None,
+    )
+
+
+def _is_dummy(value: int, dummy: int | None, tcache: Struct) -> bool:
+    return dummy is not None and dummy <= value < dummy + tcache.size
+
+
+def _is_tcache(memory: Memory, abi: Abi, tcache: Struct, address: int) -> bool:
+    """Return whether a tcache of this layout can be at ``address``: in a chunk of its size, with sound bins."""
+    if address % abi.alignment or address <= abi.header:
+        return False
+    try:
+        size_word = abi.read_word(memory, address - abi.word_size)
+        data = memory.read(address, tcache.size)
+    except MemoryFault:
+        return False
+    chunk = abi.request_to_chunk(tcache.size)
+    # From 2.42 on it is aligned by itself, and can get a chunk that is a little larger.
+    if size_word & IS_MMAPPED or size_word & ~FLAG_BITS not in (chunk, chunk + abi.alignment):
+        return False
+    fields = tcache.decode(data, abi.order)
+    entries = fields["entries"]
+    if any(entry % abi.alignment for entry in entries):
+        return False
+    counts = fields.get("counts")
+    # A thread may be stopped between the two words that it changes.
+    return counts is None or sum((count == 0) != (entry == 0) for count, entry in zip(counts, entries)) <= 1
