@@ -13,7 +13,7 @@ from gdbheap.debugger.target import Target
 from gdbheap.growth.event import Event
 from gdbheap.growth.history import History
 from gdbheap.growth.nameless import RETURNING, asks_for_memory, is_nameless, public_name
-from gdbheap.growth.names import INTERNAL, WRAPPERS, function_of
+from gdbheap.growth.names import ENTRIES, INTERNAL, WRAPPERS, function_of
 from gdbheap.growth.predict import predictions
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED
@@ -125,7 +125,7 @@ def _return_address(event: Event) -> int | None:
         caller = requested.calls[-1].caller
         return caller.pc if caller is not None and public_name(event) in RETURNING else None
     # From glibc 2.42 on the public function's own frame may be gone: then its caller may be the first with a name.
-    inside = (*WRAPPERS, *INTERNAL)
+    inside = (*ENTRIES, *WRAPPERS, *INTERNAL)
     return next((frame.pc for frame in event.frames if frame.function and function_of(frame) not in inside), None)
 
 
