@@ -284,11 +284,11 @@ def test_any_address_in_a_chunk_is_enough(gdb: Gdb, answers: Answers, programs: 
 
 
 def test_a_corrupt_heap(gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path) -> None:
-    """It is drawn up to where the chunks can be followed; the rest is unknown, and the sentence says from where on."""
+    """What lies behind the damage is unknown up to the next chunk on a free list: the only one in large bin 94."""
     result = gdb(
         "break stop_here", "run",
-        answers.python("truth", {"broken": "number('(long)used[40] - 16')", "top": "number('(long)main_arena.top')",
-                                 "base": "number('(long)mp_.sbrk_base')"}),
+        answers.python("truth", {"broken": "number('(long)used[40] - 16')", "base": "number('(long)mp_.sbrk_base')",
+                                 "next": "number('(long)main_arena.bins[2 * 94 - 2]')"}),
         "set var ((unsigned long *)used[40])[-1] = 0x4141414141414141",
         f"heap map -ascii -svg {tmp_path / 'map.svg'} {answers.into('map')}",
         f"heap map -words -start used[39] {answers.into('words')}",
@@ -298,17 +298,20 @@ def test_a_corrupt_heap(gdb: Gdb, answers: Answers, programs: Programs, tmp_path
     result.has_no_internal_error()
     truth = answers["truth"]
     (arena,) = answers["map"]["arenas"]
-    (region,) = arena["regions"]
-    unknown = [run for run in region["runs"] if run["kind"] == "unknown"]
-    assert [(run["start"], run["end"]) for run in unknown] == [(truth["broken"], truth["top"])]
-    assert (arena["gaps"][0]["start"], arena["gaps"][0]["end"]) == (truth["broken"], truth["top"])
+    first, rest = arena["regions"]
+    unknown = [run for run in (*first["runs"], *rest["runs"]) if run["kind"] == "unknown"]
+    assert [(run["start"], run["end"]) for run in unknown] == [(truth["broken"], truth["next"])]
+    assert (first["end"], rest["start"]) == (truth["next"], truth["next"])
+    assert (arena["gaps"][0]["start"], arena["gaps"][0]["end"]) == (truth["broken"], truth["next"])
     assert any(f"{truth['broken']:#x}" in problem for problem in arena["problems"])
     cells = "".join(rows_of(result.stdout[: result.stdout.index("used  ")]))
-    stops = (truth["broken"] - truth["base"]) // 64
-    assert "?" not in cells[:stops]
-    assert set(cells[stops : (truth["top"] - truth["base"]) // 64]) == {"?"}
+    stops, goes_on = ((truth[name] - truth["base"]) // 64 for name in ("broken", "next"))
+    assert "?" not in cells[:stops] + cells[goes_on + 1 :]
+    assert set(cells[stops:goes_on]) == {"?"}
     assert "is 0x4141414141414141; the size should be" in " ".join(result.stdout.split())
-    assert [item["chunk"]["state"] for item in answers["words"]["closeup"]["chunks"]] == ["used", "top"]
+    assert [item["chunk"]["state"] for item in answers["words"]["closeup"]["chunks"]] == [
+        *("used", "large", "used", "used", "top"),
+    ]
     assert answers["words"]["problems"]
     assert "is in no chunk that can be found" in result.stderr
     ET.parse(tmp_path / "map.svg")
@@ -362,7 +365,7 @@ def test_the_picture(gdb: Gdb, answers: Answers, programs: Programs, tmp_path: P
     picture = tmp_path / "map.svg"
     picture.write_text("old")
     gdb(
-        "break stop_here", "run", f"heap map -svg {picture}", f"heap {answers.into('heap')}",
+        "break stop_here", "run", f"heap map -svg {picture} -force", f"heap {answers.into('heap')}",
         program=programs["threads"],
     ).succeeded()  # fmt: skip
     svg = picture.read_text(encoding="utf-8")
