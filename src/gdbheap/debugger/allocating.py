@@ -7,12 +7,14 @@ import os
 import gdb
 
 from gdbheap.debugger import session
+from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.processes import local_pid, local_ranges
 from gdbheap.debugger.target import Target, is_core
 from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc.arena import read_arenas
 from gdbheap.ptmalloc.params import read_params
 from gdbheap.ptmalloc.tcache import tcache_is_dummy
+from gdbheap.simulate.calls import Unpredictable
 from gdbheap.simulate.glibc import UNKNOWN_KEY, Glibc
 from gdbheap.simulate.linux import WillingKernel
 from gdbheap.simulate.machine import Globals, Machine, Thread
@@ -31,14 +33,18 @@ _HOOKS = {
 def read_machine(thread: gdb.InferiorThread) -> Machine:
     """Return the allocator as the selected ``thread`` would call it now.
 
-    Raises TargetError where there is no glibc, and MemoryFault where main_arena or mp_ is unreadable.
+    Raises TargetError where there is no glibc or its release is not known, and MemoryFault where main_arena or mp_ is
+    unreadable.
     """
     target = session.target()
     glibc = read_glibc(target)
     variables = read_globals(target)
     own = Thread(thread.num, _tcache(target, thread), target.thread_word("thread_arena", thread))
     kernel = WillingKernel(target.abi.word_size, _kernel_break())
-    machine = Machine(glibc, PageCache(target.memory), own, variables, kernel)
+    try:
+        machine = Machine(glibc, PageCache(target.memory), own, variables, kernel)
+    except Unpredictable as unknown:
+        raise TargetError(f"What malloc would do cannot be told. {unknown.reason}") from None
     if not variables.initialized:
         for name, value in environment_settings(_environment()).items():
             set_value(machine, name, value)  # as ptmalloc_init will

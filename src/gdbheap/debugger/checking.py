@@ -11,6 +11,7 @@ from gdbheap.debugger import model, session
 from gdbheap.debugger.abort import read_abort
 from gdbheap.debugger.allocating import read_machine
 from gdbheap.debugger.busy import Busy, read_busy
+from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.holding import holders_of
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.target import Target, each_thread
@@ -126,7 +127,7 @@ def _freeing() -> Callable[[int, bool], Freed | None] | None:
     thread = gdb.selected_thread()
     try:
         machine = None if thread is None else read_machine(thread)
-    except (MemoryFault, gdb.error):
+    except (MemoryFault, TargetError, gdb.error):
         return None
     if machine is None:
         return None

@@ -10,6 +10,7 @@ import gdb
 
 from gdbheap.debugger import model, session
 from gdbheap.debugger.allocating import read_machine
+from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.tcaches import key_of, read_thread_tcaches
 from gdbheap.debugger.whereabouts import class_of, elsewhere, lacks, stack_owner, stack_pointers, symbol_at
@@ -149,7 +150,10 @@ class Inspector:
         thread = gdb.selected_thread()
         if thread is None:
             return ()
-        machine = read_machine(thread)
+        try:
+            machine = read_machine(thread)
+        except TargetError as error:
+            return tuple(Foretold(pointer, (), (), None, str(error)) for pointer in pointers)
         return tuple(foretell(machine, pointer) for pointer in pointers)
 
     def _of_arena(self, address: int, holder: Holder, found: Found, size: int) -> Inspection:
