@@ -329,6 +329,20 @@ def test_what_an_operation_may_be_doing_is_not_counted() -> None:
     assert checked.notes == (why,)
 
 
+def test_while_threads_run_nothing_is_certain() -> None:
+    """Two lists are read at two moments: a chunk that went from one tcache to another is seen on both."""
+    case = Case(made=((0x40, "tcache"), (0x20, "used"), (0x40, "unsorted"), (0x20, "used")))
+    cached, unsorted = case.of("tcache")[0], case.of("unsorted")[0]
+    place = cached.address + 16
+    case.image.word(place, (unsorted.address + 16) ^ (place >> 12))
+    case.image.integer(case.tcache + 2 * 2, 2, 2)
+    why = "Thread 2 is running."
+    checked = case.check(running=why)
+    assert "listed-twice" in [item.kind for item in checked.findings]
+    assert {item.doubtful for item in checked.findings} == {why}
+    assert checked.certain == ()
+
+
 def test_so_many_findings_are_kept() -> None:
     """A heap that is wrecked everywhere."""
     case = Case(made=((0x20, "tcache"), (0x20, "used")) * 600)

@@ -31,6 +31,7 @@ _FAULTS = (4, 7, 8, 11)
 class Busy:
     """What may be between two steps: arenas and tcaches by address, each with the sentence that says so.
 
+    ``running`` is the sentence on threads that run meanwhile (anything may be changing then), None where all stand.
     ``dead`` are the threads (GDB's numbers) that will not go on: stopped inside malloc by a fault or by malloc itself,
     each with the newest frames of its stack. ``notes`` are sentences on what could not be looked at.
     """
@@ -39,6 +40,7 @@ class Busy:
     tcaches: dict[int, str] = field(default_factory=dict)
     dead: dict[int, Sequence[Frame]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    running: str | None = None
 
 
 def read_busy(target: Target, state: HeapState) -> Busy:
@@ -74,8 +76,10 @@ def read_busy(target: Target, state: HeapState) -> Busy:
             continue  # the arena's lists are changed by functions of their own
         for address in [av] if av in names else names:
             busy.arenas.setdefault(address, f"{where}; lists of {names[address]} may be between two steps.")
-    _running(busy, running, names)
-    for arena in state.ring.arenas:
+    if running:
+        busy.running = _running(running)
+        busy.notes.append(busy.running)
+    for arena in () if running else state.ring.arenas:
         if arena.mutex and arena.address not in busy.arenas and arena.address not in excused:
             busy.arenas[arena.address] = (
                 f"The lock of {arena.name} is held, and no thread whose stack can be read is inside malloc; its lists "
@@ -84,14 +88,9 @@ def read_busy(target: Target, state: HeapState) -> Busy:
     return busy
 
 
-def _running(busy: Busy, running: Sequence[int], names: dict[int, str]) -> None:
-    if not running:
-        return
-    several = f"Threads {', '.join(map(str, running))} are" if len(running) > 1 else f"Thread {running[0]} is"
-    text = f"{several} running: memory may change while it is read, so what is found may be a step of theirs."
-    busy.notes.append(text)
-    for address in names:
-        busy.arenas.setdefault(address, text)
+def _running(threads: Sequence[int]) -> str:
+    several = f"Threads {', '.join(map(str, threads))} are" if len(threads) > 1 else f"Thread {threads[0]} is"
+    return f"{several} running: memory may change while it is read, so what is found may be a step of theirs."
 
 
 def is_malloc(frame: Frame) -> bool:

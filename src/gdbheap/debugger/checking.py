@@ -84,6 +84,7 @@ def _facts(target: Target, lists: FreeFacts, busy: Busy) -> CheckFacts:
         known_starts=lists.known_starts,
         busy=busy.arenas,
         busy_tcaches=busy.tcaches,
+        running=busy.running,
         notes=tuple(notes),
     )
 

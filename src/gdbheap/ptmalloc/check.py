@@ -43,7 +43,8 @@ class CheckFacts:
     ``curbrk`` is libc's __curbrk, None where it is not known. ``ranges`` are what the process has mapped, empty where
     that is not known. ``known_starts`` are starts of main_arena's regions that recorded events told. ``busy`` are the
     arenas and ``busy_tcaches`` the tcaches, by address, that an operation may be changing, each with the sentence that
-    says so. ``notes`` are sentences on what could not be read.
+    says so. ``running`` is the sentence on threads that run meanwhile: nothing found is certain then, as two lists are
+    read at two moments. ``notes`` are sentences on what could not be read.
     """
 
     safe_linking: bool
@@ -55,6 +56,7 @@ class CheckFacts:
     known_starts: Iterable[int] = ()
     busy: Mapping[int, str] = field(default_factory=dict)
     busy_tcaches: Mapping[int, str] = field(default_factory=dict)
+    running: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -381,6 +383,8 @@ class _Check:
 
     def _doubt(self, finding: Finding) -> str | None:
         facts = self._facts
+        if facts.running is not None:
+            return facts.running
         if finding.arena in facts.busy:
             return facts.busy[finding.arena]
         if finding.tcache is not None and finding.tcache in facts.busy_tcaches:

@@ -71,6 +71,8 @@ def _summary(arenas: Sequence[Arena], checked: Checked, style: Plain) -> Iterato
     )
     if checked.certain:
         yield f"checked: {looked}"
+    elif checked.findings:
+        yield f"Nothing is certainly wrong: {looked}."
     else:
         yield style.paint("good", f"The heap is sound: {looked}.")
 
