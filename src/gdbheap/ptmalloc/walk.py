@@ -100,13 +100,14 @@ def membership(lists: Iterable[FreeList], tcaches: Iterable[Tcache] = ()) -> Mem
     ordered, states = array("Q"), bytearray()
     for part in _parts(codes):
         part.sort()
-        data = bytearray(array("d", part).tobytes())
+        data = bytearray(memoryview(array("d", part)).cast("B"))
+        part.clear()  # the numbers take six times as much memory as their bytes
         low = data[_LOWEST]
         states += low.translate(_LOW_BITS)
         data[_LOWEST] = low.translate(_WITHOUT_STATE)
         ordered.frombytes(data)
-        cleared = array("d", bytes(data)).tolist()
-        if any(map(eq, cleared, islice(cleared, 1, None))):
+        cleared = memoryview(data).cast("d")
+        if any(map(eq, cleared, cleared[1:])):
             return _odd_membership(sources, broken)
     return Membership(ordered, bytes(states), broken.texts())
 
@@ -122,7 +123,7 @@ def _parts(codes: array[float]) -> Iterator[list[float]]:
     if parts == 1:
         yield codes.tolist()
         return
-    numbers = array("Q", codes.tobytes())
+    numbers = memoryview(codes).cast("B").cast("Q")
     low, high = min(numbers) & ~7, (max(numbers) & ~7) + 8
     between = ((low + (high - low) * part // parts) & ~7 for part in range(parts + 1))
     bounds = array("d", array("Q", between).tobytes())
