@@ -6,12 +6,19 @@ import os
 import subprocess
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support.debugger import Answers, Gdb
 from tests.support.environment import ROOT, needs
 from tests.support.programs import Programs
 from tests.support.symbols import reason_to_skip
+
+# No test depends on how fast the machine is, or on what else it does.
+hypothesis.settings.register_profile(
+    "gdbheap", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("gdbheap")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

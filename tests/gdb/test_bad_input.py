@@ -109,7 +109,7 @@ def test_libc_without_symbols(gdb: Gdb, programs: Programs, command: str) -> Non
     else:
         said = refuse(gdb, command, "break stop_here", "run", program=programs["growth"], before=STRIPPED)
         # There is no chunk at the address that LOOKING has, and that is known.
-        assert re.search(r"libc6-dbg|debug (symbols|info)|is in no chunk of malloc's", said), said
+        assert re.search(r"libc6-dbg|debug (symbols|info)|is in no chunk", said), said
 
 
 def test_catching_without_libcs_symbols(gdb: Gdb, answers: Answers, programs: Programs) -> None:

@@ -19,7 +19,13 @@ CHUNKS = 2_000_000
 INTERRUPT = "python import os, signal, threading; threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()"
 
 
-@pytest.mark.parametrize("command", ["heap", "heap -json {file}", "heap chunks -json {file}", "heap chunks -all"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "heap", "heap -json {file}", "heap chunks -json {file}", "heap chunks -all", "heap find -min-size 1",
+        "heap map", "heap check -json {file}",
+    ],
+)  # fmt: skip
 def test_interrupted(gdb: Gdb, programs: Programs, answers: Answers, command: str) -> None:
     path = answers.path("interrupted")
     done = gdb(
@@ -44,14 +50,25 @@ def test_interrupted(gdb: Gdb, programs: Programs, answers: Answers, command: st
     assert len(answers["arenas"]["arenas"]) == 1
 
 
-def test_progress_on_a_terminal(programs: Programs) -> None:
+@pytest.mark.parametrize(
+    ("command", "begin", "end"),
+    [
+        ("heap", "arena  ", "sum  "),
+        ("heap find", "         size  ", "chunks, "),
+        ("heap refs chunks[1]", "chunk 0x", "into it"),
+        ("heap map", "main_arena", "stands for"),
+        ("heap check", "The heap is sound", "on free lists"),
+        ("heap chunks -min-size 100000000", "0 chunks", "shown"),
+    ],
+)  # fmt: skip
+def test_progress_on_a_terminal(programs: Programs, command: str, begin: str, end: str) -> None:
     """There is a line while the heap is read, and it is gone before the answer; without a terminal there is none."""
     leader, terminal = pty.openpty()
     line = [os.environ.get("GDB", "gdb"), "-nx", "-q", "-batch", "-iex", "set debuginfod enabled off"]
     # Reading is made slow enough for the line to appear on any machine.
     slow = "python import gdbheap.debugger.progress as progress; progress._PATIENCE = 0"
-    for command in ("source gdbheap", "break stop_here", "run", slow, "echo ANSWER\\n", "heap"):
-        line += ["-ex", command]
+    for step in ("source gdbheap", "break stop_here", "run", slow, "echo ANSWER\\n", command):
+        line += ["-ex", step]
     process = subprocess.Popen(
         [*line, "--args", str(programs["many"]), "300000"],
         cwd=ROOT,
@@ -61,8 +78,8 @@ def test_progress_on_a_terminal(programs: Programs) -> None:
         stderr=terminal,
     )
     os.close(terminal)
-    output, end = b"", time.monotonic() + PATIENCE
-    while time.monotonic() < end:
+    output, latest = b"", time.monotonic() + PATIENCE
+    while time.monotonic() < latest:
         if select.select([leader], [], [], 1)[0]:
             try:
                 data = os.read(leader, 1 << 16)
@@ -74,8 +91,8 @@ def test_progress_on_a_terminal(programs: Programs) -> None:
     assert process.wait(PATIENCE) == 0
     os.close(leader)
     answer = output.decode("utf-8", "replace").split("ANSWER")[1]
-    before, table = answer.split("arena  ", 1)
+    before, table = answer.split(begin, 1)
     assert "reading the heap: " in before
     assert before.endswith("\r\x1b[K")
     assert "reading the heap" not in table
-    assert "sum  " in table
+    assert end in table

@@ -222,9 +222,9 @@ def test_malloc_itself_points_to_free_chunks(gdb: Gdb, answers: Answers, program
     ("expression", "said"),
     [
         ("", "needs an address"),
-        ("0", "nothing is mapped there"),
-        ("&main_arena", "libc.so.6"),
-        ("$sp", "[stack]"),
+        ("0", "Nothing is mapped there"),
+        ("&main_arena", "main_arena"),
+        ("$sp", "on the stack of thread 1"),
         ("no_such_thing", "no_such_thing"),
         ("config->name[100000000]", "Cannot access memory"),
         ("1.5e300", "that is no address"),

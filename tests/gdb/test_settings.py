@@ -146,6 +146,27 @@ def test_limit_of_free_lists_and_words(gdb: Gdb, answers: Answers, programs: Pro
     assert f"{every - 3:,} more chunks left out: -count N or -all shows" in parts[7]
 
 
+def test_limit_of_what_is_found(gdb: Gdb, programs: Programs) -> None:
+    """For heap find and heap refs, whose -limit comes first."""
+    commands = ("heap find -state used", "heap find -state used -limit 5", "heap find -by size", "heap refs chunks")
+    done = gdb(
+        "break stop_here",
+        "run 300",
+        "up",
+        "set heap limit 3",
+        *(command for shown in commands for command in ("echo ==\\n", shown)),
+        "echo ==\\n",
+        "heap refs chunks -limit 1",
+        program=programs["many"],
+    ).succeeded()
+    parts = done.stdout.split("==\n")[1:]
+    assert [len(re.findall("^ *0x", part, re.MULTILINE)) for part in parts[:3]] == [3, 5, 3]
+    assert [" left out" in part for part in parts[:2]] == [True, True]
+    assert "other sizes" in parts[2]
+    held = [len(re.findall("^(?:register|stack|global|chunk|malloc)  ", part, re.MULTILINE)) for part in parts[3:]]
+    assert held[1] == 1 <= held[0] <= 3
+
+
 def test_limit_of_events(gdb: Gdb, programs: Programs) -> None:
     done = gdb("heap catch -malloc", "run", "echo ==\\n", "set heap limit 4", "heap events", program=programs["growth"])
     listed = done.succeeded().stdout.split("==\n")[1]

@@ -124,7 +124,7 @@ def test_sound(version: str, bits: int) -> None:
 
 @pytest.mark.parametrize("where", EVERY)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_random_sound_heaps(where: tuple[str, int], data: st.DataObject) -> None:
     """Whatever malloc can have left, nothing is wrong with it."""
     version, bits = where
@@ -440,7 +440,7 @@ def test_every_message_is_covered() -> None:
 
 @pytest.mark.parametrize("where", EVERY)
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_damage(where: tuple[str, int], data: st.DataObject) -> None:
     """Words anywhere in the heap and in malloc's variables: no error, findings with all that they promise, bounded."""
     version, bits = where

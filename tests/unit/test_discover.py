@@ -170,7 +170,7 @@ def test_nothing_there() -> None:
     assert caught.value.what == "main_arena"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     data=st.data(),
     layout=st.sampled_from(list(LAYOUTS)),

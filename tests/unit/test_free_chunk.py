@@ -337,7 +337,7 @@ def sized(pieces: list[tuple[int, str]]) -> list[tuple[int, str]]:
     return fitting
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(PIECES, st.data())
 def test_no_heap_is_too_broken(pieces: list[tuple[int, str]], data: st.DataObject) -> None:
     """Whatever is overwritten, and whatever is freed: it ends, in one of the ways, or says why it cannot tell."""
@@ -355,7 +355,7 @@ def test_no_heap_is_too_broken(pieces: list[tuple[int, str]], data: st.DataObjec
         assert (found.end.message is not None) == (found.end.kind == "abort")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(PIECES)
 def test_a_sound_heap_never_aborts(pieces: list[tuple[int, str]]) -> None:
     """Every used chunk of a sound heap can be freed, in each release."""

@@ -34,7 +34,6 @@ def walked(memory: Memory, state: HeapState, facts: FreeFacts) -> tuple[list[Chu
     return list(Rows(state.abi, blocks)), min(stops, default=inf)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_every_address_of_a_sound_heap(data: st.DataObject) -> None:
     version, bits = data.draw(st.sampled_from(sorted(LAYOUTS)))
@@ -57,7 +56,7 @@ def test_every_address_of_a_sound_heap(data: st.DataObject) -> None:
         assert place.arena is state.ring.arenas[0]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.data())
 def test_damage_is_seen_as_the_walk_sees_it(data: st.DataObject) -> None:
     """One word that is wrong: what is found is what the walk says, or nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gdbheap.memory import BlockCache, MemoryFault, PageCache, ReadPlan, Snapshot
@@ -63,7 +63,6 @@ places = st.integers(0xF00, 0x4900)
 sizes = st.integers(1, 0x1100)
 
 
-@settings(deadline=None)  # a busy machine is no slow cache
 @given(st.lists(st.tuples(places, sizes), min_size=1, max_size=8), st.sampled_from([1, 2, 16]))
 def test_a_cache_reads_the_same(reads: list[tuple[int, int]], most: int) -> None:
     cache = PageCache(Snapshot(CONTENT.items()), max_pages=most)

@@ -6,7 +6,7 @@ import tracemalloc
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gdbheap.memory import Memory, Snapshot
@@ -61,7 +61,6 @@ def overlap(rows: Sequence[Row], start: int, end: int) -> dict[str, int]:
     return found
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_every_byte_is_in_its_cell(data: st.DataObject) -> None:
     """Whatever the size of the cells: each has the bytes of the chunks that were laid out there, and no others."""
@@ -98,7 +97,6 @@ def test_every_byte_is_in_its_cell(data: st.DataObject) -> None:
     assert dict(zip(KINDS, area.counts)) == {kind: sum(row.state == kind for row in touched) for kind in KINDS}
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_the_sums_are_those_of_heap(data: st.DataObject) -> None:
     """Each state's bytes and chunks are what totals says, and the runs lie end to end."""
@@ -125,7 +123,6 @@ def test_the_sums_are_those_of_heap(data: st.DataObject) -> None:
     assert few.runs_left_out == len(area.runs) - len(few.runs)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_what_is_pointed_out(data: st.DataObject) -> None:
     """The largest free chunk, the last used one, what is free below that, and the chunk below top."""
@@ -148,7 +145,6 @@ def test_what_is_pointed_out(data: st.DataObject) -> None:
         assert drawn.largest is None
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_no_damage_makes_the_drawing_fail(data: st.DataObject) -> None:
     """A wrecked heap is drawn as far as it goes: no byte twice, no more cells than were allowed."""

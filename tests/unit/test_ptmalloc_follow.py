@@ -45,7 +45,7 @@ def nothing(memory: Memory, abi: Abi, starts: Sequence[follow.Start]) -> list[No
     return [None] * len(starts)
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_all_ways_agree(monkeypatch: pytest.MonkeyPatch, data: st.DataObject) -> None:
     version, bits = data.draw(st.sampled_from(EVERY))

@@ -168,7 +168,7 @@ def test_a_pointer_taken_at_its_word() -> None:
     assert found_in(image, rows, [rows[3].address + 16], known=[rows[3].address]).holders
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, (1 << 64) - 1)), max_size=3), st.integers(0, 0x2000))
 def test_no_heap_is_too_broken(damage: list[tuple[int, int]], offset: int) -> None:
     """A chunk that is named holds the address that was asked for, whatever was overwritten."""

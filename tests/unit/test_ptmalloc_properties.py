@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gdbheap.memory import MemoryFault, PageCache, Snapshot
@@ -104,7 +104,6 @@ def everything(image: Image, memory: Any, base: int = MAIN_BASE, block: int = 1 
     return totals(memory, abi, plan, free), rows
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_sound_heap_walks_back(data: st.DataObject) -> None:
     version, bits = data.draw(st.sampled_from(EVERY))
@@ -120,7 +119,6 @@ def test_a_sound_heap_walks_back(data: st.DataObject) -> None:
     assert sum(summed.counts.values()) == len(rows)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_no_damage_makes_the_reading_fail(data: st.DataObject) -> None:
     version, bits = data.draw(st.sampled_from(EVERY))
@@ -157,7 +155,6 @@ def test_no_damage_makes_the_reading_fail(data: st.DataObject) -> None:
         assert summed.problems or summed.gaps
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1 << 64), st.data())
 def test_random_bytes_are_no_heap(seed: int, data: st.DataObject) -> None:
     noise = random.Random(seed).randbytes(0x4000)
@@ -198,7 +195,6 @@ def test_larger_chunks_never_have_a_lower_bin(abi: Abi, units: int, more: int) -
     assert fastbin_index(abi, size) <= fastbin_index(abi, larger)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_filters_lose_nothing(data: st.DataObject) -> None:
     image = Image()

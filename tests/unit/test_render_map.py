@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gdbheap.ptmalloc.closeup import ListPlace
@@ -81,7 +81,6 @@ def test_a_small_heap() -> None:
     ]
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_nothing_is_outvoted(data: st.DataObject) -> None:
     """A cell shows whether any of it is used and whether any of it is free, and how much; no line is too wide."""
@@ -182,7 +181,6 @@ def tooltips(svg: str) -> list[list[str]]:
     return [(cell[0].text or "").split("\n") for cell in root.iter(f"{SVG}g")]
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_the_picture_has_every_byte(data: st.DataObject) -> None:
     """What the tooltips tell adds up to the region, and the rectangles fill their cells."""

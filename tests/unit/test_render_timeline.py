@@ -161,7 +161,7 @@ def test_times() -> None:
 sizes = st.lists(st.integers(0, 1 << 22).map(lambda pages: pages * 0x1000), max_size=40)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sizes, sizes, st.integers(40, 130), st.integers(4, 30), st.booleans(), st.sampled_from(["event", "time"]))
 def test_no_line_is_wider_and_higher_is_higher(
     breaks: list[int], chunks: list[int], width: int, height: int, ascii_only: bool, by: str
@@ -196,7 +196,7 @@ def test_no_line_is_wider_and_higher_is_higher(
         assert bool(total) == bool(count)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sizes, sizes, st.integers(1, 90), st.sampled_from(["event", "time"]))
 def test_columns_lose_no_extreme(breaks: list[int], chunks: list[int], width: int, by: str) -> None:
     shown = drawn(breaks, chunks, by)
@@ -239,7 +239,7 @@ def test_a_long_recording_makes_no_longer_picture() -> None:
     assert any("stands for up to 12 events" in text for text in texts(svg))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(st.characters(exclude_categories=[]), min_size=1, max_size=300))
 def test_hostile_names_stay_text(name: str) -> None:
     hostile = f"</title><script>alert(1)</script>&{name}\033[31m\u202e"

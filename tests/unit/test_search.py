@@ -163,7 +163,7 @@ def contents(abi: Abi) -> st.SearchStrategy[BytesSought | WordSought]:
 HEAPS = {(bits, little): make(7, 300, bits, little=little) for bits in (64, 32) for little in (True, False)}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data(), st.sampled_from(sorted(HEAPS)), st.booleans(), st.booleans())
 def test_what_is_found_is_what_there_is(data: st.DataObject, which: tuple[int, bool], named: bool, only: bool) -> None:
     heap = HEAPS[which]

@@ -180,7 +180,7 @@ WRITES = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(WRITES, WRITES)
 def test_layers_of_memory(below: list[tuple[str, int, int]], above: list[tuple[str, int, int]]) -> None:
     """A layer reads as plain memory would that the same was done to; what is below it stays."""

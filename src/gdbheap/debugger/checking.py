@@ -14,6 +14,7 @@ from gdbheap.debugger.busy import Busy, read_busy
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.holding import holders_of
 from gdbheap.debugger.maps import mapped_ranges
+from gdbheap.debugger.progress import Progress
 from gdbheap.debugger.target import Target, each_thread
 from gdbheap.growth.abort import Abort
 from gdbheap.memory import MemoryFault, PageCache
@@ -53,7 +54,8 @@ def check_now(named: str | None) -> Report:
     busy = read_busy(target, state)
     lists = model.free_facts()
     facts = _facts(target, lists, busy)
-    checked = check_heap(model.heap_memory(), state, facts, () if named is None else arenas)
+    with Progress(model.heap_memory()) as memory:
+        checked = check_heap(memory, state, facts, () if named is None else arenas)
     if checked.findings:
         checked = _explained(target, state, lists, facts, checked)
     return Report(state, arenas, read_abort(target, state, busy.dead, checked.findings), checked)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from gdbheap.debugger import model
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.maps import mapped_ranges
+from gdbheap.debugger.progress import Progress
 from gdbheap.memory import BlockCache, MemoryFault, PageCache
 from gdbheap.ptmalloc.account import plan_arena, search_mmapped
 from gdbheap.ptmalloc.arena import Arena
@@ -56,15 +57,17 @@ class ChunkWalk:
 
     def blocks(self, arena: Arena) -> Iterator[tuple[Block, Sequence[int]]]:
         """Yield the blocks of the walk that have wanted chunks, and which of their chunks these are; as ``chunks``."""
-        memory = BlockCache(self._memory, self.abi.page_size)  # the lists and the walk are read from the same bytes
-        plan, free = plan_arena(memory, self._state, arena, self._facts)
-        self._problems += [*plan.problems, *free.problems]
-        blocks = walk_arena(memory, self._state.abi, plan, free)
-        rows = Rows(self._state.abi, blocks, self._wanted, self._limit, self._see)
-        for block, places in rows.blocks():
-            if self._limit is not None:
-                self._limit -= len(places)
-            yield block, places
+        with Progress(self._memory) as progress:
+            memory = BlockCache(progress, self.abi.page_size)  # the lists and the walk are read from the same bytes
+            plan, free = plan_arena(memory, self._state, arena, self._facts)
+            self._problems += [*plan.problems, *free.problems]
+            blocks = walk_arena(memory, self._state.abi, plan, free)
+            rows = Rows(self._state.abi, blocks, self._wanted, self._limit, self._see)
+            for block, places in rows.blocks():
+                if self._limit is not None:
+                    self._limit -= len(places)
+                progress.clear()  # rows are shown next
+                yield block, places
         self.left_out += rows.left_out
 
     def mmapped(self) -> Iterator[Chunk]:

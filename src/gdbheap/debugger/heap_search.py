@@ -8,9 +8,9 @@ from gdbheap.debugger import model
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.options import UsageError
-from gdbheap.mappings import range_of
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.chunk import Chunk
+from gdbheap.ptmalloc.place import Place
 from gdbheap.ptmalloc.whole import WholeWalk, chunk_at
 from gdbheap.render.escape import printable
 
@@ -40,6 +40,8 @@ class Heap:
 
     def require_chunk(self, address: int) -> tuple[Arena | None, Chunk]:
         """Return the chunk that holds ``address``, and its arena; raise TargetError where none was met."""
+        from gdbheap.debugger.inspector import Inspector
+
         walk = WholeWalk(self.memory, self.state, self.facts, self.ranges)
         found = chunk_at(walk, address)
         if found is not None:
@@ -47,13 +49,9 @@ class Heap:
         for part in walk.missing:
             if part.start is not None and part.end is not None and part.start <= address < part.end:
                 raise TargetError(f"{address:#x} is in a part of the heap that cannot be walked: {part.why}")
-        where = range_of(self.ranges, address)
-        if where is not None:
-            name = printable(where.name) or "an anonymous mapping"
-            raise TargetError(f"{address:#x} is in no chunk of malloc's: it is in {name}.")
-        if self.ranges:
-            raise TargetError(f"{address:#x} is in no chunk of malloc's: nothing is mapped there.")
-        raise TargetError(f"{address:#x} is in no chunk of malloc's that was found.")
+        place = Inspector().inspect(address, 0)
+        what = printable(place.text) if isinstance(place, Place) else f"'heap chunk {address:#x}' tells what is there."
+        raise TargetError(f"{address:#x} is in no chunk{' that the walk met' if walk.missing else ''}. {what}")
 
 
 def place_of(text: str) -> tuple[int, int | None]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from gdbheap.debugger import model, session
 from gdbheap.debugger.errors import TargetError
-from gdbheap.memory import MemoryFault, PageCache
+from gdbheap.debugger.progress import Progress
+from gdbheap.memory import BlockCache, MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.account import plan_arena
 from gdbheap.ptmalloc.arena import Arena
@@ -43,10 +44,11 @@ class MapView:
         target = session.target()
         self._state = model.read_state()
         self._facts = model.free_facts()
-        self._memory = target.memory
+        # The lists and the walk are read from the same bytes.
+        self._memory = BlockCache(model.heap_memory(), self._state.abi.page_size)
         self._contents = PageCache(target.memory)
         self._plans: list[tuple[Plan, Membership]] = [
-            plan_arena(target.memory, self._state, arena, self._facts)
+            plan_arena(self._memory, self._state, arena, self._facts)
             for arena in model.chosen_arenas(self._state, named)
         ]
         self.abi: Abi = self._state.abi
@@ -76,7 +78,8 @@ class MapView:
         for plan, free in self._plans:
             if window != EVERYTHING and not may_hold(plan, window):
                 continue
-            drawn = map_arena(self._memory, self.abi, plan, free, window, most_cells=most_cells, most_runs=most_runs)
+            with Progress(self._memory) as memory:
+                drawn = map_arena(memory, self.abi, plan, free, window, most_cells=most_cells, most_runs=most_runs)
             yield Scene(drawn, window, heaps, self._content)
 
     def _content(self, spot: Spot, size: int) -> bytes:

@@ -15,8 +15,8 @@ _PATIENCE = 1.0  # seconds before the line appears at all
 class Progress:
     """Memory that shows on the terminal how much of it was read, once that takes long.
 
-    A context manager: at its end the line is gone again, also where the reading was interrupted or failed. Without a
-    terminal (``descriptor`` is GDB's error stream) it shows nothing.
+    A context manager: at its end the line is gone again, also where the reading was interrupted or failed, and does not
+    come back. Without a terminal (``descriptor`` is GDB's error stream) it shows nothing.
     """
 
     def __init__(self, memory: Memory, descriptor: int = 2) -> None:
@@ -37,12 +37,18 @@ class Progress:
                 self._write(f"\r\033[Kreading the heap: {human_size(self._read)} (Ctrl-C stops)")
         return self._memory.read(address, size)
 
+    def clear(self) -> None:
+        """Take the line away, as before something else is shown."""
+        if self._shown:
+            self._shown = False
+            self._write("\r\033[K")
+
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        if self._shown:
-            self._write("\r\033[K")
+        self._next = 1 << 64
+        self.clear()
 
     def _write(self, text: str) -> None:
         os.write(self._descriptor, text.encode("ascii"))

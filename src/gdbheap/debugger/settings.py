@@ -92,9 +92,10 @@ class Limit(Setting):
     word = "limit"
     subject = "how many rows a list has at most"
     details = (
-        "It holds for commands that are not given -count N: for the rows of 'heap chunks' and 'heap events', for each\n"
-        "free list of 'heap bins' and 'heap tcache', and for the chunks of 'heap map -words'. While it is 200, the\n"
-        "default, a free list has at most 16 and -words 10. JSON has every row all the same (but for -words).\n"
+        "It holds for commands that are not given -count N or -limit N: for the rows of 'heap chunks', 'heap events',\n"
+        "'heap find' and 'heap refs', for each free list of 'heap bins' and 'heap tcache', for the groups of 'heap\n"
+        "find' and for the chunks of 'heap map -words'. While it is 200, the default, a free list has at most 16, a\n"
+        "table of groups 20 and -words 10. JSON has every row all the same (but for -words).\n"
         "'unlimited' lists every row, as -all does.\n\n"
         "Example: set heap limit 1000"
     )

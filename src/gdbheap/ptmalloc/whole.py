@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from gdbheap.mappings import MappedRange
-from gdbheap.memory import Memory
+from gdbheap.memory import BlockCache, Memory
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.account import FreeFacts, plan_arena, search_mmapped
 from gdbheap.ptmalloc.arena import Arena
@@ -107,8 +107,8 @@ class WholeWalk:
 
     def blocks(self) -> Iterator[tuple[Arena | None, Block]]:
         """Yield the blocks of chunks of every arena, and those of mmapped chunks, which are in none."""
-        for arena, plan, free in self._plans():
-            for block in reach(self.memory, self.state.abi, plan, free, self._reached):
+        for memory, arena, plan, free in self._plans():
+            for block in reach(memory, self.state.abi, plan, free, self._reached):
                 yield arena, block
         for block in self._mmapped():
             yield None, block
@@ -116,8 +116,8 @@ class WholeWalk:
     def counts(self) -> Counts:
         """Return how many chunks there are in each state: what the blocks hold, sooner than by going through them."""
         counts = Counts()
-        for arena, plan, free in self._plans():
-            found = totals(self.memory, self.state.abi, plan, free)
+        for memory, arena, plan, free in self._plans():
+            found = totals(memory, self.state.abi, plan, free)
             self._reached.enter(arena, found)
             for state, name in enumerate(STATES):
                 counts.add(state, found.counts[name], found.sizes[name])
@@ -125,10 +125,11 @@ class WholeWalk:
             counts.add(block.states[0], 1, block.columns.sizes[0])
         return counts
 
-    def _plans(self) -> Iterator[tuple[Arena, Plan, Membership]]:
+    def _plans(self) -> Iterator[tuple[Memory, Arena, Plan, Membership]]:
         ring = self.state.ring
         for arena in ring.arenas if self._arenas is None else self._arenas:
-            yield (arena, *plan_arena(self.memory, self.state, arena, self._facts))
+            memory = BlockCache(self.memory, self.state.abi.page_size)  # lists and walk are read from the same bytes
+            yield (memory, arena, *plan_arena(memory, self.state, arena, self._facts))
         if self._arenas is None and ring.problem is not None:
             self._reached.missing.append(Missing(None, None, None, ring.problem))
 

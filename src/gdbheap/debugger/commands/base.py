@@ -193,15 +193,16 @@ def evaluate(text: str, what: str) -> int:
         raise UsageError(f"{what} is a number or an expression that has one, not '{text}': {error}") from None
 
 
-def row_limit(parsed: Parsed, usual: int | None = None) -> int | None:
+def row_limit(parsed: Parsed, usual: int | None = None, option: str = "count") -> int | None:
     """Return how many rows a list has at most, None for all: as -count and -all say, else as `set heap limit` does.
 
-    ``usual`` is how many it has while that is not set, where that is not what other lists have.
+    ``usual`` is how many it has while that is not set, where that is not what other lists have. ``option`` is the one
+    that says it where -count has another meaning.
     """
     from gdbheap.debugger import settings
 
-    if parsed.given("count"):
-        return number(parsed, "count", 0)
+    if parsed.given(option):
+        return number(parsed, option, 0)
     if parsed.given("all"):
         return None
     return settings.limit() if usual is None else settings.limit(usual)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, number
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, number, row_limit
 from gdbheap.debugger.options import Option, Parsed, UsageError
 
-_ROWS = 200
 _GROUPS = 20
 # As gdbheap.ptmalloc has them; those modules are not imported before they are needed.
 _STATES = ("used", "tcache", "fastbin", "unsorted", "small", "large", "free", "top", "fencepost")
@@ -65,7 +64,7 @@ class HeapFind(HeapCommand):
             "size.",
             choices=tuple(dict.fromkeys((*_ROW_ORDERS, *_GROUP_ORDERS))),
         ),
-        Option("limit", "N", f"At most N rows (default {_ROWS}) or N groups of each kind (default {_GROUPS})."),
+        Option("limit", "N", f"At most N rows, or groups of each kind ('set heap limit', or else {_GROUPS} groups)."),
         Option("all", "", "Every row or group."),
         JSON,
     )
@@ -82,6 +81,7 @@ class HeapFind(HeapCommand):
         from dataclasses import replace
 
         from gdbheap.debugger.heap_search import Heap
+        from gdbheap.debugger.progress import Progress
         from gdbheap.debugger.vtables import Vtables
         from gdbheap.memory import MemoryFault, PageCache
         from gdbheap.ptmalloc.search import FoundRows, Groups, Search, Sought
@@ -100,16 +100,16 @@ class HeapFind(HeapCommand):
         abi = heap.state.abi
         sought = _sought(parsed, heap)
         classes = Vtables(abi.word_size, parsed.text("type")) if parsed.given("type") or by == "type" else None
-        limit = _limit(parsed, _GROUPS if by else _ROWS)
+        limit = _limit(parsed, _GROUPS if by else None)
 
-        walk = heap.walk()
-        search = Search(heap.memory, abi, sought, classes)
         groups = Groups() if by else None
         rows = FoundRows(abi, order, limit) if not by and not counting else None
-        if counting and sought == replace(Sought(), states=sought.states):
-            totals = walk.counts().only(sought.states)  # no chunk has to be looked at
-        else:
-            totals = _look(walk, search, groups, rows)
+        with Progress(heap.memory) as heap.memory:
+            walk, search = heap.walk(), Search(heap.memory, abi, sought, classes)
+            if counting and sought == replace(Sought(), states=sought.states):
+                totals = walk.counts().only(sought.states)  # no chunk has to be looked at
+            else:
+                totals = _look(walk, search, groups, rows)
         whole = Wholeness(walk.missing, search.unreadable, walk.problems)
         found = rows.rows() if rows is not None else []
         grouped = _ordered(groups.groups(), order) if groups is not None else []
@@ -173,10 +173,8 @@ def _form(parsed: Parsed) -> tuple[bool, str | None, str]:
     return counting, None, order or _ROW_ORDERS[0]
 
 
-def _limit(parsed: Parsed, default: int) -> int | None:
-    if parsed.given("limit"):
-        return number(parsed, "limit", default)
-    return None if parsed.given("all") or parsed.given("json") else default
+def _limit(parsed: Parsed, usual: int | None) -> int | None:
+    return None if parsed.given("json") and not parsed.given("limit") else row_limit(parsed, usual, "limit")
 
 
 def _ordered(groups: list[Group], order: str) -> list[Group]:

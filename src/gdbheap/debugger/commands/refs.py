@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, number
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, row_limit
 from gdbheap.debugger.options import Option, Parsed, UsageError
-
-_LIMIT = 200
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ class HeapRefs(HeapCommand):
         "that the program keeps in another form (compressed, with tag bits, in a file or on a device) is not seen."
     )
     options = (
-        Option("limit", "N", f"At most N rows (default {_LIMIT})."),
+        Option("limit", "N", "At most N rows (default: 'set heap limit')."),
         Option("all", "", "Every row."),
         JSON,
     )
@@ -39,6 +37,7 @@ class HeapRefs(HeapCommand):
         """Return the references to the chunk that the expression is in."""
         from gdbheap.debugger import model, session
         from gdbheap.debugger.heap_search import Heap, place_of
+        from gdbheap.debugger.progress import Progress
         from gdbheap.debugger.roots import Roots
         from gdbheap.ptmalloc.refs import (
             KINDS,
@@ -57,26 +56,26 @@ class HeapRefs(HeapCommand):
         heap = Heap()
         address, _ = place_of(" ".join(parsed.words))
         abi = heap.state.abi
-        arena, chunk = heap.require_chunk(address)
-        low, high = chunk.address, chunk.address + chunk.size
-
         ranges, skipped = _to_search(heap.ranges)
         unreadable: list[Unreadable] = list(skipped)
         spans = [(item.start, item.start + item.held) for item in ranges]
-        words = words_into(heap.memory, abi, spans, low, high, unreadable)
-        if heap.facts.safe_linking:
-            words += mangled_links(heap.memory, heap.state, heap.facts.tcaches, chunk)
-            words.sort()
-        walk = heap.walk()
-        holders = chunks_of(walk, [word.address for word in words])
+        with Progress(heap.memory) as heap.memory:
+            arena, chunk = heap.require_chunk(address)
+            low, high = chunk.address, chunk.address + chunk.size
+            words = words_into(heap.memory, abi, spans, low, high, unreadable)
+            if heap.facts.safe_linking:
+                words += mangled_links(heap.memory, heap.state, heap.facts.tcaches, chunk)
+                words.sort()
+            walk = heap.walk()
+            holders = chunks_of(walk, [word.address for word in words])
         roots = Roots(session.target(), heap.ranges, low, high)
         areas = malloc_areas(heap.state, model.read_tcaches(session.target())[0])
         references = list(roots.registers)
         for item in chunk_references(abi, words, holders, areas):
             references.append(item if isinstance(item, Reference) else roots.reference(item))
         references.sort(key=lambda item: (KINDS.index(item.kind), item.thread or 0, item.address or 0))
-        unlimited = parsed.given("all") or (parsed.given("json") and not parsed.given("limit"))
-        limit = None if unlimited else number(parsed, "limit", _LIMIT)
+        unlimited = parsed.given("json") and not parsed.given("limit")
+        limit = None if unlimited else row_limit(parsed, option="limit")
         kinds = {kind: sum(item.kind == kind for item in references) for kind in KINDS}
         aims: dict[str, int] = {}
         for item in references:
