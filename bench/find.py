@@ -23,6 +23,7 @@ from walk import ABI, BASE, Image, build, tightest
 
 from gdbheap.ptmalloc.scan import BytesSought, Pieces, WordSought, word_finder
 from gdbheap.ptmalloc.search import FoundRows, FoundTotals, Groups, Search, Sought, TypeNames
+from gdbheap.ptmalloc.sizes import Sizes
 from gdbheap.ptmalloc.totals import totals
 from gdbheap.ptmalloc.whole import Reached, reach
 
@@ -94,6 +95,13 @@ def measure(chunks: int) -> None:
         assert result.complete
         return sum(result.counts.values())
 
+    def by_size(sought: Sought, *, grouped: bool = False) -> int:
+        sizes = Sizes()
+        assert totals(memory, ABI, plan, free, sizes).complete
+        chosen = sizes.only(sought.states, sought.min_size, sought.max_size)
+        assert not grouped or sum(group.chunks for group in Groups(chosen).groups()) == chosen.counts().chunks
+        return chosen.counts().chunks
+
     def pointers() -> int:
         count, position, low = 0, BASE, BASE + whole // 2
         pieces = Pieces(memory, ABI)
@@ -112,10 +120,9 @@ def measure(chunks: int) -> None:
     measured: dict[str, Callable[[], int]] = {
         "tightest loop over one array": lambda: len(tightest(words)),
         "heap find -count": counted,
-        "the same, chunk by chunk": lambda: found(Sought()),
-        "heap find -min-size 0x100 -count": lambda: found(Sought(min_size=0x100)),
-        "heap find -state tcache -count": lambda: found(Sought(states=frozenset(("tcache",)))),
-        "heap find (by size)": lambda: found(Sought(), grouped=True),
+        "heap find -start -count": lambda: found(Sought(start=1)),
+        "heap find -min-size 0x100 -count": lambda: by_size(Sought(min_size=0x100)),
+        "heap find (by size)": lambda: by_size(Sought(), grouped=True),
         "heap find -sort size": lambda: found(Sought(), order="size"),
         "heap find -text -count": lambda: found(Sought(contents=(BytesSought(TEXT[:16]),))),
         "heap find -points-to -count": lambda: found(Sought(contents=(WordSought(target, target + 1, 8),))),

@@ -18,6 +18,7 @@ from gdbheap.ptmalloc.problems import MOST
 from gdbheap.ptmalloc.quick import quick_totals
 from gdbheap.ptmalloc.regions import regions
 from gdbheap.ptmalloc.rows import Rows, Wanted
+from gdbheap.ptmalloc.sizes import Sizes
 from gdbheap.ptmalloc.tcache import observe_safe_linking, read_tcache, tcache_index
 from gdbheap.ptmalloc.totals import ArenaTotals, careful_totals, totals
 from gdbheap.ptmalloc.walk import membership, walk_arena, walk_region
@@ -86,10 +87,11 @@ def everything(image: Image, memory: Any, base: int = MAIN_BASE, block: int = 1 
             pass
     chunks = Rows(abi, walk_arena(memory, abi, plan, free))
     rows = [Row(chunk.address, chunk.size, chunk.state) for chunk in chunks]
-    agreed = careful_totals(image.memory, abi, plan, free)
+    sizes = Sizes()
+    agreed = careful_totals(image.memory, abi, plan, free, lambda block: sizes.see(block.states, block.columns.sizes))
     QUICK.clear()
     for most in (0x20, 0x48, 0x1000, 1 << 20):
-        quick = quick_totals(image.memory, abi, plan, free, most)
+        quick = quick_totals(image.memory, abi, plan, free, most, sized=True)
         if quick is not None:
             QUICK.add(most)
             assert (quick.headers, quick.alignment, tuple(quick.spans)) == (
@@ -99,6 +101,8 @@ def everything(image: Image, memory: Any, base: int = MAIN_BASE, block: int = 1 
             )
             assert quick.counts == list(agreed.counts.values())
             assert quick.sizes == list(agreed.sizes.values())
+            assert quick.by_size is not None
+            assert sorted(quick.by_size.each()) == sorted(sizes.each())
             assert not agreed.gaps
             assert agreed.problems == totals(image.memory, abi, plan, free).problems
     return totals(memory, abi, plan, free), rows

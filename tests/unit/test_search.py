@@ -195,6 +195,12 @@ def test_what_is_found_is_what_there_is(data: st.DataObject, which: tuple[int, b
         for state in STATES
         if (sizes := [row.size for row, _, _ in wanted if row.state == state])
     }
+    if sought.by_size_alone and not named:
+        table = heap.walk().by_size().only(sought.states, sought.min_size, sought.max_size)
+        assert table.counts().by_state() == totals.by_state()
+        assert list(map(vars, Groups(table).groups())) == list(map(vars, groups.groups()))
+    if sought.by_state_alone and not named:
+        assert heap.walk().counts().only(sought.states).by_state() == totals.by_state()
     counted = Counter((name, None if name else row.size, row.state) for row, _, name in wanted)
     assert counted == {
         (group.class_name, group.size, state): count

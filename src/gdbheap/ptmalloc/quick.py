@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from itertools import compress, repeat
 from operator import add, and_, getitem, rshift, sub
@@ -17,6 +18,7 @@ from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Abi, WordBuffer
 from gdbheap.ptmalloc.chunk import FENCEPOST, MERGED_STATES, STATES, TCACHE, TOP, USED, state_table
 from gdbheap.ptmalloc.regions import Plan, Region
+from gdbheap.ptmalloc.sizes import Sizes
 from gdbheap.ptmalloc.walk import MAX_BLOCK, Ending, Membership, region_ending
 
 _MIN_BLOCK = 1 << 12
@@ -33,7 +35,7 @@ class _Odd(Exception):
 class QuickTally:
     """Counts and sizes by state, and what the regions of one arena are made of."""
 
-    def __init__(self, memory: Memory, abi: Abi, plan: Plan, free: Membership, max_block: int) -> None:
+    def __init__(self, memory: Memory, abi: Abi, plan: Plan, free: Membership, max_block: int, sized: bool) -> None:
         self.counts = [0] * len(STATES)
         self.sizes = [0] * len(STATES)
         self.headers = self.alignment = 0
@@ -44,6 +46,9 @@ class QuickTally:
         self._plan = plan
         self._free = free
         self._max_block = max_block
+        #: The same by size; None where that is not asked for.
+        self.by_size = Sizes() if sized else None
+        self._words_met: Counter[int] = Counter()
         self._sound: set[int] = set()  # size words of this region that were looked at
         self._met = 0  # how many chunks of lists
         self._after_free = False  # whether the chunk before it is free, so that PREV_INUSE must be clear in it
@@ -58,26 +63,40 @@ class QuickTally:
             if ending.at_top:
                 word = abi.read_word(self._memory, arena.top + abi.word_size)
                 size = word & ~FLAG_BITS
-                self._add(TOP, 1, size)
+                self._add(TOP, [size])
                 end = arena.top + size
             elif region.kind == "brk" or ending.end is None:
                 raise _Odd  # something else moved the break: what is behind it needs a closer look
             else:
                 word = ending.fenceposts[0][1]
-                size = sum((post & ~FLAG_BITS) or abi.header for _, post in ending.fenceposts)
-                self._add(FENCEPOST, len(ending.fenceposts), size)
+                sizes = [(post & ~FLAG_BITS) or abi.header for _, post in ending.fenceposts]
+                self._add(FENCEPOST, sizes)
                 end = ending.end
-                self.alignment += max(end - ending.address - size, 0)
+                self.alignment += max(end - ending.address - sum(sizes), 0)
             if bool(word & PREV_INUSE) == self._after_free:
                 raise _Odd
             self.spans.append((region.address, end))
         # tcaches may hold chunks of other arenas; each chunk on a list of the arena's own must have been met.
         if self._met - self.counts[TCACHE] != len(self._free.states) - self._free.states.count(TCACHE):
             raise _Odd
+        if self.by_size is not None:
+            self.by_size.add(USED, self._used())
 
-    def _add(self, state: int, count: int, size: int) -> None:
-        self.counts[state] += count
-        self.sizes[state] += size
+    def _used(self) -> Counter[int]:
+        """Return how many chunks of each size are used: those that were met and are on no list."""
+        used: Counter[int] = Counter()
+        for word, count in self._words_met.items():
+            used[word & ~FLAG_BITS] += count
+        for state, _, size, count in self.by_size.each() if self.by_size is not None else ():
+            if state not in (TOP, FENCEPOST):
+                used[size] -= count
+        return +used
+
+    def _add(self, state: int, sizes: Sequence[int]) -> None:
+        self.counts[state] += len(sizes)
+        self.sizes[state] += sum(sizes)
+        if self.by_size is not None:
+            self.by_size.add(state, sizes)
 
     def _region(self, region: Region) -> Ending:
         abi, memory = self._abi, self._memory
@@ -123,8 +142,11 @@ class QuickTally:
         self._check_flags(region, column, words, index, stops, own, states)
         sizes = list(map(and_, own, repeat(~FLAG_BITS)))
         for state in set(states):
-            self._add(state, states.count(state), sum(compress(sizes, states.translate(_IS[state]))))
-        self._add(USED, len(column) - len(stops), 8 * index - sum(sizes))
+            self._add(state, list(compress(sizes, states.translate(_IS[state]))))
+        self.counts[USED] += len(column) - len(stops)
+        self.sizes[USED] += 8 * index - sum(sizes)
+        if self.by_size is not None:
+            self._words_met.update(column)
         return len(column), index
 
     def _check_flags(
@@ -187,16 +209,19 @@ def _follow(words: array[int], stops: Sequence[int]) -> tuple[list[int], int]:
 
 
 def quick_totals(
-    memory: Memory, abi: Abi, plan: Plan, free: Membership, max_block: int = MAX_BLOCK
+    memory: Memory, abi: Abi, plan: Plan, free: Membership, max_block: int = MAX_BLOCK, *, sized: bool = False
 ) -> QuickTally | None:
-    """Return what the bytes of a sound arena of a 64-bit process are; None where anything about it is odd."""
+    """Return what the bytes of a sound arena of a 64-bit process are, by size as well if they are to be ``sized``.
+
+    None where anything about it is odd.
+    """
     if abi.word_size != 8 or abi.alignment != 16 or free.problems or plan.problems or not plan.complete:
         return None
     if not isinstance(free.addresses, array):
         return None  # some addresses are not aligned, or on two lists
     if plan.top_is_lost or sum(region.top is not None for region in plan.regions) != 1:
         return None
-    tally = QuickTally(memory, abi, plan, free, max_block)
+    tally = QuickTally(memory, abi, plan, free, max_block, sized)
     try:
         tally.run()
     except (_Odd, MemoryFault):

@@ -16,6 +16,7 @@ from gdbheap.ptmalloc.abi import FLAG_BITS, Abi
 from gdbheap.ptmalloc.chunk import FENCEPOST, STATES, TOP, USED, Chunk, state_table
 from gdbheap.ptmalloc.counts import Counts
 from gdbheap.ptmalloc.scan import PIECE, BytesSought, Pieces, Unreadable, WordSought
+from gdbheap.ptmalloc.sizes import Sizes
 from gdbheap.ptmalloc.walk import Block
 from gdbheap.ptmalloc.whole import MMAPPED, chunk_in, user_end
 
@@ -54,6 +55,16 @@ class Sought:
     end: int | None = None
     contents: tuple[Content, ...] = ()
     typed: bool = False
+
+    @property
+    def by_size_alone(self) -> bool:
+        """Whether the sizes and states of chunks are all that has to be known of them."""
+        return not (self.start or self.end is not None or self.contents or self.typed)
+
+    @property
+    def by_state_alone(self) -> bool:
+        """Whether their states are."""
+        return self.by_size_alone and self.min_size <= 0 and self.max_size is None
 
 
 @dataclass(frozen=True)
@@ -259,10 +270,10 @@ class Group(Counts):
 
 
 class Groups:
-    """What was found, grouped by class where the matches have one, and by size otherwise."""
+    """What was found, grouped by class where the matches have one, and by size otherwise; ``sizes`` were found."""
 
-    def __init__(self) -> None:
-        self._sizes: dict[tuple[int, bool], Counter[int]] = {}  # by state and mmapped: how many of each size
+    def __init__(self, sizes: Sizes | None = None) -> None:
+        self._sizes = Sizes() if sizes is None else sizes
         self._classes: Counter[tuple[str, int]] = Counter()  # class and size
 
     def see(self, matches: Matches) -> None:
@@ -272,11 +283,9 @@ class Groups:
         if classes:
             self._classes.update(zip(classes.values(), map(sizes.__getitem__, classes)))
             mask = _without(mask, _mask_of(classes, len(mask)))
-        for state in set(states):
-            chosen = _both(mask, states.translate(_IS[state]))
-            if 1 in chosen:
-                key = state, matches.block.columns.region.kind == MMAPPED
-                self._sizes.setdefault(key, Counter()).update(compress(sizes, chosen))
+        self._sizes.see(
+            bytes(compress(states, mask)), list(compress(sizes, mask)), matches.block.columns.region.kind == MMAPPED
+        )
 
     def groups(self) -> list[Group]:
         """Return the groups, those with most bytes first."""
@@ -286,11 +295,10 @@ class Groups:
                 by_class[name] = Group(name, None)
             by_class[name].add(USED, count, count * size)  # in no other state is a class known
         by_size: dict[tuple[int, bool], Group] = {}
-        for (state, mmapped), counter in self._sizes.items():
-            for size, count in counter.items():
-                if (size, mmapped) not in by_size:
-                    by_size[size, mmapped] = Group(None, size, mmapped)
-                by_size[size, mmapped].add(state, count, count * size)
+        for state, mmapped, size, count in self._sizes.each():
+            if (size, mmapped) not in by_size:
+                by_size[size, mmapped] = Group(None, size, mmapped)
+            by_size[size, mmapped].add(state, count, count * size)
         found = [*by_class.values(), *by_size.values()]
         return sorted(found, key=lambda group: (-group.bytes, -group.chunks, group.class_name or "", group.size or 0))
 

@@ -13,6 +13,7 @@ from gdbheap.ptmalloc.chunk import FASTBIN, FENCEPOST, LARGE, SMALL, STATES, TCA
 from gdbheap.ptmalloc.problems import Problems
 from gdbheap.ptmalloc.quick import quick_totals
 from gdbheap.ptmalloc.regions import Gap, Plan, Region
+from gdbheap.ptmalloc.sizes import Sizes
 from gdbheap.ptmalloc.walk import Block, Membership, walk_arena
 
 _LISTED = (TCACHE, FASTBIN, UNSORTED, SMALL, LARGE)
@@ -168,15 +169,18 @@ def _result(
     return replace(found, problems=texts.texts())
 
 
-def totals(memory: Memory, abi: Abi, plan: Plan, free: Membership) -> ArenaTotals:
+def totals(memory: Memory, abi: Abi, plan: Plan, free: Membership, by_size: Sizes | None = None) -> ArenaTotals:
     """Walk an arena and return what its bytes are.
 
     ``free`` is the membership of this arena's own lists and of all tcaches: a chunk that they name where the walk
-    found none is a problem too.
+    found none is a problem too. ``by_size`` is where the chunks are entered by their sizes, if anywhere.
     """
-    quick = quick_totals(memory, abi, plan, free)
+    quick = quick_totals(memory, abi, plan, free, sized=by_size is not None)
     if quick is None:
-        return careful_totals(memory, abi, plan, free)
+        seen = None if by_size is None else lambda block: by_size.see(block.states, block.columns.sizes)
+        return careful_totals(memory, abi, plan, free, seen)
+    if by_size is not None and quick.by_size is not None:
+        by_size.merge(quick.by_size)
     return _result(plan, quick.counts, quick.sizes, (quick.headers, quick.alignment), (), quick.spans, ())
 
 

@@ -15,6 +15,7 @@ from gdbheap.ptmalloc.chunk import FASTBIN, FENCEPOST, STATES, TCACHE, USED, Chu
 from gdbheap.ptmalloc.counts import Counts
 from gdbheap.ptmalloc.problems import Problems
 from gdbheap.ptmalloc.regions import Plan, Region
+from gdbheap.ptmalloc.sizes import Sizes
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.ptmalloc.totals import ArenaTotals, Tally, totals
 from gdbheap.ptmalloc.walk import Block, Columns, Membership, membership, walk_arena
@@ -124,6 +125,15 @@ class WholeWalk:
         for block in self._mmapped():
             counts.add(block.states[0], 1, block.columns.sizes[0])
         return counts
+
+    def by_size(self) -> Sizes:
+        """Return how many chunks there are of each size, likewise."""
+        sizes = Sizes()
+        for memory, arena, plan, free in self._plans():
+            self._reached.enter(arena, totals(memory, self.state.abi, plan, free, sizes))
+        for block in self._mmapped():
+            sizes.see(block.states, block.columns.sizes, mmapped=True)
+        return sizes
 
     def _plans(self) -> Iterator[tuple[Memory, Arena, Plan, Membership]]:
         ring = self.state.ring

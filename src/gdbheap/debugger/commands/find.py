@@ -78,13 +78,11 @@ class HeapFind(HeapCommand):
 
     def answer(self, parsed: Parsed) -> Answer:
         """Return the chunks, groups or sums that are asked for."""
-        from dataclasses import replace
-
         from gdbheap.debugger.heap_search import Heap
         from gdbheap.debugger.progress import Progress
         from gdbheap.debugger.vtables import Vtables
         from gdbheap.memory import MemoryFault, PageCache
-        from gdbheap.ptmalloc.search import FoundRows, Groups, Search, Sought
+        from gdbheap.ptmalloc.search import FoundRows, Groups, Search
         from gdbheap.render.find import (
             Wholeness,
             find_object,
@@ -106,8 +104,12 @@ class HeapFind(HeapCommand):
         rows = FoundRows(abi, order, limit) if not by and not counting else None
         with Progress(heap.memory) as heap.memory:
             walk, search = heap.walk(), Search(heap.memory, abi, sought, classes)
-            if counting and sought == replace(Sought(), states=sought.states):
-                totals = walk.counts().only(sought.states)  # no chunk has to be looked at
+            # Where the sums tell, no chunk has to be looked at.
+            if counting and sought.by_state_alone:
+                totals = walk.counts().only(sought.states)
+            elif sought.by_size_alone and rows is None and classes is None:
+                sizes = walk.by_size().only(sought.states, sought.min_size, sought.max_size)
+                totals, groups = sizes.counts(), Groups(sizes) if by else None
             else:
                 totals = _look(walk, search, groups, rows)
         whole = Wholeness(walk.missing, search.unreadable, walk.problems)
