@@ -5,6 +5,7 @@ CHUNKS say otherwise; the last takes 2 GB) and prints, for each chunk and in CPU
 
 - the tightest loop that Python can make over the same bytes, reading them not included;
 - `heap`, as the user calls it, with its ratio to that loop, and to `heap` with 100 thousand chunks;
+- `heap find -count`, and `heap find -count -min-size 0x100`, as ratios to the loop;
 - the walk with the state of each chunk, free lists read anew, with the ratio to the loop;
 - `heap chunks -all` into a file, with the ratio to that walk and the plain formatting of the same rows into a file;
 - how much memory GDB needed at most for `heap`, beyond what it had.
@@ -37,7 +38,8 @@ def main(counts: list[int]) -> None:
 
     program = build("c_fixtures/many.c")
     base = 0.0
-    head = f"{'chunks':>10} {'loop ns':>8} {'heap ns':>8} {'/loop':>6} {'/100k':>6} {'walk ns':>8} {'/loop':>6}"
+    head = f"{'chunks':>10} {'loop ns':>8} {'heap ns':>8} {'/loop':>6} {'/100k':>6} {'count':>6} {'sizes':>6}"
+    head += f" {'walk ns':>8} {'/loop':>6}"
     print(f"{head} {'listing':>8} {'/plain':>6} {'memory':>8}")
     for count in counts:
         with tempfile.TemporaryDirectory() as folder, open(f"{folder}/output", "wb") as output:
@@ -52,7 +54,9 @@ def main(counts: list[int]) -> None:
         if count == CHUNKS[1]:
             base = heap
         flat = f"{heap / base:6.2f}" if base else f"{'-':>6}"
-        text = f"{count:10} {loop:8.0f} {heap:8.0f} {heap / loop:6.2f} {flat} {walk:8.0f} {walk / loop:6.2f}"
+        found, sized = (float(values[name]) / count * 1e9 / loop for name in ("found", "sized"))
+        text = f"{count:10} {loop:8.0f} {heap:8.0f} {heap / loop:6.2f} {flat} {found:6.2f} {sized:6.2f}"
+        text += f" {walk:8.0f} {walk / loop:6.2f}"
         if "listing" in values:
             listing, plain = float(values["listing"]), float(values["plain"])
             text += f" {listing / count * 1e9:8.0f} {listing / plain:6.2f}"
@@ -72,6 +76,8 @@ def inside(folder: str) -> None:
     measured: dict[str, Callable[[], float]] = {
         "loop": loop,
         "heap": lambda: timed(lambda: gdb.execute("heap", to_string=True)),
+        "found": lambda: timed(lambda: gdb.execute("heap find -count", to_string=True)),
+        "sized": lambda: timed(lambda: gdb.execute("heap find -count -min-size 0x100", to_string=True)),
         "walk": lambda: timed(walk),
     }
     if chunks <= LISTED:
