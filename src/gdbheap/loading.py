@@ -92,9 +92,18 @@ def load(gdb, root):
     if os.path.realpath(loaded) != os.path.realpath(root):
         gdb.write("gdbheap is already loaded from %s: start a new GDB to load it from %s.\n" % (loaded, root))
         return
-    refusal = too_old(gdb.VERSION, sys.version_info) or find_needs(root, getattr(gdb, "gdbheap_sites", ()))
+    refusal = too_old(gdb.VERSION, sys.version_info)
     if refusal:
         raise gdb.GdbError(refusal)
+    lack = look_again(gdb)
     import gdbheap.debugger
 
     gdbheap.debugger.load()
+    if lack:
+        gdb.write("%s 'help heap' needs none of it; commands that do will ask again.\n" % lack, gdb.STDERR)
+
+
+def look_again(gdb):
+    # type: (Any) -> str
+    """Do as ``find_needs`` for this gdbheap, with what the launcher has recorded in ``gdb``."""
+    return find_needs(os.path.dirname(os.path.dirname(__file__)), getattr(gdb, "gdbheap_sites", ()))

@@ -254,8 +254,31 @@ def test_a_taken_name() -> None:
 
 
 def test_missing_packages(checkout: Path) -> None:
-    done = gdb(HIDE_PACKAGES, "source gdbheap", cwd=checkout)
-    done.refused("pygments and tabulate", f"run sh {checkout}/scripts/setup.sh")
+    """What needs them says so, in the sentence that loading did; what does not works."""
+    advice = f"run sh {checkout}/scripts/setup.sh."
+    works = ("help heap", "set heap colour on", "heap catch", "break exit", "run", "heap bins", "heap why-grow")
+    done = gdb(HIDE_PACKAGES, "source gdbheap", *works, "heap find", cwd=checkout, program=["/bin/ls"])
+    said = [line for line in done.err.splitlines() if "gdbheap needs" in line]
+    assert said[0].startswith("gdbheap needs pygments and tabulate, which GDB's Python "), done.report
+    assert said[0].split(" 'help heap' ")[0] == said[1], done.report
+    assert said[0].split(" 'help heap' ")[0].endswith(advice), done.report
+    assert len(said) == 2, done.report
+    for shown in ("List of heap subcommands", "unsorted list", "the sum"):
+        assert shown in done.out, done.report
+    assert "Traceback" not in done.err + done.out
+    assert done.status == 1, done.report
+
+
+def test_packages_that_come_later(checkout: Path) -> None:
+    """The set-up was run meanwhile: GDB need not be started again."""
+    link = f"python import os; os.symlink('{ROOT}/.venv', '{checkout}/.venv')"
+    commands = ("break exit", "run", "heap arenas", link, "heap arenas", "heap arenas")
+    done = gdb(HIDE_PACKAGES, "source gdbheap", *commands, cwd=checkout, program=["/bin/ls"])
+    said = [line for line in done.err.splitlines() if line]
+    assert said[-2].startswith("gdbheap needs pygments and tabulate"), done.report
+    assert said[-1] == "tabulate was not there before and is now: give the command again.", done.report
+    assert "main_arena" in done.out, done.report
+    assert done.status == 0, done.report
 
 
 def test_the_packages_of_the_virtual_environment_are_found(checkout: Path) -> None:
@@ -267,7 +290,8 @@ def test_a_missing_package(checkout: Path) -> None:
     library = checkout / ".venv" / "lib" / "python3" / "site-packages" / "pygments"
     library.mkdir(parents=True)
     (library / "__init__.py").touch()
-    gdb(HIDE_PACKAGES, "source gdbheap", cwd=checkout).refused("gdbheap needs tabulate, ")
+    done = gdb(HIDE_PACKAGES, "source gdbheap", cwd=checkout)
+    assert done.err.startswith("gdbheap needs tabulate, "), done.report
 
 
 def test_an_incomplete_checkout(checkout: Path) -> None:

@@ -24,11 +24,17 @@ class Told:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is None:
             return
+        from gdbheap.loading import NEEDS, look_again
         from gdbheap.memory import MemoryFault  # with typing, too slow to import for a session that never gets here
 
         if isinstance(error, (UsageError, TargetError, gdb.GdbError)):
             from gdbheap.render.escape import printable
 
             raise gdb.GdbError(printable(str(error))) from None
+        if isinstance(error, ModuleNotFoundError) and error.name in NEEDS:
+            lack = look_again(gdb)
+            raise gdb.GdbError(
+                lack or f"{error.name} was not there before and is now: give the command again."
+            ) from None
         if isinstance(error, MemoryFault):
             raise gdb.GdbError(f"GDB {error}.") from None

@@ -33,9 +33,12 @@ class Colour(Plain):
         return f"\033[{_CODES[role]}m{text}\033[m"
 
     def _highlight(self, text: str, language: str) -> str:
-        from pygments import highlight
-        from pygments.formatters import TerminalFormatter
-        from pygments.lexers import get_lexer_by_name
+        try:
+            from pygments import highlight
+            from pygments.formatters import TerminalFormatter
+            from pygments.lexers import get_lexer_by_name
+        except ModuleNotFoundError:  # that it is missing was said when gdbheap was loaded
+            return text
 
         return str(highlight(text, get_lexer_by_name(language), TerminalFormatter())).rstrip("\n")
 
