@@ -13,8 +13,6 @@ from gdbheap.simulate.words import Words
 #: Where placeholders for addresses that the kernel chooses begin, by word size: no process has anything there.
 _PLACEHOLDERS = {8: 1 << 52, 4: 0x00100000}
 _PLACEHOLDERS_END = {8: 1 << 56, 4: 0x08000000}
-#: Bytes at the start of a chunk that malloc may have written: in a mapping of its own that is all.
-_HEADER = 64
 
 
 class Kernel(Protocol):
@@ -143,9 +141,7 @@ def apply(words: Words, call: Call, answer: int, brk_before: int | None) -> None
     elif name == "mmap":
         words.fresh(answer, answer + args[1])
     elif name == "munmap":
-        chunk = args[0] + sum(term.value for term in call.terms if term.name == "offset")
-        header = (chunk, chunk + _HEADER) if call.path == "munmap-chunk" else None
-        words.unmap(args[0], args[0] + args[1], header)
+        words.unmap(args[0], args[0] + args[1])
     elif name == "mremap":
         if answer != args[0]:
             words.move(args[0], args[1], answer)
