@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gdbheap.simulate.operations import KINDS
 from gdbheap.simulate.sequence import Entry, entry_text, parse_sequence
 from tests.support.debugger import Answers, Gdb
 from tests.support.environment import needs, plain_environment
@@ -47,7 +48,7 @@ def plain(entries: list[Entry]) -> list[Entry]:
     """
     return [
         entry._replace(arguments=(min(entry.arguments[0], 0x1000), *entry.arguments[1:]))
-        if entry.name == "memalign"
+        if KINDS[entry.name].parameters[0] == "alignment"
         else entry
         for entry in entries
         if entry.name != "mallopt"

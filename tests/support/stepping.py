@@ -20,7 +20,7 @@ from gdbheap.ptmalloc.bins import read_free_lists
 from gdbheap.ptmalloc.tcache import read_tcache
 from gdbheap.simulate.linux import is_placeholder
 from gdbheap.simulate.machine import Machine
-from gdbheap.simulate.operations import Operation, Prediction, predict
+from gdbheap.simulate.operations import KINDS, Operation, Prediction, predict
 from gdbheap.simulate.sequence import TAKES_MEMORY, Entry, parse_sequence
 
 #: Arguments of system calls that the kernel's own choice of an address decides.
@@ -75,7 +75,7 @@ def _compare(entry: Entry, prediction: Prediction, pointer: int, first: int) -> 
     result = prediction.result or 0
     target = session.target()
     chosen = is_placeholder(target.abi.word_size, result)
-    if chosen and entry.name == "memalign" and entry.arguments[0] > 0x1000:
+    if chosen and KINDS[entry.name].parameters[0] == "alignment" and entry.arguments[0] > 0x1000:
         pass  # where it begins in the mapping, and so its size, depends on the address that the kernel chooses
     elif chosen and entry.result >= 0:
         size = target.abi.read_word(target.memory, pointer - target.abi.word_size)
@@ -113,7 +113,7 @@ def step() -> dict[str, object]:
         difference = _compare(entry, prediction, pointer, first)
         if difference is not None:
             return {"operations": number, "difference": f"operation {number}, {entry}: {difference}"}
-        if entry.name in TAKES_MEMORY and (pointer or entry.name == "free" or not entry.arguments[-1]):
+        if entry.name in TAKES_MEMORY and (pointer or entry.name == "free" or 0 in entry.arguments[1:]):
             memory.pop(entry.arguments[0], None)
         if entry.result >= 0 and (pointer or entry.name not in TAKES_MEMORY):
             memory[entry.result] = pointer

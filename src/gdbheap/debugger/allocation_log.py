@@ -21,8 +21,8 @@ _FUNCTIONS: Mapping[str, tuple[str, Callable[[list[int]], tuple[int, ...]], bool
     "reallocarray": ("reallocarray", lambda given: (given[0], given[1], given[2]), True),
     "free": ("free", lambda given: (given[0],), False),
     "memalign": ("memalign", lambda given: (given[0], given[1]), True),
-    "aligned_alloc": ("memalign", lambda given: (given[0], given[1]), True),
-    "posix_memalign": ("memalign", lambda given: (given[1], given[2]), True),
+    "aligned_alloc": ("aligned_alloc", lambda given: (given[0], given[1]), True),
+    "posix_memalign": ("posix_memalign", lambda given: (given[1], given[2]), True),
     "valloc": ("valloc", lambda given: (given[0],), True),
     "pvalloc": ("pvalloc", lambda given: (given[0],), True),
     "malloc_trim": ("trim", lambda given: (given[0],), False),
@@ -128,7 +128,7 @@ class AllocationLog:
                     self._names.pop(old, None)
                 return
             name = self._names.get(old, 0)
-            if result or not arguments[-1]:
+            if result or 0 in arguments[1:]:
                 self._names.pop(old, None)
             arguments = (name, *arguments[1:])
         self._write(thread, f"{pending.kind} {' '.join(map(str, arguments))} = {self._next}")

@@ -49,7 +49,7 @@ def parse_operations(text: str) -> list[Asked]:
 def _parse(text: str) -> Asked:
     match = _CALL.fullmatch(text)
     first, _, rest = (match[1], "", match[2]) if match else text.strip().partition(" ")
-    name = {"malloc_trim": "trim", "aligned_alloc": "memalign"}.get(first, first)
+    name = {"malloc_trim": "trim"}.get(first, first)
     kind = KINDS.get(name)
     if kind is None:
         raise UsageError(f"'{first}' is no operation: they are {', '.join(KINDS)}.")

@@ -80,13 +80,16 @@ def _end(item: Prediction, style: Plain) -> Iterator[str]:
     if item.end == "chunk":
         assert item.result is not None
         assert item.chunk is not None
+        stored = "0, and stores " if item.operation.name == "posix_memalign" else ""
         yield (
-            f"{style.paint('address', place(machine, item.result))}: the chunk at {place(machine, item.chunk)} of "
-            f"{item.chunk_size:#x} bytes, {item.usable:,} of them usable"
+            f"{stored}{style.paint('address', place(machine, item.result))}: the chunk at "
+            f"{place(machine, item.chunk)} of {item.chunk_size:#x} bytes, {item.usable:,} of them usable"
         )
     elif item.end == "null":
-        refused = item.operation.name in ("realloc", "reallocarray") and 0 in item.operation.arguments[1:]
-        yield "NULL" if refused else "NULL, with errno ENOMEM" + _errno(item)
+        if item.operation.name == "posix_memalign":
+            yield f"{item.errno}, and stores no pointer"
+        else:
+            yield f"NULL, with errno {item.errno}" if item.errno else "NULL"
     elif item.end == "done":
         yield "nothing" if item.result is None else str(item.result)
     elif item.end == "abort":
@@ -95,10 +98,6 @@ def _end(item: Prediction, style: Plain) -> Iterator[str]:
         yield style.paint("bad", f"the program gets a SIGSEGV. {item.message}")
     else:
         yield style.paint("bad", f"from here on: {item.message}")
-
-
-def _errno(item: Prediction) -> str:
-    return " (EINVAL where the alignment is refused)" if item.operation.name == "memalign" else ""
 
 
 def _steps(steps: Sequence[Step], style: Plain) -> Iterator[str]:
@@ -236,6 +235,7 @@ def prediction_object(item: Prediction) -> dict[str, object]:
         "chunk": item.chunk,
         "size": item.chunk_size,
         "usable": item.usable,
+        "errno": item.errno or None,
         "message": item.message,
         "steps": [_step_object(step) for step in item.steps],
         "calls": [_call_object(call, answer) for call, answer in item.calls],

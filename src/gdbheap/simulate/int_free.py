@@ -228,7 +228,7 @@ def _finish_mapping(
 def merge_chunk(machine: Machine, arena: int, chunk: int, size: int) -> None:
     """Merge a chunk with its free neighbours and put it on a list (_int_free_merge_chunk)."""
     words, word_size = machine.words, machine.word_size
-    function = "_int_free_merge_chunk" if machine.released_239 else "_int_free"
+    function = "_int_free_merge_chunk" if machine.has_merge_chunk else "_int_free"
     following, freed = chunk + size, chunk
     top = words[arena + machine.top_at]
     if chunk == top:
@@ -285,7 +285,7 @@ def create_chunk(machine: Machine, arena: int, chunk: int, size: int, following:
     The middle of _int_free, _int_free_create_chunk from glibc 2.39 on.
     """
     words, word_size = machine.words, machine.word_size
-    function = "_int_free_create_chunk" if machine.released_239 else "_int_free"
+    function = "_int_free_create_chunk" if machine.has_merge_chunk else "_int_free"
     if following == words[arena + machine.top_at]:
         size += next_size
         words[chunk + word_size] = size | PREV_INUSE

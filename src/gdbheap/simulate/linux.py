@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Protocol
 
 from gdbheap.ptmalloc.abi import round_up
@@ -88,40 +87,6 @@ class WillingKernel:
 def is_placeholder(word_size: int, address: int) -> bool:
     """Whether an address stands for one that the kernel chooses."""
     return _PLACEHOLDERS[word_size] <= address < _PLACEHOLDERS_END[word_size]
-
-
-class RecordedKernel:
-    """A kernel that maps where a record says that the real one did; brk succeeds.
-
-    ``mappings`` are the addresses, in the order in which mappings of chunks are made or moved, and ``heaps`` those of
-    heaps of arenas.
-    """
-
-    def __init__(self, mappings: Iterable[int] = (), heaps: Iterable[int] = ()) -> None:
-        self.mappings = list(mappings)
-        self.heaps = list(heaps)
-        self.brk = 0
-
-    def copy(self) -> RecordedKernel:
-        """Return a kernel that answers what this one would."""
-        made = RecordedKernel(self.mappings, self.heaps)
-        made.brk = self.brk
-        return made
-
-    def answer(self, call: Call) -> int:
-        """Return the kernel's answer."""
-        if call.syscall == "brk":
-            if call.args[0]:
-                self.brk = call.args[0]
-            return self.brk
-        if call.path == "heap-reserve" and self.heaps:
-            # Most of what is reserved lies below the heap, so that the rest above it is the least that it can be.
-            return self.heaps.pop(0) - call.args[1] // 2 + 0x1000
-        if call.syscall in ("mmap", "mremap") and not (call.syscall == "mmap" and call.args[3] & MAP_FIXED):
-            if not self.mappings:
-                raise Unpredictable(f"The record tells of no mapping here, but {call.syscall} is called.")
-            return self.mappings.pop(0)
-        return call.args[0] if call.syscall == "mmap" else 0
 
 
 def apply(words: Words, call: Call, answer: int, brk_before: int | None) -> None:

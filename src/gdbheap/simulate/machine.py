@@ -70,7 +70,8 @@ class Machine:
     they are not kept, which is quicker). ``changes`` are full sentences about settings and the like that moved, and
     ``source`` is where the last request got its memory from (SOURCES of simulate.trace). While steps are kept,
     ``touched`` are the bins that a chunk was taken out of or sorted into, of whichever arena, and ``freed`` is where
-    the last chunk that was freed went.
+    the last chunk that was freed went. ``errno`` is the error that
+    NULL stands for where an operation returns it, empty where that is no error.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Machine:
         self.source = ""
         self.touched: set[int] = set()
         self.freed: Freed | None = None
+        self.errno = "ENOMEM"
 
         self.word_size = abi.word_size
         self.header = abi.header
@@ -142,13 +144,13 @@ class Machine:
         self.largest_small = self.min_size + (SMALL_BINS - 1) * abi.alignment
         since = glibc.since
         self.released_233 = since(2, 33)
-        self.released_239 = since(2, 39)
+        self.scans_bins = glibc.scans_bins if since(2, 38) and not since(2, 39) else False
+        self.has_merge_chunk = since(2, 39) or (since(2, 38) and self.scans_bins is False)
         self.released_241 = since(2, 41)
         self.checks_fastbins = since(2, 27)
         self.checks_merge = since(2, 29)
         self.checks_largebins = since(2, 30)
         self.checks_removal = since(2, 28) and not since(2, 38)
-        self.scans_bins = since(2, 38) and not since(2, 39)
         self.refuses_ptrdiff = since(2, 30)
         self.inits_tcache_inside = not layout.has_fastbins
         self.asks_single = not layout.has_fastbins or fastchunks is not None
@@ -178,7 +180,7 @@ class Machine:
         made.variables = copy(self.variables)
         made.kernel = self.kernel.copy()
         made.calls, made.changes, made.touched, made.source = [], [], set(), ""
-        made.freed = None
+        made.freed, made.errno = None, "ENOMEM"
         made.steps = None if self.steps is None else []
         return made
 

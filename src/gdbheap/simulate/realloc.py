@@ -23,6 +23,7 @@ def realloc(machine: Machine, pointer: int, request: int) -> int | None:
     if not request:
         if machine.steps is not None:
             machine.note("look", "__libc_realloc", "The new size is 0: the chunk is freed, and NULL is returned.")
+        machine.errno = ""
         free(machine, pointer)
         return None
     chunk = pointer - machine.header

@@ -8,7 +8,6 @@ from itertools import islice
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import Abi, round_down, round_up
 
-
 #: Addresses are looked up by blocks of that many bits where those in a range are wanted.
 _BLOCK_BITS = 16
 
