@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gdbheap.simulate.operations import KINDS
-from gdbheap.simulate.sequence import Entry, entry_text, parse_sequence
+from gdbheap.simulate.sequence import TAKES_MEMORY, Entry, entry_text, parse_sequence
 from tests.support.debugger import Answers, Gdb
 from tests.support.environment import needs, plain_environment
 from tests.support.operations import random_operations
@@ -99,7 +99,7 @@ def test_a_real_programs_operations_are_listed(gdb: Gdb, programs: Programs, tmp
     names: dict[int, int] = {}
     assert len(found) == len(entries)
     for real, seen in zip(entries, found):
-        takes_memory = real.name in ("realloc", "free")
+        takes_memory = real.name in TAKES_MEMORY
         assert (seen.name, seen.arguments[takes_memory:]) == (real.name, real.arguments[takes_memory:])
         if takes_memory:
             assert seen.arguments[0] == names.pop(real.arguments[0])

@@ -71,6 +71,7 @@ def read_glibc(target: Target) -> Glibc:
         hooks=_hooks(target),
         processors=os.cpu_count() if local_pid() is not None else None,
         partial=is_core(),
+        scans_bins=target.scans_bins if target.release.version == (2, 38) else None,
     )
 
 

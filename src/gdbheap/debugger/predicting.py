@@ -58,6 +58,8 @@ def _parse(text: str) -> Asked:
     if len(arguments) == 1 and most > 1:
         arguments = rest.split()
     arguments = [part.strip() for part in arguments if part.strip()]
+    if name == "posix_memalign" and len(arguments) == 3:
+        del arguments[0]  # as C has it: where the pointer goes
     if not least <= len(arguments) <= most:
         wanted = " ".join(parameter.upper() for parameter in kind.parameters)
         raise UsageError(f"'{first}' takes {most} of them, {wanted}, not {len(arguments)}: '{text.strip()}'.")
