@@ -15,7 +15,7 @@ import pytest
 from gdbheap.simulate.operations import KINDS
 from gdbheap.simulate.sequence import TAKES_MEMORY, Entry, entry_text, parse_sequence
 from tests.support.debugger import Answers, Gdb
-from tests.support.environment import needs, plain_environment
+from tests.support.environment import glibc_version, needs, plain_environment
 from tests.support.operations import random_operations
 from tests.support.programs import Programs
 
@@ -100,7 +100,10 @@ def test_a_real_programs_operations_are_listed(gdb: Gdb, programs: Programs, tmp
     assert len(found) == len(entries)
     for real, seen in zip(entries, found):
         takes_memory = real.name in TAKES_MEMORY
-        assert (seen.name, seen.arguments[takes_memory:]) == (real.name, real.arguments[takes_memory:])
+        # Up to glibc 2.37 aligned_alloc is memalign by another name: one function, at one address.
+        same = real.name == "aligned_alloc" and glibc_version() < (2, 38)
+        assert seen.name == ("memalign" if same else real.name)
+        assert seen.arguments[takes_memory:] == real.arguments[takes_memory:]
         if takes_memory:
             assert seen.arguments[0] == names.pop(real.arguments[0])
         if real.result >= 0:
