@@ -23,7 +23,7 @@ def test_the_thread_that_alone_runs(gdb: Gdb, answers: Answers, programs: Progra
         commands += [
             f"heap predict malloc {size} -thread {thread} {answers.into(str(place))}",
             answers.python(
-                f"real{place}", {"pointer": f"number('(long) ((void *(*)(unsigned long)) malloc)({size})')"}
+                f"real{place}", {"pointer": f"number('(long) ((void *(*)(unsigned long)) __libc_malloc)({size})')"}
             ),
         ]
     gdb(
@@ -66,7 +66,7 @@ def test_the_first_malloc_ever(gdb: Gdb, answers: Answers, programs: Programs) -
         "break main",
         "run",
         f"heap predict malloc 1000 {answers.into('predicted')}",
-        answers.python("real", {"pointer": "number('(long) ((void *(*)(unsigned long)) malloc)(1000)')"}),
+        answers.python("real", {"pointer": "number('(long) ((void *(*)(unsigned long)) __libc_malloc)(1000)')"}),
         answers.python("after", {"brk": "number('(long) ((void *(*)(long)) sbrk)(0)')"}),
         program=programs["seed"],
     ).succeeded()
