@@ -89,7 +89,9 @@ def _shape(prediction: Prediction) -> tuple[object, ...]:
     kind = KINDS[prediction.operation.name]
     # How much of a mapping lies before the place depends on the mapping's address.
     far = kind.parameters[0] == "alignment" and prediction.operation.arguments[0] > 0x1000
-    return prediction.end, prediction.source, None if far else prediction.chunk_size, calls
+    # A mapping that grows may stay where it is.
+    source = "mapping" if "mremap-chunk" in calls else prediction.source
+    return prediction.end, source, None if far else prediction.chunk_size, calls
 
 
 def _compare(machine: Machine, prediction: Prediction, pointer: int, first: int) -> str | None:
