@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from gdbheap.simulate.sequence import entry_text
+from tests.support import symbols
 from tests.support.debugger import Gdb
 from tests.support.environment import ROOT
 from tests.support.operations import PROFILES, random_operations
@@ -40,6 +41,8 @@ def step(gdb: Gdb, program: Path, folder: Path, seed: int, count: int, profile: 
     found = json.loads(answer.read_text())
     assert found["difference"] is None, f"seed {seed}, profile {profile}: {found['difference']}"
     assert found["operations"] == len(entries) >= count
+    # Without glibc's debug symbols a variable of arena.c's, or the limit of fastbins, may decide and not be known.
+    assert len(found["unknown"]) <= (0 if symbols.wanted() else count // 2), f"seed {seed}: {found['unknown'][:3]}"
 
 
 @pytest.mark.parametrize("profile", PROFILES)

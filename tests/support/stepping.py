@@ -85,7 +85,7 @@ def _is_chosen(call: Call) -> bool:
 
 def _shape(prediction: Prediction) -> tuple[object, ...]:
     """Return what the addresses that the kernel chooses have no part in."""
-    calls = [call.path for call, _ in prediction.calls if call.path != "heap-align"]
+    calls = [call.path for call, _ in prediction.calls if call.path not in ("heap-reserve", "heap-align")]
     kind = KINDS[prediction.operation.name]
     # How much of a mapping lies before the place depends on the mapping's address.
     far = kind.parameters[0] == "alignment" and prediction.operation.arguments[0] > 0x1000
@@ -130,10 +130,11 @@ def _compare(machine: Machine, prediction: Prediction, pointer: int, first: int)
 
 
 def step() -> dict[str, object]:
-    """Go through all operations; return how many there were and the first difference."""
+    """Go through all operations; return how many there were, how many of them unknown, and the first difference."""
     with open(_text("operations"), encoding="ascii") as file:
         entries = parse_sequence(file)
     memory: dict[int, int] = {}
+    unknown: list[str | None] = []
     gdb.execute("break before_operation", to_string=True)
     gdb.execute("break after_operation", to_string=True)
     for number, entry in enumerate(entries):
@@ -144,14 +145,22 @@ def step() -> dict[str, object]:
         first = events[-1].id if events else 0
         gdb.execute("continue", to_string=True)
         pointer = int(gdb.parse_and_eval("(unsigned long) pointer"))
-        difference = _compare(machine, prediction, pointer, first)
+        difference = None
+        if prediction.end == "unknown":
+            unknown.append(prediction.message)
+        else:
+            difference = _compare(machine, prediction, pointer, first)
         if difference is not None:
-            return {"operations": number, "difference": f"operation {number}, {entry}: {difference}"}
+            return {
+                "operations": number,
+                "unknown": unknown,
+                "difference": f"operation {number}, {entry}: {difference}",
+            }
         if entry.name in TAKES_MEMORY and (pointer or entry.name == "free" or 0 in entry.arguments[1:]):
             memory.pop(entry.arguments[0], None)
         if entry.result >= 0 and (pointer or entry.name not in TAKES_MEMORY):
             memory[entry.result] = pointer
-    return {"operations": len(entries), "difference": None}
+    return {"operations": len(entries), "unknown": unknown, "difference": None}
 
 
 with open(_text("answer"), "w", encoding="ascii") as output:

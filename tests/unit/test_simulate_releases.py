@@ -26,3 +26,29 @@ def test_when_realloc_leaves_a_chunk(release: tuple[int, int], wanted: int, end:
     assert found.end == end
     assert in_place is None or (found.result == made.result) == in_place
     assert end == "chunk" or "2.37.0" in (found.message or "")
+
+
+def test_without_the_limit_of_fastbins() -> None:
+    """global_max_fast is a variable that only debug symbols have: it is asked for only where it decides."""
+    machine = fresh("2.36").above()
+    pointers = []
+    for _ in range(9):
+        made = predict(machine, Operation("malloc", (40,)))
+        pointers.append(made.result or 0)
+        machine = made.after
+    for pointer in pointers[:7]:
+        machine = predict(machine, Operation("free", (pointer,))).after
+    known = predict(machine, Operation("free", (pointers[7],)))
+    assert known.after.freed is not None
+    assert known.after.freed.kind == "fastbin"
+    unsure = machine.above()
+    unsure.variables.max_fast = None
+    assert predict(unsure, Operation("malloc", (88,))).result == predict(machine, Operation("malloc", (88,))).result
+    found = predict(unsure, Operation("free", (pointers[7],)))
+    assert (found.end, found.message) == ("unknown", "global_max_fast, the limit of fastbins, is not known.")
+    # What lies in a fastbin was put there under the limit of now, so smaller chunks go to theirs, too.
+    later = known.after.above()
+    later.variables.max_fast = None
+    again = predict(later, Operation("free", (pointers[8],)))
+    assert again.after.freed is not None
+    assert again.after.freed.kind == "fastbin"

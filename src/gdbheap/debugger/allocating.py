@@ -40,6 +40,10 @@ def read_machine(thread: gdb.InferiorThread) -> Machine:
     glibc = read_glibc(target)
     variables = read_globals(target)
     own = Thread(thread.num, _tcache(target, thread), target.thread_word("thread_arena", thread))
+    if (
+        not variables.initialized
+    ):  # nobody has called malloc: no thread has any of the two, whether it can be read or not
+        own.tcache, own.arena = own.tcache or 0, own.arena or 0
     kernel = WillingKernel(target.abi.word_size, _kernel_break())
     try:
         machine = Machine(glibc, PageCache(target.memory), own, variables, kernel)

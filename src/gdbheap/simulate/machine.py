@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gdbheap.memory import Memory
 from gdbheap.ptmalloc.abi import NON_MAIN_ARENA
-from gdbheap.ptmalloc.bins import LAST_BIN, bin_index
+from gdbheap.ptmalloc.bins import LAST_BIN, bin_index, fastbin_index
 from gdbheap.ptmalloc.heaps import heap_for, heap_max_size
 from gdbheap.ptmalloc.params import SIGNED, Params
 from gdbheap.ptmalloc.tcache import SMALL_BINS
@@ -291,14 +291,21 @@ class Machine:
             raise Unpredictable("It is not known whether glibc counts on one thread only (SINGLE_THREAD_P).")
         return self.variables.single
 
-    @property
-    def max_fast(self) -> int:
-        """The largest chunk in bytes that a fastbin takes, 0 where there are none (global_max_fast)."""
-        if not self.has_fastbins:
-            return 0
-        if self.variables.max_fast is None:
-            raise Unpredictable("global_max_fast, the limit of fastbins, is not known.")
-        return self.variables.max_fast
+    def is_fast(self, size: int) -> bool:
+        """Whether a chunk of ``size`` bytes belongs in a fastbin: it has at most global_max_fast.
+
+        Where that is not known, a larger chunk in a fastbin of main_arena tells it: mallopt empties those before it
+        changes the limit. Raises Unpredictable where there is none.
+        """
+        if not self.has_fastbins or size > self.largest_fast:
+            return False
+        if self.variables.max_fast is not None:
+            return size <= self.variables.max_fast
+        place = self.main_arena + self.fastbins_at
+        for index in range(fastbin_index(self.abi, size), self.fastbin_count):
+            if self.words[place + index * self.word_size]:
+                return True
+        raise Unpredictable("global_max_fast, the limit of fastbins, is not known.")
 
     def have_fastchunks(self, arena: int) -> bool:
         """Whether malloc believes that a fastbin of the arena may hold a chunk."""
