@@ -1,6 +1,6 @@
 """Promise: every function of malloc's family is predicted in the form in which it is called, and does just that.
 
-GDB then lets the program call that function: what it returns and errno are the oracle.
+GDB then lets the program call that function: what it returns, errno and the system calls are the oracle.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ _TYPES = {
 CALLS = {
     "malloc 100": "",
     "malloc -1": "",
+    "malloc 0x200000000000": "",  # 32 TiB: mmap, brk and mmap once more, all of them refused
+    "malloc 0x7fffffffffff0000": "",
+    "realloc used[2] 0x400000000000": "",
+    "aligned_alloc 64 0x200000000000": "",
     "calloc 3 40": "",
     "calloc 0x200000000 0x200000000": "",
     "realloc used[2] 5000": "",
@@ -92,11 +96,19 @@ def test_each_function_does_what_was_predicted(gdb: Gdb, answers: Answers, progr
                     "stored": "number('(long) used[3]')",
                 },
             ),
+            f"heap events {answers.into(f'events{place}')}",
         ]
-    gdb("break stop_here", "run", *commands, program=programs["totals"], before=("set language c",)).succeeded()
+    gdb(
+        "break stop_here", "heap catch", "run", *commands, program=programs["totals"], before=("set language c",)
+    ).succeeded()
+    last = 0
     for place, asked in enumerate(CALLS):
         (predicted,) = answers[f"predicted{place}"]["predictions"]
         real = answers[f"real{place}"]
+        made = [event for event in answers[f"events{place}"]["events"] if event["id"] > last]
+        last = max([last, *(event["id"] for event in made)])
+        wanted = [(call["syscall"], call["args"]) for call in predicted["calls"]]
+        assert [(event["syscall"], event["args"]) for event in made][-len(wanted) :] == wanted or not wanted, asked
         if asked.startswith("posix_memalign"):
             code = 0 if predicted["end"] == "chunk" else getattr(errno, predicted["errno"])
             assert real["result"] == code, asked

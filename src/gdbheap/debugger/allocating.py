@@ -8,7 +8,7 @@ import gdb
 
 from gdbheap.debugger import session
 from gdbheap.debugger.errors import TargetError
-from gdbheap.debugger.processes import local_pid, local_ranges
+from gdbheap.debugger.processes import largest_request, local_pid, local_ranges
 from gdbheap.debugger.target import Target, is_core
 from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc.arena import read_arenas
@@ -44,7 +44,7 @@ def read_machine(thread: gdb.InferiorThread) -> Machine:
         not variables.initialized
     ):  # nobody has called malloc: no thread has any of the two, whether it can be read or not
         own.tcache, own.arena = own.tcache or 0, own.arena or 0
-    kernel = WillingKernel(target.abi.word_size, _kernel_break())
+    kernel = WillingKernel(target.abi.word_size, _kernel_break(), largest_request())
     try:
         machine = Machine(glibc, PageCache(target.memory), own, variables, kernel)
     except Unpredictable as unknown:

@@ -22,7 +22,7 @@ from gdbheap.simulate.machine import Machine
 from gdbheap.simulate.operations import KINDS, Kind, Operation, Prediction, predict
 from gdbheap.simulate.settings import PARAMETERS
 
-_EARLIER = re.compile(r"\$(\d+)")
+_EARLIER = re.compile(r"(?<![\w$])\$(\d+)(?!\w)")
 _CALL = re.compile(r"\s*(\w+)\s*\((.*)\)\s*", re.DOTALL)
 
 
@@ -48,6 +48,10 @@ def _parse(text: str) -> Asked:
     first, _, rest = (match[1], "", match[2]) if match else text.strip().partition(" ")
     name = {"malloc_trim": "trim"}.get(first, first)
     kind = KINDS.get(name)
+    if text.count("(") != text.count(")"):
+        raise UsageError(f"The parentheses in '{text.strip()}' do not match.")
+    if first == "growth":
+        raise UsageError("'growth' stands alone, without operations beside it: 'heap predict growth'.")
     if kind is None:
         raise UsageError(f"'{first}' is no operation: they are {', '.join(KINDS)}.")
     most, least = len(kind.parameters), len(kind.parameters) - kind.defaults
@@ -59,7 +63,8 @@ def _parse(text: str) -> Asked:
         del arguments[0]  # as C has it: where the pointer goes
     if not least <= len(arguments) <= most:
         wanted = " ".join(parameter.upper() for parameter in kind.parameters)
-        raise UsageError(f"'{first}' takes {most} of them, {wanted}, not {len(arguments)}: '{text.strip()}'.")
+        count = count_of(most, "argument")
+        raise UsageError(f"'{first}' takes {count}, {wanted}, but '{text.strip()}' has {len(arguments)}.")
     return Asked(name, kind, tuple(arguments + ["0"] * (most - len(arguments))))
 
 
@@ -75,25 +80,32 @@ def _split_commas(text: str) -> list[str]:
 
 
 def _value(text: str, parameter: str, machine: Machine, results: Sequence[int | None]) -> int:
-    earlier = _EARLIER.fullmatch(text)
-    if earlier is not None:
-        number = int(earlier[1])
-        if not 1 <= number <= len(results):
-            raise UsageError(f"{text} would be the result of operation {number}, and {len(results)} come before it.")
-        result = results[number - 1]
-        if result is None:
-            raise UsageError(f"{text} is the result of operation {number}, which returns nothing.")
-        return result
+    text = _EARLIER.sub(lambda found: str(_result(int(found[1]), results)), text)
     if parameter == "parameter" and text.startswith("M_"):
         names = {f"M_{name.upper()}": value for value, name in PARAMETERS.items()}
         if text in names:
             return names[text]
     value = evaluate(text, f"The {parameter}")
     if parameter in ("parameter", "value"):
+        if not -1 << 31 <= value < 1 << 31:
+            raise UsageError(f"The {parameter} {text} of mallopt does not fit an int.")
         return value
     if not -machine.wrap // 2 <= value < machine.wrap:
         raise UsageError(f"The {parameter} {text} does not fit the {8 * machine.word_size} bits of a size_t.")
     return value % machine.wrap
+
+
+def _result(number: int, results: Sequence[int | None]) -> int:
+    """Return the result of an operation that came before."""
+    if not 1 <= number <= len(results):
+        raise UsageError(
+            f"${number} would be the result of operation {number}, and {len(results)} come before it (a value of GDB's "
+            f"history needs a name: 'set $p = ${number}')."
+        )
+    result = results[number - 1]
+    if result is None:
+        raise UsageError(f"${number} is the result of operation {number}, which returns nothing.")
+    return result
 
 
 def predict_all(machine: Machine, asked: Sequence[Asked]) -> list[Prediction]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gdbheap.render.calls import call_text, sum_lines
 from gdbheap.render.style import Plain
 from gdbheap.render.units import count_of, hex_size
-from gdbheap.simulate.calls import Call
+from gdbheap.simulate.calls import Call, refused
 from gdbheap.simulate.comparison import Comparison, ListChange, ValueChange, compare
 from gdbheap.simulate.linux import is_placeholder
 from gdbheap.simulate.machine import Machine
@@ -113,7 +113,9 @@ def _calls(item: Prediction) -> Iterator[str]:
     for call, answer in item.calls:
         yield f"{call_text(call.syscall, call.args)}   {call.source}, path {call.path}"
         yield from (f"    {line}" for line in sum_lines(call))
-        if call.syscall in ("mmap", "mremap") and is_placeholder(item.after.word_size, answer):
+        if refused(call, answer):
+            yield "    The kernel refuses it: that is more than memory and swap together, or than there are addresses."
+        elif call.syscall in ("mmap", "mremap") and is_placeholder(item.after.word_size, answer):
             yield "    Where it goes is for the kernel to choose."
 
 

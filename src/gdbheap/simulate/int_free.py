@@ -40,7 +40,11 @@ def check_chunk(machine: Machine, chunk: int, size: int) -> None:
     pointer = chunk + machine.header
     if chunk > -size % machine.wrap or pointer & machine.align_mask:
         reason = f"the size word at {chunk + machine.word_size:#x} is {machine.words[chunk + machine.word_size]:#x}, "
-        reason += f"and that many bytes from {chunk:#x} wrap around"
+        reason += (
+            f"and a chunk of {size:#x} bytes at {chunk:#x} would reach beyond the last address"
+            if size
+            else ("and no chunk has 0 bytes")
+        )
         if pointer & machine.align_mask:
             reason = (
                 f"the pointer {pointer:#x} is no multiple of {machine.align_mask + 1:#x}, as every pointer of "

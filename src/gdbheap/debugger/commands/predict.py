@@ -43,6 +43,10 @@ class HeapPredict(HeapCommand):
         "heap predict growth",
     )
 
+    def split(self, argument: str) -> list[str]:
+        """Return the words of a command line; a semicolon is a word of its own."""
+        return super().split(argument.replace(";", " ; "))
+
     def completions(self, text: str, word: str) -> list[str]:
         """Return the options, or the operations."""
         last = text.split()[-1:] if text and not text[-1].isspace() else []
