@@ -17,7 +17,7 @@ from gdbheap.simulate.sequence import TAKES_MEMORY, Entry, entry_text, parse_seq
 from tests.support.debugger import Answers, Gdb
 from tests.support.environment import glibc_version, needs, plain_environment
 from tests.support.operations import random_operations
-from tests.support.programs import Programs
+from tests.support.programs import Programs, build_32_bit
 
 SETTINGS = {
     "": "",
@@ -85,14 +85,16 @@ def test_the_kernel_is_asked_as_often(
         assert outcome["done"] == answers["whatif"]["operations"]
 
 
-def test_a_real_programs_operations_are_listed(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", [64, 32])
+def test_a_real_programs_operations_are_listed(gdb: Gdb, programs: Programs, tmp_path: Path, bits: int) -> None:
     """trace -allocations lists the very operations that the program did: it reads them from a file."""
+    program = programs["ops"] if bits == 64 else build_32_bit("ops", tmp_path)
     operations, listed = tmp_path / "operations", tmp_path / "listed"
     entries = [entry for entry in random_operations(6, 400, "mixed") if entry.name != "trim"]
     operations.write_text("".join(f"{entry_text(entry)}\n" for entry in entries))
     gdb(
         f"heap trace -allocations {listed} -o {tmp_path / 'report'}",
-        program=programs["ops"],
+        program=program,
         args=[str(operations)],
     ).succeeded()
     found = parse_sequence(listed.read_text().splitlines())

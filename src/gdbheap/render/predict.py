@@ -62,7 +62,8 @@ def _prediction(item: Prediction, style: Plain, steps: bool, after: bool) -> Ite
     if steps:
         yield from _section(style, "steps", _steps(item.steps, style))
     else:
-        yield from _section(style, "looked at", [step.text for step in item.steps if step.role == "look"])
+        looked = dict.fromkeys(step.text for step in item.steps if step.role == "look")  # each once
+        yield from _section(style, "looked at", looked)
         yield from _section(style, "decided", [step.text for step in item.steps if step.role in ("take", "fail")])
         yield from _section(style, "moves", [step.text for step in item.steps if step.role == "move"])
     yield from _section(style, "system calls", _calls(item))
