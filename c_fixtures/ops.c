@@ -134,6 +134,15 @@ static void *operation(void)
         slots[old] = NULL;
         return slots[name()] = pointer;
     }
+    if (is_word("reallocarray")) {
+        uint64_t old = number();
+        size_t n = number(), size = number();
+        void *pointer = reallocarray(slots[old], n, size);
+        if (pointer == NULL && n != 0 && size != 0)
+            return NULL;
+        slots[old] = NULL;
+        return slots[name()] = pointer;
+    }
     if (is_word("free")) {
         uint64_t old = number();
         free(slots[old]);
@@ -143,6 +152,17 @@ static void *operation(void)
     if (is_word("memalign")) {
         size_t alignment = number(), size = number();
         return slots[name()] = memalign(alignment, size);
+    }
+    if (is_word("aligned_alloc")) {
+        size_t alignment = number(), size = number();
+        return slots[name()] = aligned_alloc(alignment, size);
+    }
+    if (is_word("posix_memalign")) {
+        size_t alignment = number(), size = number();
+        void *pointer;
+        if (posix_memalign(&pointer, alignment, size) != 0)
+            pointer = NULL;
+        return slots[name()] = pointer;
     }
     if (is_word("valloc")) {
         size_t size = number();

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gdbheap.memory import Snapshot
-from gdbheap.simulate.linux import RecordedKernel
+from gdbheap.ptmalloc.abi import IS_MMAPPED
 from gdbheap.simulate.machine import Machine
 from gdbheap.simulate.public import usable_size
 from gdbheap.simulate.sequence import Entry, entry_text, replay
 from tests.support.debugger import Gdb
+from tests.support.recorded_kernel import Heaps, RecordedKernel, in_heap, mapping_start
 
 #: How large requests are, by profile.
 PROFILES: Mapping[str, Callable[[random.Random], int]] = {
@@ -64,12 +65,19 @@ def random_operations(seed: int, count: int, profile: str) -> list[Entry]:
             allocate("calloc", chance.randrange(1, 5), size(chance) // 2)
         elif kind < more:
             if chance.random() < 0.9:
-                allocate("memalign", 1 << chance.randrange(0, 14), size(chance))
+                # posix_memalign takes none below the size of a pointer
+                function, least = chance.choice((("memalign", 0), ("aligned_alloc", 0), ("posix_memalign", 3)))
+                odd = function == "memalign" and chance.random() < 0.1
+                allocate(function, chance.randrange(300) if odd else 1 << chance.randrange(least, 14), size(chance))
             else:
                 allocate(chance.choice(("valloc", "pvalloc")), size(chance))
         elif kind < more + 0.1:
-            name = chance.choice(live)
-            made.append(Entry("realloc", (name, max(size(chance), 1)), name))
+            name, wanted = chance.choice(live), max(size(chance), 1)
+            if chance.random() < 0.8:
+                made.append(Entry("realloc", (name, wanted), name))
+            else:
+                times = chance.randrange(1, 9)
+                made.append(Entry("reallocarray", (name, times, wanted // times + 1), name))
         elif kind < 0.998:
             release(chance.choice((len(live) - 1, 0, chance.randrange(len(live)), chance.randrange(len(live)))))
             if chance.random() < 0.02:
@@ -124,34 +132,8 @@ class Recording:
     def machine(self) -> Machine:
         """Return the simulated allocator before the first operation."""
         glibc, thread, variables, ranges = self.start
-        kernel = RecordedKernel()
-        kernel.brk = variables.curbrk
+        kernel = RecordedKernel(variables.curbrk)
         return Machine(glibc, Snapshot(ranges), copy(thread), copy(variables), kernel)
-
-
-class _Heaps:
-    """Where the heaps of a thread's arena were: the next one that memory is returned from is the next to be made."""
-
-    def __init__(self, machine: Machine, results: list[Result]) -> None:
-        self._machine = machine
-        size = machine.heap_max_size
-        in_heaps = [
-            (place, item.pointer) for place, item in enumerate(results) if item.pointer and item.size_word & 6 == 4
-        ]
-        self._coming = [(place, pointer - pointer % size) for place, pointer in reversed(in_heaps)]
-
-    def next(self, place: int) -> list[int]:
-        """Return the heap that is made next, if one is, in the operation at ``place`` or later."""
-        machine, coming = self._machine, self._coming
-        while coming and coming[-1][0] < place:
-            coming.pop()
-        arena, live = machine.thread.arena, set()
-        heap = machine.words[arena + machine.top_at] if arena and arena != machine.main_arena else 0
-        heap -= heap % machine.heap_max_size
-        while heap and heap not in live:
-            live.add(heap)
-            heap = machine.words[heap + machine.word_size]  # prev
-        return next(([heap] for _, heap in reversed(coming) if heap not in live), [])
 
 
 def record(gdb: Gdb, program: Path, folder: Path, entries: list[Entry], threads: bool = False) -> Recording:
@@ -174,16 +156,16 @@ def differences(recording: Recording) -> tuple[int, str | None]:
     machine = recording.machine()
     kernel = machine.kernel
     assert isinstance(kernel, RecordedKernel)
-    shift = 0 if machine.has_fastbins else 1  # bit 0 of prev_size is a flag from 2.43 on
     count = 0
     run = replay(machine, recording.entries)
-    heaps = _Heaps(machine, recording.results)
-    in_arena = any(item.size_word & 6 == 4 for item in recording.results)
+    if any(map(in_heap, recording.results)):
+        kernel.heaps = Heaps(machine, recording.entries, recording.results)
     for entry, real in zip(recording.entries, recording.results):
         kernel.mappings = []
-        kernel.heaps = heaps.next(count) if in_arena else []
-        if real.pointer and real.size_word & 2:
-            kernel.mappings = [real.pointer - machine.header - (real.prev_size >> shift << shift)]
+        if kernel.heaps is not None:
+            kernel.heaps.place = count
+        if real.pointer and real.size_word & IS_MMAPPED:
+            kernel.mappings = [mapping_start(machine, real)]
         got = next(run)
         machine.calls.clear()
         machine.changes.clear()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
-from tests.support.environment import ROOT
+import pytest
+
+from tests.support.environment import ROOT, needs
 
 
 class Programs:
@@ -21,3 +24,13 @@ class Programs:
     def source(self, name: str) -> Path:
         """Return the source file ``name`` of c_fixtures."""
         return ROOT / "c_fixtures" / name
+
+
+def build_32_bit(name: str, folder: Path) -> Path:
+    """Return the fixture ``name``, built as a 32-bit program in ``folder``; skip the test where gcc cannot."""
+    program = folder / f"{name}-32"
+    source = ROOT / "c_fixtures" / f"{name}.c"
+    command = [needs("gcc"), "-m32", "-w", "-g", "-O0", "-pthread", "-o", str(program), str(source)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("gcc cannot build 32-bit programs here")
+    return program

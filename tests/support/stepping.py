@@ -1,7 +1,7 @@
 """Sourced by GDB at before_operations of c_fixtures/ops: predicts each operation, lets it run, and compares.
 
-``operations``, ``answer`` and ``first`` are convenience variables of GDB: the file with the operations, the file for
-what was found, and how many operations to leave alone at first.
+``operations`` and ``answer`` are convenience variables of GDB: the file with the operations, and the file for what was
+found.
 """
 
 from __future__ import annotations
@@ -14,17 +14,36 @@ import gdb
 from gdbheap.debugger import session
 from gdbheap.debugger.allocating import read_machine
 from gdbheap.debugger.catch import RECORDER
+from gdbheap.growth.event import Event
 from gdbheap.memory import Memory, PageCache
 from gdbheap.ptmalloc.arena import read_arenas
 from gdbheap.ptmalloc.bins import read_free_lists
 from gdbheap.ptmalloc.tcache import read_tcache
-from gdbheap.simulate.linux import is_placeholder
+from gdbheap.simulate.calls import Call, Unpredictable
+from gdbheap.simulate.kernel import MAP_FIXED
 from gdbheap.simulate.machine import Machine
-from gdbheap.simulate.operations import Operation, Prediction, predict
+from gdbheap.simulate.operations import KINDS, Operation, Prediction, predict
 from gdbheap.simulate.sequence import TAKES_MEMORY, Entry, parse_sequence
 
-#: Arguments of system calls that the kernel's own choice of an address decides.
-_CHOSEN = ("heap-align", "heap-commit", "heap-unmap")
+
+class RecordedAnswers:
+    """A kernel that answers what the real one did, as long as it is asked the same."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self._events = events
+
+    def copy(self) -> RecordedAnswers:
+        """Return the same kernel: what one prediction has used is used."""
+        return self
+
+    def answer(self, call: Call) -> int:
+        """Return the kernel's answer."""
+        if not self._events:
+            raise Unpredictable(f"{call.syscall} is predicted, and no further call was made")
+        event = self._events.pop(0)
+        if (event.syscall, event.args) != (call.syscall, call.args) or event.result is None:
+            raise Unpredictable(f"{event.syscall}{event.args} was called, predicted is {call.syscall}{call.args}")
+        return event.result
 
 
 def _text(name: str) -> str:
@@ -59,47 +78,63 @@ def _operation(entry: Entry, memory: dict[int, int], wrap: int) -> Operation:
     return Operation(entry.name, values)
 
 
-def _calls_differ(prediction: Prediction, first: int) -> str | None:
-    events = [event for event in RECORDER.history.events if event.id > first and event.requester.kind == "malloc"]
-    made = [(event.syscall, event.args) for event in events]
-    wanted = [(call.syscall, call.args) for call, _ in prediction.calls]
-    chosen = any(call.path in _CHOSEN for call, _ in prediction.calls)
-    same = [name for name, _ in made] == [name for name, _ in wanted] if chosen else made == wanted
-    return None if same else f"system calls {made}, predicted {wanted}"
+def _is_chosen(call: Call) -> bool:
+    """Whether the kernel chooses an address, for which another one stands in a prediction."""
+    return call.syscall == "mremap" or (call.syscall == "mmap" and not call.args[3] & MAP_FIXED)
 
 
-def _compare(entry: Entry, prediction: Prediction, pointer: int, first: int) -> str | None:
-    """Return in which way what happened is not what was predicted, None where it is."""
+def _shape(prediction: Prediction) -> tuple[object, ...]:
+    """Return what the addresses that the kernel chooses have no part in."""
+    calls = [call.path for call, _ in prediction.calls if call.path not in ("heap-reserve", "heap-align")]
+    kind = KINDS[prediction.operation.name]
+    # How much of a mapping lies before the place depends on the mapping's address.
+    far = kind.parameters[0] == "alignment" and prediction.operation.arguments[0] > 0x1000
+    # A mapping that grows may stay where it is.
+    source = "mapping" if "mremap-chunk" in calls else prediction.source
+    return prediction.end, source, None if far else prediction.chunk_size, calls
+
+
+def _compare(machine: Machine, prediction: Prediction, pointer: int, first: int) -> str | None:
+    """Return in which way what happened is not what was predicted, None where it is.
+
+    Where the kernel chose an address, the same is predicted once more with its real answers: the two must only differ
+    in what follows from those.
+    """
+    made = [event for event in RECORDER.history.events if event.id > first and event.requester.kind == "malloc"]
+    if any(_is_chosen(call) for call, _ in prediction.calls):
+        again = machine.above()
+        again.kernel = RecordedAnswers(list(made))
+        told = predict(again, prediction.operation)
+        if _shape(told) != _shape(prediction):
+            return f"predicted {_shape(prediction)}, with the kernel's answers {_shape(told)}: {told.message}"
+        prediction = told
     if not prediction.goes_on:
         return f"predicted: {prediction.end}, {prediction.message}"
-    result = prediction.result or 0
+    calls = [(event.syscall, event.args) for event in made]
+    wanted = [(call.syscall, call.args) for call, _ in prediction.calls]
+    if calls != wanted:
+        return f"system calls {calls}, predicted {wanted}"
+    if prediction.result is not None and prediction.result != pointer:
+        return f"it returned {pointer:#x}, predicted {prediction.result:#x}"
     target = session.target()
-    chosen = is_placeholder(target.abi.word_size, result)
-    if chosen and entry.name == "memalign" and entry.arguments[0] > 0x1000:
-        pass  # where it begins in the mapping, and so its size, depends on the address that the kernel chooses
-    elif chosen and entry.result >= 0:
+    if prediction.end == "chunk":
         size = target.abi.read_word(target.memory, pointer - target.abi.word_size)
-        if (pointer % 0x1000, size) != (result % 0x1000, prediction.after.words[result - target.abi.word_size]):
-            return f"the mapping is at {pointer:#x} with {size:#x}, predicted {result:#x}"
-    elif entry.name != "free" and result != pointer:
-        return f"it returned {pointer:#x}, predicted {result:#x}"
-    different = _calls_differ(prediction, first)
-    if different is not None:
-        return different
+        if size != prediction.after.words[pointer - target.abi.word_size]:
+            return f"the size word of {pointer:#x} is {size:#x}"
     now = _machine()
     if now.variables.curbrk != prediction.after.variables.curbrk:
         return f"the break is {now.variables.curbrk}, predicted {prediction.after.variables.curbrk}"
-    arenas = any(is_placeholder(target.abi.word_size, arena) for arena in prediction.after.variables.numbers)
-    if not arenas and _lists(now, PageCache(target.memory)) != _lists(prediction.after, prediction.after.words):
+    if _lists(now, PageCache(target.memory)) != _lists(prediction.after, prediction.after.words):
         return "the lists, the top chunk or mp_ are not as predicted"
     return None
 
 
 def step() -> dict[str, object]:
-    """Go through all operations; return how many there were and the first difference."""
+    """Go through all operations; return how many there were, how many of them unknown, and the first difference."""
     with open(_text("operations"), encoding="ascii") as file:
         entries = parse_sequence(file)
     memory: dict[int, int] = {}
+    unknown: list[str | None] = []
     gdb.execute("break before_operation", to_string=True)
     gdb.execute("break after_operation", to_string=True)
     for number, entry in enumerate(entries):
@@ -110,14 +145,22 @@ def step() -> dict[str, object]:
         first = events[-1].id if events else 0
         gdb.execute("continue", to_string=True)
         pointer = int(gdb.parse_and_eval("(unsigned long) pointer"))
-        difference = _compare(entry, prediction, pointer, first)
+        difference = None
+        if prediction.end == "unknown":
+            unknown.append(prediction.message)
+        else:
+            difference = _compare(machine, prediction, pointer, first)
         if difference is not None:
-            return {"operations": number, "difference": f"operation {number}, {entry}: {difference}"}
-        if entry.name in TAKES_MEMORY and (pointer or entry.name == "free" or not entry.arguments[-1]):
+            return {
+                "operations": number,
+                "unknown": unknown,
+                "difference": f"operation {number}, {entry}: {difference}",
+            }
+        if entry.name in TAKES_MEMORY and (pointer or entry.name == "free" or 0 in entry.arguments[1:]):
             memory.pop(entry.arguments[0], None)
         if entry.result >= 0 and (pointer or entry.name not in TAKES_MEMORY):
             memory[entry.result] = pointer
-    return {"operations": len(entries), "difference": None}
+    return {"operations": len(entries), "unknown": unknown, "difference": None}
 
 
 with open(_text("answer"), "w", encoding="ascii") as output:

@@ -21,6 +21,8 @@ IN_ROOT = "GDBHEAP_TEST_IN_ROOT"
 
 ORACLE = "its oracle is GDB's own reading of glibc's debug symbols"
 SUMS = "it asserts every request and sum; without debug symbols some are ranges, or unknown"
+ARENAS = "only debug symbols tell which arenas there are for a new thread"
+FASTBINS = "a fastbin of a thread's arena is in use, and only debug symbols tell the limit of fastbins there"
 NAMES = "it asserts the names of functions inside glibc, which only debug symbols have"
 TYPES = "pretty-printers are for glibc's types, which only debug symbols have"
 #: The tests that cannot hold without glibc's debug symbols, by module, each with the reason.
@@ -92,6 +94,15 @@ NEEDED: Mapping[str, Mapping[str, str]] = {
         "test_remapping_in_place_moved_and_refused": SUMS,
         "test_the_sum_of_an_aligned_mapping": SUMS,
         "test_what_a_narrowed_recording_still_predicts": SUMS,
+    },
+    "test_predict_replay": {
+        "test_every_operation_in_an_arena_of_a_thread": ARENAS,
+    },
+    "test_predict_threads": {
+        "test_a_heap_that_malloc_has_found_corrupt": NAMES,
+        "test_a_program_that_is_inside_malloc": NAMES,
+        "test_a_thread_that_is_inside_malloc": NAMES,
+        "test_the_thread_that_alone_runs": FASTBINS,
     },
     "test_printers": {
         "test_a_value_without_an_address_and_one_that_cannot_be_read": TYPES,

@@ -8,7 +8,7 @@ import gdb
 
 from gdbheap.debugger import session
 from gdbheap.debugger.errors import TargetError
-from gdbheap.debugger.processes import local_pid, local_ranges
+from gdbheap.debugger.processes import largest_request, local_pid, local_ranges
 from gdbheap.debugger.target import Target, is_core
 from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc.arena import read_arenas
@@ -40,7 +40,11 @@ def read_machine(thread: gdb.InferiorThread) -> Machine:
     glibc = read_glibc(target)
     variables = read_globals(target)
     own = Thread(thread.num, _tcache(target, thread), target.thread_word("thread_arena", thread))
-    kernel = WillingKernel(target.abi.word_size, _kernel_break())
+    if (
+        not variables.initialized
+    ):  # nobody has called malloc: no thread has any of the two, whether it can be read or not
+        own.tcache, own.arena = own.tcache or 0, own.arena or 0
+    kernel = WillingKernel(target.abi.word_size, _kernel_break(), largest_request())
     try:
         machine = Machine(glibc, PageCache(target.memory), own, variables, kernel)
     except Unpredictable as unknown:
@@ -71,6 +75,7 @@ def read_glibc(target: Target) -> Glibc:
         hooks=_hooks(target),
         processors=os.cpu_count() if local_pid() is not None else None,
         partial=is_core(),
+        scans_bins=target.scans_bins if target.release.version == (2, 38) else None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 import gdb
@@ -12,7 +13,40 @@ from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.syscalls import register
 from gdbheap.debugger.target import GdbSymbols, architecture_name, is_libc, objfile_name
 
-_WORD = (1 << 64) - 1
+#: Arguments that a function has at most.
+_MOST_ARGUMENTS = 3
+
+
+@dataclass(frozen=True)
+class _Convention:
+    """How functions are called: the word's size in bytes, the stack pointer, and where arguments and results are.
+
+    ``arguments`` are registers; where there are none, the arguments are on the stack, behind the return address.
+    """
+
+    word_size: int
+    stack: str
+    result: str
+    arguments: tuple[str, ...] = ()
+
+    def register(self, name: str) -> int:
+        """Return a register of the selected thread as an unsigned word."""
+        return register(name) & ((1 << 8 * self.word_size) - 1)
+
+    def entered(self, inferior: gdb.Inferior) -> tuple[int, int, list[int]]:
+        """Return stack pointer, return address and the first arguments at the first instruction of a function."""
+        stack, size = self.register(self.stack), self.word_size
+        count = 1 if self.arguments else 1 + _MOST_ARGUMENTS
+        data = inferior.read_memory(stack, count * size).tobytes()
+        after, *given = (int.from_bytes(data[at : at + size], "little") for at in range(0, len(data), size))
+        return stack, after, [self.register(name) for name in self.arguments] or given
+
+
+#: By GDB's name of the architecture.
+_CONVENTIONS = {
+    "i386:x86-64": _Convention(8, "rsp", "rax", ("rdi", "rsi", "rdx")),
+    "i386": _Convention(4, "esp", "eax"),
+}
 #: What is watched: how many arguments matter, where the request is made of them, and whether it returns memory.
 _FUNCTIONS: Mapping[str, tuple[str, Callable[[list[int]], tuple[int, ...]], bool]] = {
     "malloc": ("malloc", lambda given: (given[0],), True),
@@ -21,8 +55,8 @@ _FUNCTIONS: Mapping[str, tuple[str, Callable[[list[int]], tuple[int, ...]], bool
     "reallocarray": ("reallocarray", lambda given: (given[0], given[1], given[2]), True),
     "free": ("free", lambda given: (given[0],), False),
     "memalign": ("memalign", lambda given: (given[0], given[1]), True),
-    "aligned_alloc": ("memalign", lambda given: (given[0], given[1]), True),
-    "posix_memalign": ("memalign", lambda given: (given[1], given[2]), True),
+    "aligned_alloc": ("aligned_alloc", lambda given: (given[0], given[1]), True),
+    "posix_memalign": ("posix_memalign", lambda given: (given[1], given[2]), True),
     "valloc": ("valloc", lambda given: (given[0],), True),
     "pvalloc": ("pvalloc", lambda given: (given[0],), True),
     "malloc_trim": ("trim", lambda given: (given[0],), False),
@@ -49,6 +83,7 @@ class AllocationLog:
         self._returns: set[int] = set()
         self._breakpoints: list[gdb.Breakpoint] = []
         self._next = 1
+        self._convention = _CONVENTIONS["i386:x86-64"]
         self.process = 0
         self.operations = 0
         self.unknown = 0  # frees and reallocs of memory that was not seen to be allocated
@@ -56,8 +91,13 @@ class AllocationLog:
     def start(self) -> None:
         """Begin to wait for the program's C library; raise TargetError on a machine that this does not know."""
         name = architecture_name()
-        if name != "i386:x86-64":
-            raise TargetError(f"-allocations reads the registers of x86-64, not of {name}.")
+        convention = _CONVENTIONS.get(name)
+        if convention is None:
+            raise TargetError(
+                f"-allocations knows how functions are called on x86-64 and 32-bit x86, not on {name}: write the file "
+                "by hand or with a tool of your own (docs/operations.md)."
+            )
+        self._convention = convention
         gdb.events.new_objfile.connect(self._on_objfile)
 
     def stop(self) -> None:
@@ -87,20 +127,20 @@ class AllocationLog:
         inferior = gdb.selected_inferior()
         if inferior.pid != self.process:
             return
-        thread, stack = gdb.selected_thread().num, register("rsp") & _WORD
-        after = int.from_bytes(inferior.read_memory(stack, 8).tobytes(), "little")
+        thread = gdb.selected_thread().num
+        stack, after, given = self._convention.entered(inferior)
         pending = self._under_way.get(thread)
         if pending is not None and (stack < pending.stack or (stack, after) == (pending.stack, pending.after)):
             return  # glibc itself calls it, or jumps to it
         self._under_way.pop(thread, None)
         kind, request, returns = _FUNCTIONS[name]
-        arguments = request([register(which) & _WORD for which in ("rdi", "rsi", "rdx")])
+        arguments = request(given)
         if kind == "free":
             self._free(thread, arguments[0])
         elif not returns:
             self._write(thread, f"{kind} {' '.join(map(str, arguments))}")
         else:
-            where = register("rdi") & _WORD if name == "posix_memalign" else 0
+            where = given[0] if name == "posix_memalign" else 0
             self._under_way[thread] = _Call(kind, arguments, stack, after, where)
             if after not in self._returns:
                 self._returns.add(after)
@@ -112,13 +152,14 @@ class AllocationLog:
         if inferior.pid != self.process:
             return
         thread = gdb.selected_thread().num
-        pending = self._under_way.get(thread)
-        if pending is None or register("rsp") & _WORD != pending.stack + 8:
+        pending, convention = self._under_way.get(thread), self._convention
+        if pending is None or convention.register(convention.stack) != pending.stack + convention.word_size:
             return
         del self._under_way[thread]
-        result = register("rax") & _WORD
+        result = convention.register(convention.result)
         if pending.where:
-            result = 0 if result else int.from_bytes(inferior.read_memory(pending.where, 8).tobytes(), "little")
+            data = inferior.read_memory(pending.where, convention.word_size).tobytes()
+            result = 0 if result else int.from_bytes(data, "little")
         arguments = pending.arguments
         if pending.kind in ("realloc", "reallocarray"):
             old = arguments[0]
@@ -128,7 +169,7 @@ class AllocationLog:
                     self._names.pop(old, None)
                 return
             name = self._names.get(old, 0)
-            if result or not arguments[-1]:
+            if result or 0 in arguments[1:]:
                 self._names.pop(old, None)
             arguments = (name, *arguments[1:])
         self._write(thread, f"{pending.kind} {' '.join(map(str, arguments))} = {self._next}")

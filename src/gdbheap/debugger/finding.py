@@ -13,6 +13,7 @@ from gdbheap.debugger import settings
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.images import initial_contents, loaded_image
 from gdbheap.debugger.located import DebugSymbols, DynamicSymbols, LocatedSymbols, ThreadLocals, banner_version
+from gdbheap.elf import ElfImage
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.discover import Discovery, Found, Given, NotFound, Source, discover
 from gdbheap.ptmalloc.generations import GENERATIONS
@@ -27,7 +28,7 @@ class Identified:
     ``symbols`` answer for it, with the structs of ``layout``; their ``local`` is what looks for thread-local variables.
     ``release`` is its version, None where that is unknown. ``origin`` says in a phrase where symbols and layout are
     from. ``warning`` is a sentence, empty where there is nothing to say. ``located`` is what was found in memory, None
-    where debug symbols told it.
+    where debug symbols told it. ``image`` is the object as it lies in memory, None where that could not be read.
     """
 
     symbols: DebugSymbols | LocatedSymbols
@@ -36,6 +37,7 @@ class Identified:
     origin: str
     warning: str = ""
     located: LocatedSymbols | None = None
+    image: ElfImage | None = None
 
     @property
     def found(self) -> Discovery | None:
@@ -82,7 +84,8 @@ def identify(
                 source = Source(memory, image, name, page_size)
                 local = _thread_locals(known, layout, source, is_program, machine)
                 release = release or banner_version(memory, source)
-            return Identified(DebugSymbols(known, local), layout, release, f"the debug symbols of {name}{built}")
+            origin = f"the debug symbols of {name}{built}"
+            return Identified(DebugSymbols(known, local), layout, release, origin, image=image)
     if image is None:
         raise TargetError(_ask(name, NotFound("main_arena", "its ELF header cannot be read")))
     if other:
@@ -101,7 +104,7 @@ def identify(
     origin = (
         f"the layout that glibc has had since {brought}: {name} has no debug symbols, and it fits what is in memory"
     )
-    return Identified(located, layout, release, origin, other, located)
+    return Identified(located, layout, release, origin, other, located, image)
 
 
 def _thread_locals(

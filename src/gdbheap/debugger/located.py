@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from gdbheap.debugger.images import thread_pointer
-from gdbheap.elf import dynamic_symbols
+from gdbheap.elf import ElfImage, dynamic_symbols
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import read_arenas
@@ -176,13 +176,25 @@ def _cannot_be_another(name: str, is_program: bool) -> bool:
 
 def banner_version(memory: Memory, source: Source) -> tuple[int, int] | None:
     """Return the release that the text of libc's own banner tells, None where it has none that can be read."""
-    for segment in source.image.segments:
-        if segment.writable or segment.executable:
-            continue
-        try:
-            found = _BANNER.search(memory.read(segment.start, segment.end - segment.start))
-        except MemoryFault:
-            continue
+    for data in _constants(memory, source.image):
+        found = _BANNER.search(data or b"")
         if found is not None:
             return int(found.group(1)), int(found.group(2))
     return None
+
+
+def has_message(memory: Memory, image: ElfImage, message: str) -> bool | None:
+    """Return whether ``message`` is a constant of the object, None where not all of them can be read."""
+    found = [data if data is None else message.encode() + b"\0" in data for data in _constants(memory, image)]
+    return True if True in found else None if None in found or not found else False
+
+
+def _constants(memory: Memory, image: ElfImage) -> Iterator[bytes | None]:
+    """Yield the bytes of each segment that only holds constants, None for one that cannot be read."""
+    for segment in image.segments:
+        if segment.writable or segment.executable:
+            continue
+        try:
+            yield memory.read(segment.start, segment.end - segment.start)
+        except MemoryFault:
+            yield None

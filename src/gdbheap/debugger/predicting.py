@@ -10,22 +10,19 @@ import gdb
 
 from gdbheap.debugger import session
 from gdbheap.debugger.allocating import read_machine
+from gdbheap.debugger.busy import Busy, read_busy
 from gdbheap.debugger.commands.base import evaluate
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.options import UsageError
 from gdbheap.debugger.target import each_thread, is_core
-from gdbheap.growth.event import plain_name
-from gdbheap.growth.names import INTERNAL
+from gdbheap.ptmalloc.state import read_heap_state
 from gdbheap.render.predict import Setting
+from gdbheap.render.units import count_of
 from gdbheap.simulate.machine import Machine
 from gdbheap.simulate.operations import KINDS, Kind, Operation, Prediction, predict
 from gdbheap.simulate.settings import PARAMETERS
 
-#: Frames of a thread, from the newest on, that are looked at for functions of malloc's.
-_DEPTH = 12
-#: Threads that are looked at for whether they are inside malloc.
-_THREADS = 256
-_EARLIER = re.compile(r"\$(\d+)")
+_EARLIER = re.compile(r"(?<![\w$])\$(\d+)(?!\w)")
 _CALL = re.compile(r"\s*(\w+)\s*\((.*)\)\s*", re.DOTALL)
 
 
@@ -49,8 +46,12 @@ def parse_operations(text: str) -> list[Asked]:
 def _parse(text: str) -> Asked:
     match = _CALL.fullmatch(text)
     first, _, rest = (match[1], "", match[2]) if match else text.strip().partition(" ")
-    name = {"malloc_trim": "trim", "aligned_alloc": "memalign"}.get(first, first)
+    name = {"malloc_trim": "trim"}.get(first, first)
     kind = KINDS.get(name)
+    if text.count("(") != text.count(")"):
+        raise UsageError(f"The parentheses in '{text.strip()}' do not match.")
+    if first == "growth":
+        raise UsageError("'growth' stands alone, without operations beside it: 'heap predict growth'.")
     if kind is None:
         raise UsageError(f"'{first}' is no operation: they are {', '.join(KINDS)}.")
     most, least = len(kind.parameters), len(kind.parameters) - kind.defaults
@@ -58,9 +59,12 @@ def _parse(text: str) -> Asked:
     if len(arguments) == 1 and most > 1:
         arguments = rest.split()
     arguments = [part.strip() for part in arguments if part.strip()]
+    if name == "posix_memalign" and len(arguments) == 3:
+        del arguments[0]  # as C has it: where the pointer goes
     if not least <= len(arguments) <= most:
         wanted = " ".join(parameter.upper() for parameter in kind.parameters)
-        raise UsageError(f"'{first}' takes {most} of them, {wanted}, not {len(arguments)}: '{text.strip()}'.")
+        count = count_of(most, "argument")
+        raise UsageError(f"'{first}' takes {count}, {wanted}, but '{text.strip()}' has {len(arguments)}.")
     return Asked(name, kind, tuple(arguments + ["0"] * (most - len(arguments))))
 
 
@@ -76,25 +80,32 @@ def _split_commas(text: str) -> list[str]:
 
 
 def _value(text: str, parameter: str, machine: Machine, results: Sequence[int | None]) -> int:
-    earlier = _EARLIER.fullmatch(text)
-    if earlier is not None:
-        number = int(earlier[1])
-        if not 1 <= number <= len(results):
-            raise UsageError(f"{text} would be the result of operation {number}, and {len(results)} come before it.")
-        result = results[number - 1]
-        if result is None:
-            raise UsageError(f"{text} is the result of operation {number}, which returns nothing.")
-        return result
+    text = _EARLIER.sub(lambda found: str(_result(int(found[1]), results)), text)
     if parameter == "parameter" and text.startswith("M_"):
         names = {f"M_{name.upper()}": value for value, name in PARAMETERS.items()}
         if text in names:
             return names[text]
     value = evaluate(text, f"The {parameter}")
     if parameter in ("parameter", "value"):
+        if not -1 << 31 <= value < 1 << 31:
+            raise UsageError(f"The {parameter} {text} of mallopt does not fit an int.")
         return value
     if not -machine.wrap // 2 <= value < machine.wrap:
         raise UsageError(f"The {parameter} {text} does not fit the {8 * machine.word_size} bits of a size_t.")
     return value % machine.wrap
+
+
+def _result(number: int, results: Sequence[int | None]) -> int:
+    """Return the result of an operation that came before."""
+    if not 1 <= number <= len(results):
+        raise UsageError(
+            f"${number} would be the result of operation {number}, and {len(results)} come before it (a value of GDB's "
+            f"history needs a name: 'set $p = ${number}')."
+        )
+    result = results[number - 1]
+    if result is None:
+        raise UsageError(f"${number} is the result of operation {number}, which returns nothing.")
+    return result
 
 
 def predict_all(machine: Machine, asked: Sequence[Asked]) -> list[Prediction]:
@@ -122,36 +133,19 @@ def machine_and_setting(thread: int | None) -> tuple[Machine, Setting]:
 
     Raises TargetError where there is no such thread.
     """
-    session.target()  # refuses where there is no process, or no glibc in it
+    target = session.target()  # refuses where there is no process, or no glibc in it
     selected = gdb.selected_thread()
     wanted = thread if thread is not None else selected.num if selected is not None else None
     made: Machine | None = None
-    inside: list[int] = []
     count = 0
     for item in each_thread():
         count += 1
         if item.num == wanted:
             made = read_machine(item)
-        if count <= _THREADS and _in_malloc():
-            inside.append(item.num)
     if made is None:
         raise TargetError(f"There is no thread {wanted}: 'info threads' lists them.")
-    return made, Setting(_thread_text(made), tuple(_limits(made, inside, count)))
-
-
-def _in_malloc() -> bool:
-    """Whether the selected thread is inside malloc, by its newest frames."""
-    try:
-        frame: gdb.Frame | None = gdb.newest_frame()
-        for _ in range(_DEPTH):
-            if frame is None:
-                return False
-            if plain_name(frame.name()) in INTERNAL:
-                return True
-            frame = frame.older()
-    except gdb.error:
-        pass
-    return False
+    state = read_heap_state(target.memory, target.abi, target.layout, target.main_arena, target.mp)
+    return made, Setting(_thread_text(made), tuple(_limits(made, read_busy(target, state), count)))
 
 
 def _thread_text(machine: Machine) -> str:
@@ -173,14 +167,20 @@ def _thread_text(machine: Machine) -> str:
     return f"For thread {own.number}, if it called this now: {tcache}, and it works on {arena}."
 
 
-def _limits(machine: Machine, inside: Sequence[int], threads: int) -> Iterator[str]:
-    if inside:
-        listed = ", ".join(str(number) for number in inside)
-        yield f"Stopped inside malloc: thread {listed}. The lists may be between two steps, and the prediction wrong."
-    mutex = machine.layout.state.fields["mutex"]
-    for arena in machine.variables.numbers or (machine.main_arena,):
-        if machine.number(arena + mutex.offset, mutex.size) and not inside:
-            yield f"{machine.name(arena)} is locked: a thread is at work on it, and its lists may be between two steps."
+def _limits(machine: Machine, busy: Busy, threads: int) -> Iterator[str]:
+    own = machine.main_arena if machine.asks_single and machine.variables.single else machine.thread.arena
+    unsure = [busy.tcaches.get(machine.thread.tcache or 0), busy.arenas.get(own or 0)]
+    yield from (f"{text} What is predicted may be wrong." for text in unsure if text is not None)
+    others = len(busy.arenas.keys() - {own})
+    if others:
+        yield (
+            f"Lists of {count_of(others, 'other arena')} may be between two steps, too: that matters where memory of "
+            f"{'that arena' if others == 1 else 'those arenas'} is freed or resized."
+        )
+    if busy.dead:
+        listed = ", ".join(map(str, sorted(busy.dead)))
+        yield f"Inside malloc, and not to go on: thread {listed}. The lists are taken as they were left."
+    yield from busy.notes
     if threads > 1:
         yield f"There are {threads} threads: another one may run first and change what malloc finds."
     yield (

@@ -79,6 +79,24 @@ def open_file(descriptor: int) -> str | None:
         return None
 
 
+def largest_request() -> int | None:
+    """Return how many bytes this machine's kernel lets a process ask for at once, None where it has no such limit.
+
+    Where vm.overcommit_memory is 0 that is memory and swap together (__vm_enough_memory in Linux).
+    """
+    if local_pid() is None:
+        return None
+    try:
+        with open("/proc/sys/vm/overcommit_memory", encoding="ascii") as setting:
+            if setting.read().strip() != "0":
+                return None
+        with open("/proc/meminfo", encoding="ascii", errors="replace") as file:
+            sizes = dict(line.split(":", 1) for line in file if ":" in line)
+        return sum(int(sizes[name].split()[0]) << 10 for name in ("MemTotal", "SwapTotal"))
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+
+
 def shrinks_heaps_with_mmap() -> bool | None:
     """Return what check_may_shrink_heap of glibc's would answer, None where that cannot be looked up.
 

@@ -26,6 +26,8 @@ from gdbheap.symbols import Field, Struct
 
 _LIBC = re.compile(r"libc(\.so\.6|-2\.\d+\.so)$")
 _LOADER = re.compile(r"ld(-linux.*|64|-2\.\d+)\.so(\.\d+)?$")
+#: What memalign of glibc 2.38.0 aborts with while it looks through bins: no other release, nor a later fix, has it.
+_SCAN_MESSAGE = "_int_memalign(): unaligned chunk detected"
 _MUSL = re.compile(r"ld-musl-.*\.so\.1$|libc\.musl-.*\.so\.1$")
 
 
@@ -202,6 +204,14 @@ class Target:
     def may_shrink_heap(self) -> bool | None:
         """What check_may_shrink_heap answers in this process, None where that cannot be told."""
         return shrinks_heaps_with_mmap()
+
+    @cached_property
+    def scans_bins(self) -> bool | None:
+        """Whether memalign itself looks through bins, as in glibc 2.38.0; None where that cannot be told."""
+        from gdbheap.debugger.located import has_message
+
+        image = self.identified.image
+        return None if image is None else has_message(self.memory, image, _SCAN_MESSAGE)
 
     def _required(self, name: str) -> int:
         address = self.symbols.address(name)

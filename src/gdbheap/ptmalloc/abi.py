@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from array import array
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from gdbheap.memory import Memory
@@ -42,17 +43,17 @@ class Abi:
     alignment: int = 16
     page_size: int = 0x1000
 
-    @property
+    @cached_property
     def header(self) -> int:
         """Bytes from a chunk's address to its user pointer (CHUNK_HDR_SZ)."""
         return 2 * self.word_size
 
-    @property
+    @cached_property
     def min_size(self) -> int:
         """The smallest chunk, in bytes (MINSIZE)."""
         return round_up(4 * self.word_size, self.alignment)
 
-    @property
+    @cached_property
     def min_large_size(self) -> int:
         """The smallest chunk that belongs in a large bin, in bytes (MIN_LARGE_SIZE)."""
         return (64 - (1 if self.alignment > self.header else 0)) * self.alignment

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gdbheap.render.calls import call_text, sum_lines
 from gdbheap.render.style import Plain
 from gdbheap.render.units import count_of, hex_size
-from gdbheap.simulate.calls import Call
+from gdbheap.simulate.calls import Call, refused
 from gdbheap.simulate.comparison import Comparison, ListChange, ValueChange, compare
 from gdbheap.simulate.linux import is_placeholder
 from gdbheap.simulate.machine import Machine
@@ -62,7 +62,8 @@ def _prediction(item: Prediction, style: Plain, steps: bool, after: bool) -> Ite
     if steps:
         yield from _section(style, "steps", _steps(item.steps, style))
     else:
-        yield from _section(style, "looked at", [step.text for step in item.steps if step.role == "look"])
+        looked = dict.fromkeys(step.text for step in item.steps if step.role == "look")  # each once
+        yield from _section(style, "looked at", looked)
         yield from _section(style, "decided", [step.text for step in item.steps if step.role in ("take", "fail")])
         yield from _section(style, "moves", [step.text for step in item.steps if step.role == "move"])
     yield from _section(style, "system calls", _calls(item))
@@ -80,13 +81,16 @@ def _end(item: Prediction, style: Plain) -> Iterator[str]:
     if item.end == "chunk":
         assert item.result is not None
         assert item.chunk is not None
+        stored = "0, and stores " if item.operation.name == "posix_memalign" else ""
         yield (
-            f"{style.paint('address', place(machine, item.result))}: the chunk at {place(machine, item.chunk)} of "
-            f"{item.chunk_size:#x} bytes, {item.usable:,} of them usable"
+            f"{stored}{style.paint('address', place(machine, item.result))}: the chunk at "
+            f"{place(machine, item.chunk)} of {item.chunk_size:#x} bytes, {item.usable:,} of them usable"
         )
     elif item.end == "null":
-        refused = item.operation.name in ("realloc", "reallocarray") and 0 in item.operation.arguments[1:]
-        yield "NULL" if refused else "NULL, with errno ENOMEM" + _errno(item)
+        if item.operation.name == "posix_memalign":
+            yield f"{item.errno}, and stores no pointer"
+        else:
+            yield f"NULL, with errno {item.errno}" if item.errno else "NULL"
     elif item.end == "done":
         yield "nothing" if item.result is None else str(item.result)
     elif item.end == "abort":
@@ -95,10 +99,6 @@ def _end(item: Prediction, style: Plain) -> Iterator[str]:
         yield style.paint("bad", f"the program gets a SIGSEGV. {item.message}")
     else:
         yield style.paint("bad", f"from here on: {item.message}")
-
-
-def _errno(item: Prediction) -> str:
-    return " (EINVAL where the alignment is refused)" if item.operation.name == "memalign" else ""
 
 
 def _steps(steps: Sequence[Step], style: Plain) -> Iterator[str]:
@@ -114,7 +114,9 @@ def _calls(item: Prediction) -> Iterator[str]:
     for call, answer in item.calls:
         yield f"{call_text(call.syscall, call.args)}   {call.source}, path {call.path}"
         yield from (f"    {line}" for line in sum_lines(call))
-        if call.syscall in ("mmap", "mremap") and is_placeholder(item.after.word_size, answer):
+        if refused(call, answer):
+            yield "    The kernel refuses it: that is more than memory and swap together, or than there are addresses."
+        elif call.syscall in ("mmap", "mremap") and is_placeholder(item.after.word_size, answer):
             yield "    Where it goes is for the kernel to choose."
 
 
@@ -236,6 +238,7 @@ def prediction_object(item: Prediction) -> dict[str, object]:
         "chunk": item.chunk,
         "size": item.chunk_size,
         "usable": item.usable,
+        "errno": item.errno or None,
         "message": item.message,
         "steps": [_step_object(step) for step in item.steps],
         "calls": [_call_object(call, answer) for call, answer in item.calls],

@@ -116,6 +116,11 @@ def failed(result: int) -> bool:
     return -4096 < result < 0
 
 
+def refused(call: Call, answer: int) -> bool:
+    """Whether ``answer`` says that the kernel did not do what ``call`` asked for."""
+    return answer < call.args[0] if call.syscall == "brk" else failed(answer)
+
+
 def total(terms: tuple[Term, ...]) -> int:
     """Return the sum of ``terms`` in bytes."""
     return sum(term.value for term in terms)

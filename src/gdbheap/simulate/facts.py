@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.heaps import HeapInfo
+from gdbheap.ptmalloc.params import Params
 from gdbheap.simulate.calls import Unpredictable
 from gdbheap.simulate.state import GrowthState
 
@@ -82,4 +83,4 @@ def with_system_mem(state: GrowthState, delta: int) -> GrowthState:
 
 def with_settings(state: GrowthState, **values: int) -> GrowthState:
     """Return ``state`` with fields of ``mp_`` set."""
-    return replace(state, params=replace(state.params, values={**state.params.values, **values}))
+    return replace(state, params=Params(state.params.address, {**state.params.values, **values}))

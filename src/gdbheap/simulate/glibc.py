@@ -24,7 +24,8 @@ class Glibc:
     (2.29 to 2.33) or there is none, which ``marks`` tells apart. ``always_fail_morecore`` and ``may_shrink_heap`` are
     as in GrowthState. ``hooks`` are the functions of __malloc_hook and its like that are honoured (up to 2.33).
     ``processors`` is what __get_nprocs answers. ``partial`` says that memory which cannot be read may have been there
-    all the same, as with a core file.
+    all the same, as with a core file. ``scans_bins`` matters in 2.38 alone: whether memalign looks through bins, as in
+    2.38.0; None where that is not known.
     """
 
     abi: Abi
@@ -41,6 +42,7 @@ class Glibc:
     hooks: tuple[str, ...] = ()
     processors: int | None = None
     partial: bool = False
+    scans_bins: bool | None = None
 
     def since(self, major: int, minor: int) -> bool:
         """Whether this is release ``major``.``minor`` or later; raise Unpredictable where that is not known."""

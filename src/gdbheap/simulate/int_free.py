@@ -40,7 +40,11 @@ def check_chunk(machine: Machine, chunk: int, size: int) -> None:
     pointer = chunk + machine.header
     if chunk > -size % machine.wrap or pointer & machine.align_mask:
         reason = f"the size word at {chunk + machine.word_size:#x} is {machine.words[chunk + machine.word_size]:#x}, "
-        reason += f"and that many bytes from {chunk:#x} wrap around"
+        reason += (
+            f"and a chunk of {size:#x} bytes at {chunk:#x} would reach beyond the last address"
+            if size
+            else ("and no chunk has 0 bytes")
+        )
         if pointer & machine.align_mask:
             reason = (
                 f"the pointer {pointer:#x} is no multiple of {machine.align_mask + 1:#x}, as every pointer of "
@@ -134,7 +138,7 @@ def free_chunk(machine: Machine, arena: int, chunk: int, size: int, locked: bool
     """Give a chunk back to its arena (_int_free_chunk): to a fastbin, to its neighbours, or to the kernel."""
     words, word_size = machine.words, machine.word_size
     function = "_int_free_chunk" if machine.released_241 else "_int_free"
-    if machine.has_fastbins and size <= machine.largest_fast and size <= machine.max_fast:
+    if machine.is_fast(size):
         _to_fastbin(machine, arena, chunk, size, locked, function)
     elif words[chunk + word_size] & IS_MMAPPED:
         if machine.counts_down:
@@ -172,11 +176,12 @@ def _to_fastbin(machine: Machine, arena: int, chunk: int, size: int, locked: boo
             f"the chunk at {head:#x}, the front of fastbin {index}, has {machine.size(head):#x} bytes",
         )
     if machine.steps is not None:
+        limit = "" if machine.variables.max_fast is None else f" {machine.variables.max_fast:#x}"
         machine.note(
             "take",
             function,
-            f"The chunk has {size:#x} bytes, at most global_max_fast {machine.max_fast:#x}: it becomes the front of "
-            f"fastbin {index} of {machine.name(arena)}.",
+            f"The chunk has {size:#x} bytes, at most global_max_fast{limit}: it becomes the front of fastbin "
+            f"{index} of {machine.name(arena)}.",
             chunk,
         )
         machine.freed = Freed("fastbin", chunk, size, arena, index)
@@ -228,7 +233,7 @@ def _finish_mapping(
 def merge_chunk(machine: Machine, arena: int, chunk: int, size: int) -> None:
     """Merge a chunk with its free neighbours and put it on a list (_int_free_merge_chunk)."""
     words, word_size = machine.words, machine.word_size
-    function = "_int_free_merge_chunk" if machine.released_239 else "_int_free"
+    function = "_int_free_merge_chunk" if machine.has_merge_chunk else "_int_free"
     following, freed = chunk + size, chunk
     top = words[arena + machine.top_at]
     if chunk == top:
@@ -285,7 +290,7 @@ def create_chunk(machine: Machine, arena: int, chunk: int, size: int, following:
     The middle of _int_free, _int_free_create_chunk from glibc 2.39 on.
     """
     words, word_size = machine.words, machine.word_size
-    function = "_int_free_create_chunk" if machine.released_239 else "_int_free"
+    function = "_int_free_create_chunk" if machine.has_merge_chunk else "_int_free"
     if following == words[arena + machine.top_at]:
         size += next_size
         words[chunk + word_size] = size | PREV_INUSE

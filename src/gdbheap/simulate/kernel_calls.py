@@ -133,9 +133,10 @@ def _heaps(machine: Machine, arena: Arena) -> tuple[HeapInfo, tuple[OlderHeap, .
 
 def absorb(machine: Machine, before: GrowthState, after: GrowthState) -> None:
     """Write into the machine's memory what differs between two states."""
-    for name, value in after.params.values.items():
-        if value != before.params.values.get(name):
-            machine.set_mp(name, value)
+    if after.params is not before.params:
+        for name, value in after.params.values.items():
+            if value != before.params.values.get(name):
+                machine.set_mp(name, value)
     machine.variables.curbrk = after.curbrk
     machine.variables.aligned_heap_area = after.aligned_heap_area
     if after.heap is not None and after.heap != before.heap:

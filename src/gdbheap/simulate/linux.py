@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from errno import ENOMEM
 from typing import Protocol
 
 from gdbheap.ptmalloc.abi import round_up
 from gdbheap.simulate.calls import Call, Unpredictable, failed
-from gdbheap.simulate.kernel import MADV_DONTNEED, MAP_FIXED
+from gdbheap.simulate.kernel import MADV_DONTNEED, MAP_FIXED, PROT_NONE
 from gdbheap.simulate.words import Words
 
+#: From here on a program has no addresses, by word size (x86-64 ends at half of the larger one).
+_USER_END = {8: 1 << 48, 4: 1 << 32}
 #: Where placeholders for addresses that the kernel chooses begin, by word size: no process has anything there.
 _PLACEHOLDERS = {8: 1 << 52, 4: 0x00100000}
 _PLACEHOLDERS_END = {8: 1 << 56, 4: 0x08000000}
-#: Bytes at the start of a chunk that malloc may have written: in a mapping of its own that is all.
-_HEADER = 64
 
 
 class Kernel(Protocol):
@@ -30,22 +30,24 @@ class Kernel(Protocol):
 
 
 class WillingKernel:
-    """A kernel that refuses nothing.
+    """A kernel that refuses nothing but what no kernel can give.
 
     brk moves the break to where it is asked to. Where a mapping goes is for the real kernel to choose: an address
     stands for it here that no process has, so that the operations after it can be told; ``is_placeholder`` knows it.
+    ``largest`` is how many bytes can be asked for at once; None where only the number of addresses is a limit.
     """
 
-    def __init__(self, word_size: int, brk: int | None = None, next_mapping: int | None = None) -> None:
+    def __init__(self, word_size: int, brk: int | None = None, largest: int | None = None) -> None:
         self._word_size = word_size
         self._brk = brk
-        self._next = _PLACEHOLDERS[word_size] if next_mapping is None else next_mapping
+        self._largest = _USER_END[word_size] if largest is None else largest
+        self._next = _PLACEHOLDERS[word_size]
         self._free: tuple[tuple[int, int], ...] = ()  # places that were given back: length and address
 
     def copy(self) -> WillingKernel:
         """Return a kernel that answers what this one would."""
-        made = WillingKernel(self._word_size, self._brk, self._next)
-        made._free = self._free
+        made = WillingKernel(self._word_size, self._brk, self._largest)
+        made._next, made._free = self._next, self._free
         return made
 
     def is_placeholder(self, address: int) -> bool:
@@ -60,8 +62,12 @@ class WillingKernel:
                 if self._brk is None:
                     raise Unpredictable("The break was never asked for in this process, and where it is is not known.")
                 return self._brk
-            self._brk = args[0]
-            return args[0]
+            if args[0] - (self._brk or 0) <= self._largest and args[0] < _USER_END[self._word_size]:
+                self._brk = args[0]
+            return self._brk or 0
+        counted = (name == "mmap" and args[2] != PROT_NONE) or name == "mremap"
+        if counted and (args[1] if name == "mmap" else args[2] - args[1]) > self._largest:
+            return -ENOMEM
         if name == "mmap" and not args[3] & MAP_FIXED:
             if call.path == "heap-reserve" and args[0]:
                 return args[0]  # the hint is the place behind the heap before, which is most likely free
@@ -83,47 +89,13 @@ class WillingKernel:
         address = round_up(self._next, alignment)
         self._next = address + round_up(length, 0x1000) + 0x10000
         if self._next > _PLACEHOLDERS_END[self._word_size]:
-            raise Unpredictable("The kernel chooses where the mapping goes.")
+            raise Unpredictable("There are no more addresses that could stand for those of mappings.")
         return address
 
 
 def is_placeholder(word_size: int, address: int) -> bool:
     """Whether an address stands for one that the kernel chooses."""
     return _PLACEHOLDERS[word_size] <= address < _PLACEHOLDERS_END[word_size]
-
-
-class RecordedKernel:
-    """A kernel that maps where a record says that the real one did; brk succeeds.
-
-    ``mappings`` are the addresses, in the order in which mappings of chunks are made or moved, and ``heaps`` those of
-    heaps of arenas.
-    """
-
-    def __init__(self, mappings: Iterable[int] = (), heaps: Iterable[int] = ()) -> None:
-        self.mappings = list(mappings)
-        self.heaps = list(heaps)
-        self.brk = 0
-
-    def copy(self) -> RecordedKernel:
-        """Return a kernel that answers what this one would."""
-        made = RecordedKernel(self.mappings, self.heaps)
-        made.brk = self.brk
-        return made
-
-    def answer(self, call: Call) -> int:
-        """Return the kernel's answer."""
-        if call.syscall == "brk":
-            if call.args[0]:
-                self.brk = call.args[0]
-            return self.brk
-        if call.path == "heap-reserve" and self.heaps:
-            # Most of what is reserved lies below the heap, so that the rest above it is the least that it can be.
-            return self.heaps.pop(0) - call.args[1] // 2 + 0x1000
-        if call.syscall in ("mmap", "mremap") and not (call.syscall == "mmap" and call.args[3] & MAP_FIXED):
-            if not self.mappings:
-                raise Unpredictable(f"The record tells of no mapping here, but {call.syscall} is called.")
-            return self.mappings.pop(0)
-        return call.args[0] if call.syscall == "mmap" else 0
 
 
 def apply(words: Words, call: Call, answer: int, brk_before: int | None) -> None:
@@ -143,9 +115,7 @@ def apply(words: Words, call: Call, answer: int, brk_before: int | None) -> None
     elif name == "mmap":
         words.fresh(answer, answer + args[1])
     elif name == "munmap":
-        chunk = args[0] + sum(term.value for term in call.terms if term.name == "offset")
-        header = (chunk, chunk + _HEADER) if call.path == "munmap-chunk" else None
-        words.unmap(args[0], args[0] + args[1], header)
+        words.unmap(args[0], args[0] + args[1])
     elif name == "mremap":
         if answer != args[0]:
             words.move(args[0], args[1], answer)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gdbheap.memory import Memory
 from gdbheap.ptmalloc.abi import NON_MAIN_ARENA
-from gdbheap.ptmalloc.bins import bin_index
+from gdbheap.ptmalloc.bins import LAST_BIN, bin_index, fastbin_index
 from gdbheap.ptmalloc.heaps import heap_for, heap_max_size
 from gdbheap.ptmalloc.params import SIGNED, Params
 from gdbheap.ptmalloc.tcache import SMALL_BINS
@@ -70,7 +70,8 @@ class Machine:
     they are not kept, which is quicker). ``changes`` are full sentences about settings and the like that moved, and
     ``source`` is where the last request got its memory from (SOURCES of simulate.trace). While steps are kept,
     ``touched`` are the bins that a chunk was taken out of or sorted into, of whichever arena, and ``freed`` is where
-    the last chunk that was freed went.
+    the last chunk that was freed went. ``errno`` is the error that
+    NULL stands for where an operation returns it, empty where that is no error.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Machine:
         self.source = ""
         self.touched: set[int] = set()
         self.freed: Freed | None = None
+        self.errno = "ENOMEM"
 
         self.word_size = abi.word_size
         self.header = abi.header
@@ -116,11 +118,13 @@ class Machine:
         self.fastbins_at = fields["fastbinsY"].offset if layout.has_fastbins else 0
         self.fastbin_count = fields["fastbinsY"].count if layout.has_fastbins else 0
         fastchunks = fields.get("have_fastchunks")
-        self.fastchunks_at = None if fastchunks is None else fastchunks.offset
-        self._mp = {name: glibc.mp + item.offset for name, item in layout.par.fields.items()}
-        self._mp_size = {name: item.size for name, item in layout.par.fields.items()}
-        self._mp_words = {name: place for name, place in self._mp.items() if self._mp_size[name] == abi.word_size}
-        self._signed = {name: 8 * size for name, size in self._mp_size.items() if name in SIGNED}
+        self._fastchunks = None if fastchunks is None else self._place(fastchunks.offset, fastchunks.size)
+        self._bin_bits = [self._bin_bit(index) for index in range(LAST_BIN + 1)]
+        # By field: the word that holds it, by how many bits it is shifted there, and the mask of its bits.
+        self._mp: dict[str, tuple[int, int, int]] = {}
+        for name, item in layout.par.fields.items():
+            self._mp[name] = (*self._place(glibc.mp + item.offset, item.size), (1 << 8 * item.size) - 1)
+        self._signed = [name for name in self._mp if name in SIGNED]
         self.has_tcache = layout.tcache is not None
         self.counts_down = layout.tcache_counts_down
         self._index_rounds = 0 if self.counts_down else self.align_mask
@@ -140,22 +144,27 @@ class Machine:
         self.largest_small = self.min_size + (SMALL_BINS - 1) * abi.alignment
         since = glibc.since
         self.released_233 = since(2, 33)
-        self.released_239 = since(2, 39)
+        self.scans_bins = glibc.scans_bins if since(2, 38) and not since(2, 39) else False
+        self.has_merge_chunk = since(2, 39) or (since(2, 38) and self.scans_bins is False)
         self.released_241 = since(2, 41)
         self.checks_fastbins = since(2, 27)
         self.checks_merge = since(2, 29)
         self.checks_largebins = since(2, 30)
         self.checks_removal = since(2, 28) and not since(2, 38)
-        self.scans_bins = since(2, 38) and not since(2, 39)
         self.refuses_ptrdiff = since(2, 30)
         self.inits_tcache_inside = not layout.has_fastbins
-        self.asks_single = not layout.has_fastbins or self.fastchunks_at is not None
+        self.asks_single = not layout.has_fastbins or fastchunks is not None
 
     def _place(self, offset: int, width: int) -> tuple[int, int]:
         """Return which word the ``width`` bytes at ``offset`` are in, and by how many bits they are shifted there."""
         inside = offset % self.word_size
         shift = inside if self.abi.little_endian else self.word_size - width - inside
         return offset - inside, 8 * shift
+
+    def _bin_bit(self, index: int) -> tuple[int, int]:
+        """Return which word of an arena holds a bin's bit of the binmap, and that bit there."""
+        place, shift = self._place(self.binmap_at + (index >> 5) * 4, 4)
+        return place, 1 << shift + (index & 31)
 
     def above(self) -> Machine:
         """Return a copy that can be changed while this one, which must not be changed from then on, stays."""
@@ -171,7 +180,7 @@ class Machine:
         made.variables = copy(self.variables)
         made.kernel = self.kernel.copy()
         made.calls, made.changes, made.touched, made.source = [], [], set(), ""
-        made.freed = None
+        made.freed, made.errno = None, "ENOMEM"
         made.steps = None if self.steps is None else []
         return made
 
@@ -209,33 +218,28 @@ class Machine:
         """Return the unsigned number of ``size`` bytes, at most a word, at ``address``."""
         if size == self.word_size:
             return self.words[address]
-        inside = address % self.word_size
-        shift = 8 * (inside if self.abi.little_endian else self.word_size - size - inside)
-        return (self.words[address - inside] >> shift) & ((1 << 8 * size) - 1)
+        place, shift = self._place(address, size)
+        return self.words[place] >> shift & (1 << 8 * size) - 1
 
     def set_number(self, address: int, size: int, value: int) -> None:
         """Write the number of ``size`` bytes at ``address``."""
-        if size == self.word_size:
-            self.words[address] = value % self.wrap
-            return
-        inside = address % self.word_size
-        shift = 8 * (inside if self.abi.little_endian else self.word_size - size - inside)
+        place, shift = self._place(address, size)
         mask = (1 << 8 * size) - 1
-        word = self.words[address - inside]
-        self.words[address - inside] = word & ~(mask << shift) | (value & mask) << shift
+        self.words[place] = self.words[place] & ~(mask << shift) | (value & mask) << shift
 
     # mp_
 
     def mp(self, name: str) -> int:
         """Return the field ``name`` of mp_, as an unsigned number; 0 where this glibc has none."""
-        address = self._mp_words.get(name)
-        if address is not None:
-            return self.words[address]
-        return self.number(self._mp[name], self._mp_size[name]) if name in self._mp else 0
+        if name not in self._mp:
+            return 0
+        address, shift, mask = self._mp[name]
+        return self.words[address] >> shift & mask
 
     def set_mp(self, name: str, value: int) -> None:
         """Write the field ``name`` of mp_, which this glibc must have."""
-        self.set_number(self._mp[name], self._mp_size[name], value)
+        address, shift, mask = self._mp[name]
+        self.words[address] = self.words[address] & ~(mask << shift) | (value & mask) << shift
 
     def has_mp(self, name: str) -> bool:
         """Whether mp_ has the field ``name``."""
@@ -244,10 +248,12 @@ class Machine:
     @property
     def params(self) -> Params:
         """mp_ as it is now."""
-        values = {name: self.mp(name) for name in self._mp}
-        for name, bits in self._signed.items():
-            if values[name] >> bits - 1:
-                values[name] -= 1 << bits
+        words = self.words
+        values = {name: words[address] >> shift & mask for name, (address, shift, mask) in self._mp.items()}
+        for name in self._signed:
+            mask = self._mp[name][2]
+            if values[name] > mask >> 1:
+                values[name] -= mask + 1
         return Params(self.glibc.mp, values)
 
     # Arenas
@@ -285,27 +291,36 @@ class Machine:
             raise Unpredictable("It is not known whether glibc counts on one thread only (SINGLE_THREAD_P).")
         return self.variables.single
 
-    @property
-    def max_fast(self) -> int:
-        """The largest chunk in bytes that a fastbin takes, 0 where there are none (global_max_fast)."""
-        if not self.has_fastbins:
-            return 0
-        if self.variables.max_fast is None:
-            raise Unpredictable("global_max_fast, the limit of fastbins, is not known.")
-        return self.variables.max_fast
+    def is_fast(self, size: int) -> bool:
+        """Whether a chunk of ``size`` bytes belongs in a fastbin: it has at most global_max_fast.
+
+        Where that is not known, a larger chunk in a fastbin of main_arena tells it: mallopt empties those before it
+        changes the limit. Raises Unpredictable where there is none.
+        """
+        if not self.has_fastbins or size > self.largest_fast:
+            return False
+        if self.variables.max_fast is not None:
+            return size <= self.variables.max_fast
+        place = self.main_arena + self.fastbins_at
+        for index in range(fastbin_index(self.abi, size), self.fastbin_count):
+            if self.words[place + index * self.word_size]:
+                return True
+        raise Unpredictable("global_max_fast, the limit of fastbins, is not known.")
 
     def have_fastchunks(self, arena: int) -> bool:
         """Whether malloc believes that a fastbin of the arena may hold a chunk."""
         if not self.has_fastbins:
             return False
-        if self.fastchunks_at is not None:
-            return self.number(arena + self.fastchunks_at, 4) != 0
+        if self._fastchunks is not None:
+            place, shift = self._fastchunks
+            return self.words[arena + place] >> shift & 0xFFFFFFFF != 0
         return not self.number(arena + self.flags_at, 4) & _FASTCHUNKS_BIT
 
     def set_fastchunks(self, arena: int, value: bool) -> None:
         """Note whether a fastbin of the arena may hold a chunk."""
-        if self.fastchunks_at is not None:
-            self.set_number(arena + self.fastchunks_at, 4, int(value))
+        if self._fastchunks is not None:
+            place, shift = self._fastchunks
+            self.words[arena + place] = self.words[arena + place] & ~(0xFFFFFFFF << shift) | int(value) << shift
             return
         flags = self.number(arena + self.flags_at, 4)
         flags = flags & ~_FASTCHUNKS_BIT if value else flags | _FASTCHUNKS_BIT
@@ -327,8 +342,8 @@ class Machine:
 
     def mark_bin(self, arena: int, index: int) -> None:
         """Set the bit of a bin in the arena's binmap."""
-        address = arena + self.binmap_at + (index >> 5) * 4
-        self.set_number(address, 4, self.number(address, 4) | 1 << (index & 31))
+        place, bit = self._bin_bits[index]
+        self.words[arena + place] |= bit
 
     def unlink(self, function: str, chunk: int) -> None:
         """Take a free chunk off the list that it is on (unlink_chunk)."""

@@ -11,6 +11,7 @@ from gdbheap.simulate.int_free import create_chunk, int_free, maybe_trim, merge_
 from gdbheap.simulate.int_malloc import chunk_size_for, int_malloc
 from gdbheap.simulate.kernel_calls import write_mapped_chunk
 from gdbheap.simulate.machine import Machine
+from gdbheap.simulate.memalign_scan import take_from_bins
 from gdbheap.simulate.mmapped import MMAP_HP
 from gdbheap.simulate.public import check_hooks, init_tcache, malloc, note_refusal
 
@@ -27,8 +28,7 @@ def memalign(machine: Machine, alignment: int, request: int) -> int | None:
         return malloc(machine, request)
     alignment = max(alignment, machine.min_size)
     if alignment > machine.wrap >> 1:
-        if machine.steps is not None:
-            machine.note("fail", "_mid_memalign", f"No power of two is {alignment:#x} or more: EINVAL.")
+        _refuse(machine, "_mid_memalign", f"No power of two is {alignment:#x} or more.")
         return None
     if alignment & (alignment - 1):
         alignment = 1 << alignment.bit_length()
@@ -51,6 +51,31 @@ def memalign(machine: Machine, alignment: int, request: int) -> int | None:
     if found is None and arena:
         found = _int_memalign(machine, arena_get_retry(machine, arena, request), alignment, request)
     return found
+
+
+def _refuse(machine: Machine, function: str, reason: str) -> None:
+    """Note that an alignment is none."""
+    machine.errno = "EINVAL"
+    machine.note("fail", function, reason)
+
+
+def aligned_alloc(machine: Machine, alignment: int, request: int) -> int | None:
+    """Do aligned_alloc(``alignment``, ``request``): memalign by another name, but stricter from glibc 2.38 on."""
+    start_malloc(machine)
+    if machine.glibc.since(2, 38) and (not alignment or alignment & (alignment - 1)):
+        _refuse(machine, "aligned_alloc", f"{alignment:#x} is no power of two (C17 demands one).")
+        return None
+    return memalign(machine, alignment, request)
+
+
+def posix_memalign(machine: Machine, alignment: int, request: int) -> int | None:
+    """Do posix_memalign(``alignment``, ``request``); return the pointer that it stores, None where it stores none."""
+    start_malloc(machine)
+    if alignment % machine.word_size or not alignment or alignment & (alignment - 1):
+        reason = f"{alignment:#x} is no power of two that is a multiple of sizeof (void *), {machine.word_size}."
+        _refuse(machine, "__posix_memalign", reason)
+        return None
+    return memalign(machine, alignment, request)
 
 
 def valloc(machine: Machine, request: int) -> int | None:
@@ -105,15 +130,17 @@ def _from_tcache(machine: Machine, nb: int, alignment: int) -> int | None:
 
 
 def _int_memalign(machine: Machine, arena: int, alignment: int, request: int) -> int | None:
-    words, size = machine.words, machine.word_size
     nb = chunk_size_for(machine, request)
     if nb is None or alignment >= machine.wrap >> 1:
         note_refusal(machine, request, _FUNCTION)
         return None
-    if machine.scans_bins:
+    if machine.scans_bins is None:
         raise Unpredictable(
-            "memalign of glibc 2.38.0 and of 2.38's later fixes differ, and the version does not tell them."
+            "memalign of glibc 2.38.0 and of 2.38's later fixes differ, and which of them this is is not known."
         )
+    chunk = take_from_bins(machine, arena, alignment, nb) if machine.scans_bins and arena else None
+    if chunk is not None:
+        return _align(machine, arena, chunk, alignment, nb)
     padded = nb + alignment + machine.min_size
     if machine.steps is not None:
         machine.note(
@@ -125,7 +152,13 @@ def _int_memalign(machine: Machine, arena: int, alignment: int, request: int) ->
     pointer = int_malloc(machine, arena, padded)
     if pointer is None:
         return None
-    chunk = pointer - machine.header
+    return _align(machine, arena, pointer - machine.header, alignment, nb)
+
+
+def _align(machine: Machine, arena: int, chunk: int, alignment: int, nb: int) -> int:
+    """Cut ``nb`` bytes out of a chunk at a multiple of ``alignment``, give the rest back; return the pointer."""
+    words, size = machine.words, machine.word_size
+    pointer = chunk + machine.header
     flag = machine.flag(arena)
     mapped = bool(words[chunk + size] & IS_MMAPPED)
     if pointer % alignment:
@@ -149,7 +182,7 @@ def _int_memalign(machine: Machine, arena: int, alignment: int, request: int) ->
         words[chunk + size] = words[chunk + size] & 7 | lead | flag
         if machine.steps is not None:
             machine.note("move", _FUNCTION, f"The {lead:#x} bytes before it, at {chunk:#x}, are freed.", chunk)
-        if machine.released_239:
+        if machine.has_merge_chunk:
             merge_chunk(machine, arena, chunk, lead)
         else:
             int_free(machine, arena, chunk, True)
@@ -177,7 +210,7 @@ def _give_tail(machine: Machine, arena: int, chunk: int, nb: int) -> None:
     length = words[chunk + size] & -8
     rest = length - nb
     tail, following = chunk + nb, chunk + length
-    if not machine.released_239:
+    if not machine.has_merge_chunk:
         if length <= nb + machine.min_size:
             return
         words[tail + size] = rest | PREV_INUSE | machine.flag(arena)

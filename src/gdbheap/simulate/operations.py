@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gdbheap.memory import MemoryFault
 from gdbheap.simulate.calls import Call, Unpredictable
 from gdbheap.simulate.machine import Machine
-from gdbheap.simulate.memalign import memalign, pvalloc, valloc
+from gdbheap.simulate.memalign import aligned_alloc, memalign, posix_memalign, pvalloc, valloc
 from gdbheap.simulate.public import calloc, free, malloc, usable_size
 from gdbheap.simulate.realloc import realloc
 from gdbheap.simulate.settings import malloc_trim, mallopt
@@ -47,6 +47,8 @@ KINDS: Mapping[str, Kind] = {
     "reallocarray": Kind(_reallocarray, ("pointer", "count", "size")),
     "free": Kind(_free, ("pointer",), "nothing"),
     "memalign": Kind(memalign, ("alignment", "size")),
+    "aligned_alloc": Kind(aligned_alloc, ("alignment", "size")),
+    "posix_memalign": Kind(posix_memalign, ("alignment", "size")),
     "valloc": Kind(valloc, ("size",)),
     "pvalloc": Kind(pvalloc, ("size",)),
     "trim": Kind(malloc_trim, ("pad",), "number", 1),
@@ -69,6 +71,8 @@ class Operation:
             f"{value:#x}" if parameter == "pointer" else str(value)
             for parameter, value in zip(kind.parameters, self.arguments)
         ]
+        if self.name == "posix_memalign":
+            shown.insert(0, "&pointer")
         return f"{name}({', '.join(shown)})"
 
 
@@ -78,7 +82,8 @@ class Prediction:
 
     ``end`` is one of ENDS and ``source`` one of SOURCES, empty where there is no memory to return. ``result`` is the
     pointer (0 for NULL) or the number that is returned, None where nothing is. ``chunk``, ``chunk_size`` and
-    ``usable`` (bytes) describe the chunk that the pointer belongs to. ``calls`` are the system calls, each with the
+    ``usable`` (bytes) describe the chunk that the pointer belongs to. ``errno`` is the error that NULL stands for (what
+    posix_memalign returns), empty where there is none. ``calls`` are the system calls, each with the
     kernel's answer that was assumed. ``message`` is what glibc prints before it aborts, or why it is not known how
     the operation goes on. ``before`` and ``after`` are the allocator on both sides.
     """
@@ -96,6 +101,7 @@ class Prediction:
     calls: tuple[tuple[Call, int], ...] = ()
     changes: tuple[str, ...] = ()
     message: str | None = None
+    errno: str = ""
 
     @property
     def goes_on(self) -> bool:
@@ -148,4 +154,5 @@ def predict(machine: Machine, operation: Operation) -> Prediction:
         tuple(after.calls),
         tuple(after.changes),
         message,
+        after.errno if end == "null" else "",
     )

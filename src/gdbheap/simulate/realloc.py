@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gdbheap.ptmalloc.abi import IS_MMAPPED, PREV_INUSE
 from gdbheap.simulate.arena_get import start_malloc
+from gdbheap.simulate.calls import Unpredictable
 from gdbheap.simulate.int_free import free_inner, unmap
 from gdbheap.simulate.int_malloc import chunk_size_for, int_malloc
 from gdbheap.simulate.kernel_calls import drive, state_of, write_mapped_chunk
@@ -23,6 +24,7 @@ def realloc(machine: Machine, pointer: int, request: int) -> int | None:
     if not request:
         if machine.steps is not None:
             machine.note("look", "__libc_realloc", "The new size is 0: the chunk is freed, and NULL is returned.")
+        machine.errno = ""
         free(machine, pointer)
         return None
     chunk = pointer - machine.header
@@ -68,6 +70,11 @@ def _stays(machine: Machine, pointer: int, request: int) -> bool:
     spare = usable - request
     mapped = machine.words[pointer - machine.word_size] & IS_MMAPPED
     stays = spare < 2 * machine.word_size or bool(machine.has_fastbins and mapped and spare <= machine.abi.page_size)
+    if stays != (spare <= machine.mp("trim_threshold")) and not glibc.since(2, 38):
+        raise Unpredictable(
+            f"The chunk has {spare} bytes more than wanted: glibc 2.37.0 leaves it as it is where those are at most "
+            "trim_threshold, 2.37's later fixes do not, and the version does not tell which of them this is."
+        )
     if stays and machine.steps is not None:
         machine.note(
             "take",

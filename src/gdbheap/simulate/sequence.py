@@ -76,7 +76,7 @@ def replay(machine: Machine, entries: Iterable[Entry], memory: dict[int, int] | 
         if name in TAKES_MEMORY:
             old = arguments[0]
             returned = runs[name](machine, known.get(old, 0), *[value % wrap for value in arguments[1:]]) or 0
-            if returned or name == "free" or not arguments[-1]:
+            if returned or name == "free" or 0 in arguments[1:]:
                 known.pop(old, None)
             if returned:
                 known[result] = returned

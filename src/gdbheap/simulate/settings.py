@@ -68,11 +68,14 @@ def mallopt(machine: Machine, parameter: int, value: int) -> int:
     if machine.has_fastbins:
         malloc_consolidate(machine, machine.main_arena)
     name = PARAMETERS.get(parameter)
-    if name is None:
+    if name is None or (name in ("arena_test", "arena_max") and value <= 0):
+        machine.note("look", "__libc_mallopt", "There is no such setting: nothing is set, and yet 1 is returned.")
         return 1
-    if name in ("arena_test", "arena_max") and value <= 0:
-        return 1
-    return int(set_value(machine, name, value))
+    accepted = set_value(machine, name, value)
+    if machine.steps is not None:
+        done = f"{name} is set to {value}" if accepted else f"{name} cannot be {value}: nothing is set"
+        machine.note("take", "__libc_mallopt", f"{done}.")
+    return int(accepted)
 
 
 def set_value(machine: Machine, name: str, value: int) -> bool:

@@ -27,7 +27,7 @@ SOURCES: Mapping[str, str] = {
     "system": "The top chunk was made larger by the kernel, and it is cut from that.",
     "mapping": "A mapping of its own.",
     "in-place": "The chunk stays where it is (realloc).",
-    "aligned": "A larger chunk was taken, and what lies before and behind the aligned place goes back (memalign).",
+    "aligned": "A chunk was taken in which the aligned place lies; what is before and behind it goes back (memalign).",
 }
 
 #: How an operation can end.

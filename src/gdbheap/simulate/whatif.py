@@ -146,7 +146,7 @@ class _Run:
             values = (self._memory.get(old, 0), *values[1:])
         before = self._sizes.get(old, 0)
         got = KINDS[entry.name].run(machine, *values) or 0
-        if old >= 0 and (got or entry.name == "free" or not values[-1]):
+        if old >= 0 and (got or entry.name == "free" or 0 in values[1:]):
             self._memory.pop(old, None)
             self.live -= before
             self._sizes.pop(old, None)
@@ -154,7 +154,7 @@ class _Run:
             size = machine.size(got - machine.header)
             self._memory[entry.result], self._sizes[entry.result] = got, size
             self.live += size
-        self.failed += int(entry.result >= 0 and not got and (old < 0 or bool(values[-1])))
+        self.failed += int(entry.result >= 0 and not got and (old < 0 or 0 not in values[1:]))
         if machine.calls:
             self._count()
 

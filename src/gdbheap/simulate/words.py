@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from itertools import islice
 
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import Abi, round_down, round_up
+
+#: Addresses are looked up by blocks of that many bits where those in a range are wanted.
+_BLOCK_BITS = 16
 
 
 class Mapped:
@@ -67,6 +71,8 @@ class Words(dict[int, int]):
         self._below = below
         self._size = abi.word_size
         self._mapped = Mapped()  # by what this layer did; the one below has its own
+        self._blocks: dict[int, list[int]] = {}  # addresses of words by block, up to the last _forget
+        self._filed = 0
 
     def __missing__(self, address: int) -> int:
         size = self._size
@@ -100,18 +106,42 @@ class Words(dict[int, int]):
         self._forget(start, end)
         self._mapped.set(start, end, True)
 
-    def unmap(self, start: int, end: int, written: tuple[int, int] | None = None) -> None:
-        """Let there be nothing from ``start`` to ``end``; ``written`` is the part where words were, None for all."""
-        self._forget(*(written or (start, end)))
+    def unmap(self, start: int, end: int) -> None:
+        """Let there be nothing from ``start`` to ``end``."""
+        self._forget(start, end)
         self._mapped.set(start, end, False)
 
     def _forget(self, start: int, end: int) -> None:
-        if (end - start) // self._size < len(self):
-            for address in range(round_down(start, self._size), end, self._size):
-                self.pop(address, None)
-        else:
-            for address in [address for address in self if start <= address < end]:
-                del self[address]
+        """Drop the words from ``start`` to ``end``; how long it takes depends on how many there are."""
+        blocks = self._file_new()
+        first, last = start >> _BLOCK_BITS, (end - 1) >> _BLOCK_BITS
+        within = range(first, last + 1)
+        for block in within if len(within) < len(blocks) else [block for block in blocks if block in within]:
+            found = blocks.pop(block, ())
+            if first < block < last:
+                for address in found:
+                    del self[address]
+                continue
+            kept = []
+            for address in found:
+                if start <= address < end:
+                    del self[address]
+                else:
+                    kept.append(address)
+            if kept:
+                blocks[block] = kept
+        self._filed = len(self)
+
+    def _file_new(self) -> dict[int, list[int]]:
+        """Return the addresses of all words by block: those that came since the last time are the newest keys."""
+        blocks = self._blocks
+        for address in islice(reversed(self), len(self) - self._filed):
+            block = address >> _BLOCK_BITS
+            if block in blocks:
+                blocks[block].append(address)
+            else:
+                blocks[block] = [address]
+        return blocks
 
     def move(self, start: int, size: int, to: int) -> None:
         """Move what malloc may look at of the ``size`` bytes at ``start``, their first words, to the address ``to``."""

@@ -8,7 +8,7 @@ from gdbheap.debugger.options import Option, Parsed, UsageError
 #: The operations, as gdbheap.simulate.operations has them, which is not imported before it is needed.
 _OPERATIONS = (
     *("malloc", "calloc", "realloc", "reallocarray", "free"),
-    *("memalign", "valloc", "pvalloc", "trim", "mallopt"),
+    *("memalign", "aligned_alloc", "posix_memalign", "valloc", "pvalloc", "trim", "mallopt"),
 )
 
 
@@ -22,7 +22,8 @@ class HeapPredict(HeapCommand):
         "Nothing is run or written: glibc's own decisions are followed on the memory as it is.\n"
         "OPERATION is one of:\n"
         "  malloc N | calloc N M | realloc P N | reallocarray P N M | free P\n"
-        "  memalign A N | valloc N | pvalloc N | trim [PAD] | mallopt PARAMETER VALUE\n"
+        "  memalign A N | aligned_alloc A N | posix_memalign A N | valloc N | pvalloc N | trim [PAD]\n"
+        "  mallopt PARAMETER VALUE\n"
         "Several are separated by ';': each finds what those before it left, and $1, $2 are their results. Numbers\n"
         "and pointers may be expressions; write commas between arguments that have spaces.\n"
         "'heap predict growth' says what can still be asked for without a system call, and what the next malloc of\n"
@@ -41,6 +42,10 @@ class HeapPredict(HeapCommand):
         "heap predict malloc 24; free $1; malloc 24 -steps",
         "heap predict growth",
     )
+
+    def split(self, argument: str) -> list[str]:
+        """Return the words of a command line; a semicolon is a word of its own."""
+        return super().split(argument.replace(";", " ; "))
 
     def completions(self, text: str, word: str) -> list[str]:
         """Return the options, or the operations."""
