@@ -27,7 +27,7 @@ def _line(label: str, text: str) -> str:
 def verdict(abort: Abort | None, checked: Checked) -> str | None:
     """Return the sentence that says that the heap is corrupt, None where it is sound."""
     certain = checked.certain
-    if not certain:
+    if not certain:  # and then none was left out either: certain ones are kept first
         if abort is None:
             return None
         what = f"'{printable(abort.message)}'" if abort.message is not None else _FAULT
@@ -52,16 +52,19 @@ def check_lines(
             yield from _finding_lines(f"#{number}", finding, names, style)
             yield ""
     if checked.more:
-        yield f"{count_of(checked.more, 'more finding')} like these left out."
+        yield f"{count_of(checked.more, 'more finding')} left out: only those with the lowest addresses are kept."
         yield ""
     yield from _summary(arenas, checked, style)
     for note in checked.notes:
         yield printable(note)
     doubtful = [finding for finding in checked.findings if finding.doubtful is not None]
     if doubtful:
-        yield f"{count_of(len(doubtful), 'thing')} that may be such a step, and not counted as wrong:"
+        count = count_of(len(doubtful) + checked.more_doubtful, "thing")
+        yield f"{count} that may be such a step, and not counted as wrong:"
         for finding in doubtful:
             yield f"  {finding.kind} at {finding.address:#x}: {printable(finding.text)}"
+        if checked.more_doubtful:
+            yield f"  {count_of(checked.more_doubtful, 'more thing')} of that kind left out."
 
 
 def _summary(arenas: Sequence[Arena], checked: Checked, style: Plain) -> Iterator[str]:
@@ -175,6 +178,7 @@ def check_object(abort: Abort | None, checked: Checked) -> dict[str, object]:
         "abort": None if abort is None else _abort_object(abort),
         "findings": [_finding_object(finding) for finding in checked.findings],
         "left_out": checked.more,
+        "doubtful_left_out": checked.more_doubtful,
         "notes": list(checked.notes),
         "chunks": checked.chunks,
         "listed": checked.listed,
