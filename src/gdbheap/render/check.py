@@ -85,7 +85,7 @@ def _abort_lines(abort: Abort, style: Plain) -> Iterator[str]:
     yield style.paint("bad", f"thread {abort.thread} stopped in malloc: {message}")
     check = CHECKS.get(abort.check or "")
     if check is not None:
-        yield _line("the check", f"{printable(abort.function)}: {check.condition}")
+        yield _line("the check", f"{printable(abort.function or check.function)}: {check.condition}")
     elif abort.function:
         yield _line("in", printable(abort.function))
     yield _line("the call", _call_text(abort))
