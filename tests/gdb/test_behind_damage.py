@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
+from gdbheap.ptmalloc.chunk import STATES
 from tests.support.debugger import Answers, Gdb, Result
 from tests.support.programs import Programs
 
 #: The last chunk before the damage in `totals`, in the order of its chunks, is fast[2]: its size word becomes 0.
 DAMAGE = "set *((long *) fast[2] - 1) = 0"
-MARK, LEGEND = "!", "! behind damage: "
+LEGEND = "! behind damage: "
+#: A state with the mark, as it stands in a row.
+MARKED = re.compile(rf"^0x[0-9a-f]+ .* (?:{'|'.join(STATES)})!(?: |$)")
 
 
 def by_address(answer: dict[str, Any]) -> dict[int, dict[str, Any]]:
@@ -82,18 +86,18 @@ def test_the_lines_say_so_without_colour(looked: tuple[Answers, Result]) -> None
     answers, result = looked
     sound, damaged = result.stdout.split("DAMAGED\n")
     assert LEGEND not in sound
-    assert MARK not in "".join(line for line in sound.splitlines() if line.startswith("0x"))
+    assert not any(map(MARKED.match, sound.splitlines()))
     chunks, find, drawn, words, refs = damaged.split("ANSWER\n")[1:]
     marked = {address for address, chunk in by_address(answers["chunks"]).items() if chunk["behind_damage"]}
     for text in (chunks, find):
         assert text.count(LEGEND) == 1
-        rows = [line.split() for line in text.splitlines() if line.startswith("0x")]
-        shown = {int(row[0], 16) for row in rows if any(word.endswith(MARK) for word in row[4:6])}
-        assert shown == marked & {int(row[0], 16) for row in rows}
+        rows = {int(line.split()[0], 16): line for line in text.splitlines() if line.startswith("0x")}
+        shown = {address for address, line in rows.items() if MARKED.match(line)}
+        assert shown == marked & rows.keys()
         assert len(shown) > 50
     first = min(marked)
     assert f"behind damage, known again from {first:#x} on" in drawn
-    assert words.count("small! ") == 1
-    assert words.count("used! ") == 1
+    first, second = (item["chunk"]["state"] for item in answers["words"]["closeup"]["chunks"])
+    assert words.count(f" {first}! 0x") == words.count(f" {second}! 0x") == 1
     assert words.count(LEGEND) == refs.count(LEGEND) == 1
-    assert " bytes, small!, " in refs
+    assert f" bytes, {answers['refs']['chunk']['state']}!, " in refs

@@ -218,3 +218,27 @@ def test_sound_heaps(gdb: Gdb, answers: Answers, programs: Programs, name: str) 
     assert check["left_out"] == 0
     assert check["abort"] is None
     assert check["chunks"] > 0
+
+
+#: In GDB: PREV_INUSE of fifty chunks becomes clear, as a string that is one byte too long leaves it.
+MANY = (
+    "python [gdb.selected_inferior().write_memory(place, bytes([gdb.selected_inferior().read_memory(place, 1)[0][0] & "
+    "254])) for place in [int(gdb.parse_and_eval('(long) used[%d]' % i)) - 8 for i in range(10, 60)]]"
+)
+
+
+def test_every_finding_that_is_shown_is_explained(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """Which call notices, and who is suspect, for the fiftieth as for the first; where holders are not known, why."""
+    gdb("break stop_here", "run", MANY, f"heap check {answers.into('check')}", program=programs["totals"])
+    findings = answers["check"]["findings"]
+    assert len(findings) == 50
+    assert {finding["kind"] for finding in findings} == {"prev-inuse-clear"}
+    messages = [{catch["message"] for catch in finding["catches"]} for finding in findings]
+    assert all("double free or corruption (!prev)" in said for said in messages), messages
+    suspects = [finding["culprit"] for finding in findings]
+    assert all(suspect["how"] == "overrun" for suspect in suspects)
+    assert [suspect["chunk"] + suspect["size"] + 8 for suspect in suspects] == [item["address"] for item in findings]
+    searched = [not suspect["holders"][0].startswith("not looked for") for suspect in suspects]
+    assert searched == [True] * 20 + [False] * 30
+    assert any("used" in holder for holder in suspects[0]["holders"])
+    assert f"'heap refs {suspects[-1]['pointer']:#x}' does" in suspects[-1]["holders"][0]

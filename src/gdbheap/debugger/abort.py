@@ -56,7 +56,7 @@ def _read(target: Target, state: HeapState, thread: int, frames: Sequence[Frame]
     if call is None:
         call, caller = _tail_called(frames, inside, CHECKS.get(check or ""))
     variables = _variables(target, first, len(frames))
-    chunk = next((variables[name] for name in _CHUNKS if name in variables), None)
+    chunk = next((variables[name] for name in _CHUNKS if variables.get(name)), None)
     pointer = next((variables[name] for name in _POINTERS if name in variables), None)
     foretold = {
         (catch.pointer, finding.chunk)

@@ -14,9 +14,14 @@ from gdbheap.ptmalloc.state import HeapState
 from gdbheap.render.escape import preview, printable
 from gdbheap.render.style import Plain
 from gdbheap.render.units import count_of, hex_size
+from gdbheap.simulate.caught import MOST_CALLS
 
 _INDENT = 14
 _ROW = 16
+_UNNOTICED = (
+    "nothing that was tried: free and realloc of the chunks around it, malloc of what its lists are for, up to "
+    f"{MOST_CALLS} calls after each other"
+)
 _FAULT = "a fault of the processor (SIGSEGV or its like): malloc followed a wrong pointer"
 
 
@@ -133,7 +138,7 @@ def _finding_lines(label: str, finding: Finding, names: dict[int, str], style: P
 
 def _catch_lines(catches: Sequence[Catch]) -> Iterator[str]:
     if not catches:
-        yield _line("caught by", "no check of malloc's that is known, as the heap is now")
+        yield _line("caught by", _UNNOTICED)
     label = "caught by"
     for catch in catches:
         message = "no check: it crashes (SIGSEGV)" if catch.message == CRASH else f'"{catch.message}"'
