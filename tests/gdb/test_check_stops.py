@@ -108,8 +108,8 @@ def test_what_may_be_a_step_is_said(gdb: Gdb, answers: Answers, programs: Progra
 
 
 @pytest.mark.parametrize(
-    "command", [["/bin/ls", "-lR", "/etc"], ["/usr/bin/python3", "-c", "print(len(sorted(map(str, range(20000)))))"],
-                ["/usr/bin/awk", "BEGIN { for (i = 0; i < 30000; i++) a[i] = i \"x\"; print length(a) }"]]
+    "command", [["/bin/ls", "-lR", "/etc"], ["/usr/bin/python3", "-c", "print(len(sorted(map(str,range(20000)))))"],
+                ["/usr/bin/awk", "BEGIN{for(i=0;i<30000;i++)a[i]=i\"x\";print(length(a))}"]]  # GDB 10 wants no spaces
 )  # fmt: skip
 def test_ordinary_programs(gdb: Gdb, answers: Answers, command: list[str]) -> None:
     """Programs that nobody wrote for this, before they end."""

@@ -12,11 +12,10 @@ import pytest
 
 from tests.support.debugger import INTERNAL_ERRORS, Answers, Gdb
 from tests.support.environment import PATIENCE, ROOT, plain_environment
+from tests.support.interrupting import interrupt_at
 from tests.support.programs import Programs
 
 CHUNKS = 2_000_000
-#: Sends GDB what Ctrl-C sends, a moment after the next command has begun.
-INTERRUPT = "python import os, signal, threading; threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()"
 
 
 @pytest.mark.parametrize(
@@ -33,9 +32,10 @@ def test_interrupted(gdb: Gdb, programs: Programs, answers: Answers, command: st
         "run",
         "heap arenas",  # what is read once a session is read here
         "echo ANSWER\\n",
-        INTERRUPT,
+        interrupt_at(20),
         command.format(file=path),
         "echo AFTERWARDS\\n",
+        interrupt_at(0),
         f"heap arenas {answers.into('arenas')}",
         program=programs["many"],
         args=[str(CHUNKS)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,11 @@ from gdbheap.ptmalloc.state import HeapState, read_heap_state
 from gdbheap.ptmalloc.tcache import read_tcache
 from gdbheap.ptmalloc.walk import walk_arena
 from gdbheap.simulate.caught import Catcher, CatchFacts
-from gdbheap.simulate.free_chunk import Freed, foretell
 from gdbheap.simulate.glibc import Glibc
 from gdbheap.simulate.linux import WillingKernel
 from gdbheap.simulate.machine import Globals, Machine, Thread
 from gdbheap.simulate.state import Release
+from gdbheap.simulate.trials import Trials
 from gdbheap.symbols import Field, Struct
 from tests.support.debugger import Answers, Gdb
 
@@ -75,13 +75,6 @@ def libc_facts(gdb: Gdb, answers: Answers, program: Path) -> LibcFacts:
     layout = Layout(*(struct(name) for name in ("state", "par", "heap_info", "tcache")))
     version = tuple(found["version"]) if found["version"] else None
     return LibcFacts(layout, found["main_arena"], found["mp"], found["max_fast"], version, found["libc"])
-
-
-def freeing(machine: Machine) -> Callable[[int, bool], Freed | None]:
-    """Return what says how free of a pointer ends, with the tcache or as if there were none."""
-    bare = machine.above()
-    bare.has_tcache = False
-    return lambda pointer, without: foretell((bare if without else machine).above(), pointer).end
 
 
 class Patched:
@@ -197,10 +190,11 @@ class LiveHeap:
         thread = Thread(1, next(iter(self.tcaches)), self.main_arena)
         machine = Machine(glibc, memory, thread, variables, WillingKernel(8))
         rules = Rules(facts.layout, True, facts.version)
-        catcher = Catcher(memory, state, checked.lists, CatchFacts(rules, freeing(machine), None, self.curbrk))
+        findings = checked.findings[:most]
+        trials = CatchFacts(rules, Trials(machine, {}), None, self.curbrk)
+        catcher = Catcher(memory, state, checked.lists, trials, findings)
         return [
-            (finding, catcher.catches(finding, around.get(finding.address, NOTHING_AROUND)))
-            for finding in checked.findings[:most]
+            (finding, catcher.catches(finding, around.get(finding.address, NOTHING_AROUND))) for finding in findings
         ]
 
     def words(self) -> Iterator[Word]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -26,10 +27,10 @@ from gdbheap.simulate.glibc import Glibc
 from gdbheap.simulate.linux import WillingKernel
 from gdbheap.simulate.machine import Globals, Machine, Thread
 from gdbheap.simulate.state import Release
+from gdbheap.simulate.trials import Trials
 from tests.support.check_table import DOCUMENT, coverage, renewed
 from tests.support.corruptions import IMAGES
 from tests.support.heap_image import LAYOUTS, MAIN_BASE, Image, Row, main_heap
-from tests.support.live import freeing
 from tests.unit.test_ptmalloc_properties import Counting, pieces
 
 EVERY = sorted(LAYOUTS)
@@ -100,7 +101,8 @@ class Case:
             glibc, memory, Thread(1, self.tcache, Image.MAIN_ARENA), variables, WillingKernel(abi.word_size)
         )
         rules = Rules(self.layout, self.image.safe_linking, release.version)
-        catcher = Catcher(memory, state, checked.lists, CatchFacts(rules, freeing(machine), True, self.end))
+        trials = CatchFacts(rules, Trials(machine, {}), True, self.end)
+        catcher = Catcher(memory, state, checked.lists, trials, checked.findings)
         around = chunks_around(memory, state, FreeFacts((), self.image.safe_linking), checked.findings)
         return [catcher.catches(finding, around.get(finding.address, NOTHING_AROUND)) for finding in checked.findings]
 
@@ -469,3 +471,59 @@ def test_any_damage(where: tuple[str, int], data: st.DataObject) -> None:
         for catch in catches:
             assert catch.message in {*CHECKS, "SIGSEGV"}
     assert all(isinstance(view, ListView) for view in checked.lists)
+
+
+# --- catches: calls that are tried ------------------------------------------------------------------------------------
+
+
+def test_a_count_that_is_too_high_is_a_crash_after_the_chunks() -> None:
+    """malloc believes the counter, and takes the front of an empty bin: no single next call notices anything."""
+    case = Case(made=((0x30, "tcache"), (0x30, "tcache"), (0x20, "used")))
+    place = case.tcache + 2 * 1
+    case.image.integer(place, 2, 5)
+    (catches,) = case.catches(case.check())
+    assert [(catch.message, catch.call, catch.low, catch.now) for catch in catches] == [
+        ("SIGSEGV", "malloc", 0x30, False)
+    ]
+    assert catches[0].when.startswith("The malloc after the next 2 of 25 to 40 bytes")
+
+
+@pytest.mark.parametrize("good", range(3))
+def test_a_link_that_is_reached_after_some_calls(good: int) -> None:
+    """The number of mallocs before the one that prints is that of the chunks before the link."""
+    case = Case(made=((0x30, "tcache"),) * 4 + ((0x20, "used"),))
+    holder = case.of("tcache")[3 - good]  # the last that was freed is the front
+    place = case.word(holder, 2)
+    case.image.word(place, (holder.address + 0x18) ^ (place >> 12))
+    (catches, *_) = case.catches(case.check())
+    found = [catch for catch in catches if catch.message == "malloc(): unaligned tcache chunk detected"]
+    assert found
+    assert found[0].when.startswith("The malloc after the next " + f"{good + 1}")
+    assert not found[0].now
+
+
+def test_a_catch_is_told_of_the_word_that_it_looks_at() -> None:
+    """Of two things that are wrong, each has the check that fails because of it."""
+    case = Case(made=((0x20, "used"), (0x90, "unsorted"), (0x20, "used"), (0x410, "large"), (0x20, "used")))
+    unsorted, large = case.of("unsorted")[0], case.of("large")[0]
+    case.image.word(unsorted.address + unsorted.size, 0x10)
+    case.image.word(case.word(large, 3), MAIN_BASE)
+    checked = case.check()
+    by_address = dict(zip((finding.address for finding in checked.findings), case.catches(checked)))
+    first = {catch.message for catch in by_address[unsorted.address + unsorted.size]}
+    second = {catch.message for catch in by_address[case.word(large, 3)]}
+    assert "malloc(): mismatching next->prev_size (unsorted)" in first
+    assert "corrupted double-linked list" in second
+    assert not first & second
+
+
+def test_all_findings_are_explained_in_bounded_time() -> None:
+    """Hundreds of them, on lists of thousands of chunks."""
+    case = Case(made=((0x420, "large"), (0x20, "used"), (0x430, "large"), (0x20, "used")) * 500)
+    for row in case.of("large"):
+        case.image.word(case.word(row, 4), row.address)
+    checked = case.check()
+    assert len(checked.findings) == MOST
+    begun = time.process_time()
+    assert all(case.catches(checked))
+    assert time.process_time() - begun < 10

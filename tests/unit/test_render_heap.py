@@ -304,19 +304,21 @@ def test_a_chunk_as_json() -> None:
         "flags": 5,
         "state": "used",
         "request_max": 1032,
+        "behind_damage": False,
     }
 
 
 @pytest.mark.parametrize("base", [MAIN_BASE, 0xFFFFFC0, 0x5555_5555_9000])
 @pytest.mark.parametrize("sparse", [False, True])
-def test_rows_of_many_chunks_are_those_of_each(base: int, sparse: bool) -> None:
+@pytest.mark.parametrize("behind", [False, True])
+def test_rows_of_many_chunks_are_those_of_each(base: int, sparse: bool, behind: bool) -> None:
     """Also where addresses get longer in between, some are left out, chunks lie far apart, or cannot be read."""
     abi = Abi(8)
     sizes = [0x20, 0x30, 0x410, 0x20, 0x90, 0x10, 0x20D70] if not sparse else [0x9000, 0x20, 0x8000]
     states = bytes([0, 1, 3, 0, 2, 8, 7][: len(sizes)])
     addresses = [base + sum(sizes[:place]) for place in range(len(sizes))]
     words = [size | place % 2 for place, size in enumerate(sizes)]
-    region = Region("brk", base, base, base + sum(sizes), 0, None, None, None, True)
+    region = Region("brk", base, base, base + sum(sizes), 0, None, None, None, True, resumed=behind)
     block = Block(Columns(region, addresses, words, sizes, set(words), None, None), states)
     memory = bytes((place * 7) % 256 for place in range(sum(sizes) + 0x100))
 
@@ -325,9 +327,12 @@ def test_rows_of_many_chunks_are_those_of_each(base: int, sparse: bool) -> None:
 
     for places in (range(len(sizes)), [0, 2], [1], range(1, len(sizes))):
         for reader in (read, lambda address, size: b""):
-            chunks = [chunk_of(abi, addresses[i], words[i], sizes[i], states[i]) for i in places]
+            chunks = [chunk_of(abi, addresses[i], words[i], sizes[i], states[i], behind) for i in places]
             many, one = ShownTotals(), ShownTotals()
             made = "\n".join(BlockRows(abi, reader, 32, many).rows([(block, places)]))
             contents = {chunk: reader(chunk.pointer, min(32, chunk.request_max)) for chunk in chunks}
             assert made.splitlines() == list(chunk_rows(chunks, contents.__getitem__, 32, one))
             assert many == one
+            marked = [f"{chunk.state}!" in row for chunk, row in zip(chunks, made.splitlines())]
+            assert marked == [behind and chunk.state != "top" for chunk in chunks], "top is known from its arena"
+            assert many.behind_damage == any(marked)

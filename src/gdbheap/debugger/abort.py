@@ -14,8 +14,9 @@ from gdbheap.growth.event import Frame
 from gdbheap.growth.names import INTERNAL, PUBLIC, function_of
 from gdbheap.growth.request import malloc_call
 from gdbheap.memory import MemoryFault, PageCache
+from gdbheap.ptmalloc.abi import FLAG_BITS
 from gdbheap.ptmalloc.arena import Arena
-from gdbheap.ptmalloc.checks import CHECKS
+from gdbheap.ptmalloc.checks import CHECKS, Check
 from gdbheap.ptmalloc.compared import compared
 from gdbheap.ptmalloc.finding import Finding
 from gdbheap.ptmalloc.heaps import heap_for, heap_max_size
@@ -43,13 +44,19 @@ def read_abort(
 
 def _read(target: Target, state: HeapState, thread: int, frames: Sequence[Frame], findings: Sequence[Finding]) -> Abort:
     inside = [place for place, frame in enumerate(frames) if is_malloc(frame)]
-    first = next(place for place, frame in enumerate(frames) if place >= inside[0] - 1 and not _is_fatal(frame))
+    # From glibc 2.42 on the function that checks may have left the stack to malloc_printerr_tail.
+    named = bool(inside)
+    inside = inside or [max(place for place, frame in enumerate(frames) if _is_fatal(frame))]
+    behind = (place for place, frame in enumerate(frames) if place >= inside[0] - 1 and not _is_fatal(frame))
+    first = next(behind, len(frames))
     fatal = any(_is_fatal(frame) for frame in frames[:first])
     message = _message(target) if fatal else None
     check = _check_of(message)
     call, request, caller = _call(frames, inside)
-    variables = _variables(first, len(frames))
-    chunk = next((variables[name] for name in _CHUNKS if name in variables), None)
+    if call is None:
+        call, caller = _tail_called(frames, inside, CHECKS.get(check or ""))
+    variables = _variables(target, first, len(frames))
+    chunk = next((variables[name] for name in _CHUNKS if variables.get(name)), None)
     pointer = next((variables[name] for name in _POINTERS if name in variables), None)
     foretold = {
         (catch.pointer, finding.chunk)
@@ -76,7 +83,7 @@ def _read(target: Target, state: HeapState, thread: int, frames: Sequence[Frame]
         thread=thread,
         message=message,
         check=check,
-        function=function_of(frames[first]),
+        function=function_of(frames[first]) if named else "",
         call=call,
         pointer=pointer,
         request=request,
@@ -107,6 +114,29 @@ def _call(frames: Sequence[Frame], inside: Sequence[int]) -> tuple[str | None, i
     return name, None, frames[last + 1] if name is not None and last + 1 < len(frames) else None
 
 
+def _tail_called(
+    frames: Sequence[Frame], inside: Sequence[int], check: Check | None
+) -> tuple[str | None, Frame | None]:
+    """Return the public function that has left the stack to one of malloc's own, and its caller; None where unknown.
+
+    What is on the stack tells which it was; where that is malloc_printerr alone, the ``check`` does.
+    """
+    last = next(place for place in inside if place + 1 not in inside)
+    caller = frames[last + 1] if last + 1 < len(frames) else None
+    function = function_of(frames[last])
+    for beginning, name in _LEFT_BY.items():
+        if function.startswith(beginning):
+            return name, caller
+    if check is not None and check.call in ("free", "realloc") and _is_fatal(frames[last]):
+        return check.call, caller
+    return None, None
+
+
+#: Which public function may have left the stack to one of malloc's whose name begins like this.
+_LEFT_BY = {
+    "_int_free": "free", "tcache_free": "free", "tcache_double_free_verify": "free", "munmap_chunk": "free",
+    "_int_malloc": "malloc", "tcache_malloc": "malloc",
+}  # fmt: skip
 #: Public functions that change nothing, so that growth.names does not have them.
 _OTHERS = {
     "__malloc_info": "malloc_info", "__libc_mallinfo2": "mallinfo2", "__libc_mallinfo": "mallinfo",
@@ -117,10 +147,20 @@ _MERGED = "corrupted size vs. prev_size while consolidating"
 #: Variables that hold the chunk of the user's own pointer.
 _OUTER = ("p of _int_free", "oldp of _int_realloc", "p of munmap_chunk", "p of mremap_chunk")
 #: Functions that check and that growth.names does not have.
-_CHECKING = frozenset({"unlink_chunk", "tcache_get", "tcache_put", "tcache_get_n", "int_mallinfo", "__malloc_info"})
+_CHECKING = frozenset(
+    {
+        "unlink_chunk",
+        "tcache_double_free_verify",
+        "tcache_get",
+        "tcache_put",
+        "tcache_get_n",
+        "int_mallinfo",
+        "__malloc_info",
+    }
+)
 
 
-def _variables(first: int, count: int) -> dict[str, int]:
+def _variables(target: Target, first: int, count: int) -> dict[str, int]:
     """Return the integers that malloc's frames of the selected thread tell, the innermost of each name."""
     found: dict[str, int] = {}
     frame: gdb.Frame | None = gdb.newest_frame()
@@ -129,21 +169,38 @@ def _variables(first: int, count: int) -> dict[str, int]:
         name = re.sub(r"^__GI_", "", frame.name() or "").split(".")[0]
         if place >= first and (name in INTERNAL or name in PUBLIC or name in _CHECKING):
             for variable in (*_CHUNKS, *_POINTERS, "av"):
-                try:
-                    value = frame.read_var(variable)
-                    if value.is_optimized_out:
-                        continue
-                    number = int(value)
-                except (gdb.error, ValueError, RuntimeError):
+                number = _variable(frame, variable)
+                if number is None:
                     continue
                 found.setdefault(variable, number)
-                found.setdefault(f"{variable} of {name.replace('_int_free_chunk', '_int_free')}", number)
+                if name == "_int_free_merge_chunk" and not _is_unmerged(target, number, _variable(frame, "size")):
+                    continue  # it stands for what free was given, and that was merged with the chunk before it
+                own = "_int_free" if name in ("_int_free_chunk", "_int_free_merge_chunk") else name
+                found.setdefault(f"{variable} of {own}", number)
         try:
             frame = frame.older()
         except gdb.error:
             break
         place += 1
     return found
+
+
+def _variable(frame: gdb.Frame, name: str) -> int | None:
+    """Return an integer or pointer variable of a frame, None where it has no value that is known."""
+    try:
+        value = frame.read_var(name)
+        return None if value.is_optimized_out else int(value)
+    except (gdb.error, ValueError, RuntimeError):
+        return None
+
+
+def _is_unmerged(target: Target, chunk: int, size: int | None) -> bool:
+    """Whether ``chunk``, which _int_free_merge_chunk has grown to ``size``, still has that size by itself."""
+    try:
+        word = target.abi.read_word(target.memory, chunk + target.abi.word_size)
+    except MemoryFault:
+        return False
+    return size is not None and word & ~FLAG_BITS == size
 
 
 def _message(target: Target) -> str | None:
@@ -159,6 +216,8 @@ def _message(target: Target) -> str | None:
                     return _text(target, int(value))
             except (gdb.error, ValueError, RuntimeError):
                 pass
+        if frame.name() == "__malloc_assert":  # up to 2.35 no copy is kept
+            return _assertion(target, frame)
         try:
             frame = frame.older()
         except gdb.error:
@@ -166,6 +225,17 @@ def _message(target: Target) -> str | None:
     pointer = target.word("__abort_msg")
     text = None if not pointer else _text(target, pointer + 4)  # struct abort_msg_s: an unsigned int, then the text
     return None if text is None else text.strip()
+
+
+def _assertion(target: Target, frame: gdb.Frame) -> str | None:
+    """Return what __malloc_assert prints behind the program's name, None where its arguments are not known."""
+    pointers = [_variable(frame, name) for name in ("file", "function", "assertion")]
+    file, function, assertion = (None if pointer is None else _text(target, pointer) for pointer in pointers)
+    line = _variable(frame, "line")
+    if assertion is None or function is None:
+        return None
+    where = "" if file is None or line is None else f"{file}:{line}: "
+    return f"{where}{function}: Assertion `{assertion}' failed."
 
 
 def _text(target: Target, address: int) -> str | None:
@@ -189,7 +259,7 @@ def _check_of(message: str | None) -> str | None:
         return None
     if message in CHECKS:
         return message
-    return "assertion in sysmalloc" if "sysmalloc" in message and "assert" in message else None
+    return "assertion in sysmalloc" if "sysmalloc" in message and "assert" in message.lower() else None
 
 
 def _arena(target: Target, state: HeapState, av: int | None, chunk: int | None) -> Arena | None:

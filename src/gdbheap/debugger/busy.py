@@ -15,14 +15,25 @@ from gdbheap.ptmalloc.state import HeapState
 
 #: Functions of malloc's that change lists and that no name of growth.names has, as the kernel is not called there.
 _INSIDE = INTERNAL | frozenset(
-    {"unlink_chunk", "tcache_thread_freeres", "detach_arena", "get_free_list", "mtrim", "arena_get2", "do_set_mxfast"}
+    {
+        "unlink_chunk",
+        "tcache_thread_freeres",
+        "tcache_double_free_verify",
+        "detach_arena",
+        "get_free_list",
+        "mtrim",
+        "arena_get2",
+        "do_set_mxfast",
+    }
     | {"_int_free_check", "tcache_free", "int_mallinfo", "__malloc_info", "__malloc_fork_lock_parent"}
     | {"__malloc_fork_unlock_parent", "__malloc_fork_unlock_child"}
 )
 #: What changes the tcache of the calling thread and nothing else.
 _TCACHE = frozenset({"tcache_get", "tcache_put", "tcache_get_n", "tcache_put_n"})
-#: Where malloc ends that has found the heap corrupt.
-FATAL = frozenset({"malloc_printerr", "__malloc_assert", "__libc_assert_fail", "__assert_fail", "__libc_message"})
+#: Where malloc, and nothing else of libc's, ends that has found the heap corrupt; a caller may have left the stack.
+_OWN_END = frozenset({"malloc_printerr", "malloc_printerr_tail", "__malloc_assert"})
+#: That, and where others end as well.
+FATAL = _OWN_END | {"__libc_assert_fail", "__assert_fail", "__libc_message"}
 #: Signals that the processor raises: memory that is not there, or not as it must be.
 _FAULTS = (4, 7, 8, 11)
 
@@ -60,6 +71,9 @@ def read_busy(target: Target, state: HeapState) -> Busy:
             continue
         malloc = [frame for frame in frames if is_malloc(frame)]
         if not malloc:
+            if any(function_of(frame) in _OWN_END and in_libc(frame) for frame in frames):
+                busy.dead[thread.num] = frames
+                excused.update(names)
             continue
         av = next((frame.variables["av"] for frame in malloc if frame.variables.get("av")), None)
         if _is_dead(frames):

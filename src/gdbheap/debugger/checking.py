@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import gdb
@@ -27,10 +27,10 @@ from gdbheap.ptmalloc.finding import Finding
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.ptmalloc.tcache import tcache_is_dummy
 from gdbheap.simulate.caught import Catcher, CatchFacts
-from gdbheap.simulate.free_chunk import Freed, foretell
+from gdbheap.simulate.trials import Trials
 
-#: Findings of which it is told what catches them and who may have done it.
-EXPLAINED = 20
+#: Suspects for whose holders all memory is searched: each search takes a moment.
+SEARCHED = 20
 
 
 @dataclass(frozen=True)
@@ -92,29 +92,40 @@ def _facts(target: Target, lists: FreeFacts, busy: Busy) -> CheckFacts:
 
 
 def _explained(target: Target, state: HeapState, lists: FreeFacts, facts: CheckFacts, checked: Checked) -> Checked:
-    """Return the findings, the first of them with what catches them and who may have done it."""
+    """Return the findings, the certain ones with what catches them and who may have done it."""
     memory = PageCache(model.heap_memory())
-    first, rest = checked.findings[:EXPLAINED], checked.findings[EXPLAINED:]
+    certain = checked.certain
     known = [address - state.abi.header for address in facts.tcaches]
-    around = chunks_around(model.heap_memory(), state, lists, first, known)
+    around = chunks_around(model.heap_memory(), state, lists, certain, known)
     rules = Rules(target.layout, target.safe_linking, target.release.version)
     single = _single_thread(target)
     own = {address - state.abi.header: name for address, name in facts.tcaches.items()}
-    free = _freeing()
+    trials = _trials(target)
     catcher = Catcher(
-        memory, state, checked.lists, CatchFacts(rules, free, single, facts.curbrk, frozenset(own))
-    )  # fmt: skip
+        memory, state, checked.lists, CatchFacts(rules, trials, single, facts.curbrk, frozenset(own)), certain
+    )
     damaged = frozenset(finding.address for finding in checked.findings)
+    holders: dict[int, tuple[str, ...]] = {}  # by the suspect's chunk
     explained: list[Finding] = []
-    for finding in first:
+    for finding in certain:
         near = around.get(finding.address, NOTHING_AROUND)
         suspect = culprit(memory, state, finding, near, damaged)
-        if suspect is not None and suspect.chunk in own:
-            suspect = replace(suspect, holders=(f"malloc itself: it is {own[suspect.chunk]}",))
-        elif suspect is not None and not explained:
-            suspect = replace(suspect, holders=holders_of(target, suspect))
+        if suspect is not None:
+            if suspect.chunk in own:
+                holders[suspect.chunk] = (f"malloc itself: it is {own[suspect.chunk]}",)
+            elif suspect.chunk not in holders and len(holders) < SEARCHED:
+                holders[suspect.chunk] = holders_of(target, suspect)
+            who = f"not looked for, after so many others: 'heap refs {suspect.pointer:#x}' does"
+            suspect = replace(suspect, holders=holders.get(suspect.chunk, (who,)))
         explained.append(replace(finding, catches=catcher.catches(finding, near), culprit=suspect))
-    return replace(checked, findings=(*explained, *rest))
+    doubtful = checked.findings[len(certain) :]
+    notes = checked.notes
+    if trials is None:
+        notes += (
+            "Which calls of free, realloc and malloc would notice cannot be told in full: what malloc would do is not "
+            "known here ('heap predict malloc 1' says why).",
+        )
+    return replace(checked, findings=(*explained, *doubtful), notes=notes)
 
 
 def _single_thread(target: Target) -> bool | None:
@@ -125,15 +136,18 @@ def _single_thread(target: Target) -> bool | None:
     return target.is_single_thread(flag)
 
 
-def _freeing() -> Callable[[int, bool], Freed | None] | None:
-    """Return what says how free of a pointer ends, called by the selected thread; None where that cannot be told."""
-    thread = gdb.selected_thread()
+def _trials(target: Target) -> Trials | None:
+    """Return what tries calls of the selected thread; None where that cannot be told."""
+    selected = gdb.selected_thread()
     try:
-        machine = None if thread is None else read_machine(thread)
+        if selected is None:
+            return None
+        machine = read_machine(selected)
+        arenas: dict[int, int] = {}
+        for thread in each_thread():
+            tcache, arena = target.tcache_address(thread), target.thread_word("thread_arena", thread)
+            if tcache is not None and arena is not None:
+                arenas[tcache] = arena
+        return Trials(machine, arenas)
     except (MemoryFault, TargetError, gdb.error):
         return None
-    if machine is None:
-        return None
-    bare = machine.above()
-    bare.has_tcache = False
-    return lambda pointer, without: foretell((bare if without else machine).above(), pointer).end

@@ -12,9 +12,9 @@ from gdbheap.debugger.progress import Progress
 from gdbheap.memory import BlockCache, MemoryFault, PageCache
 from gdbheap.ptmalloc.account import plan_arena, search_mmapped
 from gdbheap.ptmalloc.arena import Arena
-from gdbheap.ptmalloc.chunk import USED, Chunk, chunk_of
+from gdbheap.ptmalloc.chunk import USED, Chunk
 from gdbheap.ptmalloc.mmapped import MmappedChunk, holder
-from gdbheap.ptmalloc.rows import Rows, Wanted
+from gdbheap.ptmalloc.rows import Rows, Wanted, block_chunk
 from gdbheap.ptmalloc.walk import Block, membership, walk_arena
 
 #: Bytes below which reads are worth being kept for the next ones.
@@ -49,11 +49,8 @@ class ChunkWalk:
     def chunks(self, arena: Arena) -> Iterator[Chunk]:
         """Yield the wanted chunks of ``arena``; raise TargetError where ``start`` is inside one of them."""
         for block, places in self.blocks(arena):
-            columns, states = block.columns, block.states
             for place in places:
-                yield chunk_of(
-                    self.abi, columns.addresses[place], columns.words[place], columns.sizes[place], states[place]
-                )
+                yield block_chunk(self.abi, block, place)
 
     def blocks(self, arena: Arena) -> Iterator[tuple[Block, Sequence[int]]]:
         """Yield the blocks of the walk that have wanted chunks, and which of their chunks these are; as ``chunks``."""

@@ -140,8 +140,8 @@ def _struct(name: str, described: gdb.Type) -> Struct:
         kind = field.type.strip_typedefs()
         count = 1
         if kind.code == gdb.TYPE_CODE_ARRAY:
-            low, high = kind.range()
-            count = high - low + 1
+            # Not kind.range(): GDB 10 ends itself where an array has no length, as at the end of struct pthread.
+            count = kind.sizeof // max(kind.target().strip_typedefs().sizeof, 1)
         fields[field.name] = Field(field.bitpos // 8, kind.sizeof, count)
     return Struct(name, described.sizeof, fields)
 

@@ -6,8 +6,9 @@ process has mapped, each list by the chunks that there can be.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from bisect import bisect_right
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from gdbheap.mappings import MappedRange, Spans
 from gdbheap.memory import Memory, MemoryFault, PageCache
@@ -64,13 +65,15 @@ class CheckFacts:
 class Checked:
     """What a check found: ``findings``, the one nearest to the cause first.
 
-    ``more`` is how many others there were than are kept. ``notes`` are sentences on what could not be checked, and on
+    ``more`` is how many others there were that are certain too, ``more_doubtful`` how many that are not; they are not
+    kept. ``notes`` are sentences on what could not be checked, and on
     operations under way. ``chunks`` is how many chunks were met, ``listed`` how many are on free lists, ``mmapped`` how
     many have a mapping of their own. ``lists`` are all free lists.
     """
 
     findings: tuple[Finding, ...]
     more: int
+    more_doubtful: int
     notes: tuple[str, ...]
     chunks: int
     listed: int
@@ -96,7 +99,8 @@ class _Check:
         self._facts = facts
         self._whole = not arenas
         self._arenas = arenas or state.ring.arenas
-        self._findings = Findings()
+        self._findings = Findings(self._doubt)
+        self._asked = {arena.address for arena in self._arenas}
         self._notes = [*facts.notes, *facts.busy.values()]
         self._chunks = 0
         self._mmapped = 0
@@ -116,18 +120,28 @@ class _Check:
                 self._notes.append(f"{name[:1].upper()}{name[1:]} cannot be read, so it is not checked: GDB {fault}.")
         self._twice()
         for view in self._views:
-            self._findings.extend(view.findings)
+            if self._concerns(view.owner):
+                self._findings.merge(view.findings)
         self._ring()
         checkers = [self._arena(arena) for arena in self._arenas]
         self._elsewhere(checkers)
         if self._whole:
             self._find_mmapped(checkers)
-        found = self._sorted()
         notes = tuple(dict.fromkeys(self._notes))
         listed = sum(len(view.nodes) for view in self._views)
+        findings = self._findings
         return Checked(
-            found, self._findings.more, notes, self._chunks, listed, self._mmapped, tuple(self._views)
+            tuple(findings), findings.more, findings.more_doubtful, notes, self._chunks, listed, self._mmapped,
+            tuple(self._views),
         )  # fmt: skip
+
+    def _concerns(self, owner: int) -> bool:
+        """Whether a finding is asked for: those of other arenas are not, where arenas were named."""
+        return self._whole or not owner or owner in self._asked or owner in self._facts.tcaches
+
+    def _add(self, finding: Finding) -> None:
+        if self._concerns(finding.arena):
+            self._findings.add(finding)
 
     def _ring(self) -> None:
         problem = self._state.ring.problem
@@ -135,7 +149,7 @@ class _Check:
             return
         last = self._state.ring.arenas[-1]
         place = last.address + self._state.layout.state.fields["next"].offset
-        self._findings.add(
+        self._add(
             Finding(
                 "arena-ring", place, problem, hexadecimal(last.next), "the next arena, at last main_arena",
                 last.address, size=self._state.abi.word_size,
@@ -155,7 +169,7 @@ class _Check:
                     continue
                 link = self._link_to(view, place)
                 owners = {item.owner for item in (view, other)}
-                self._findings.add(
+                self._add(
                     Finding(
                         "listed-twice", link,
                         f"The chunk at {node.address:#x} is on the {other.name} and also on the {view.name}; it should "
@@ -196,13 +210,14 @@ class _Check:
         chain = state.heaps.get(arena.address, HeapChain(()))
         plan = regions(state.abi, state.layout, state.params, arena, chain, facts.known_starts)
         known = [address - state.abi.header for address in facts.tcaches]
-        checker = ChunkChecker(self._memory, state.abi, plan, self._membership(arena), self._owner, known)
+        checker = ChunkChecker(
+            self._memory, state.abi, plan, self._membership(arena), self._owner, known, Findings(self._doubt)
+        )  # fmt: skip
         checker.lost_sizes = [self._sizes_of(view) for view in self._views if not view.complete]
         checker.run()
         self._chunks += checker.walked.chunks
         self._overlaps(arena, checker)
-        self._findings.extend(checker.findings.found.values())
-        self._findings.more += checker.findings.more
+        self._findings.merge(checker.findings)
         return checker
 
     def _sizes_of(self, view: ListView) -> tuple[int, int]:
@@ -219,52 +234,62 @@ class _Check:
 
     def _overlaps(self, arena: Arena, checker: ChunkChecker) -> None:
         """Decide, where a listed chunk lies inside another one, which of the two is wrong."""
-        found, free = checker.findings, checker.walked.inside
+        found, inside = checker.findings, checker.walked.inside
+        if not inside:
+            return
         abi = self._state.abi
-        for address, (holder, size) in sorted(free.items()):
+        nodes = self._nodes(inside)
+        # Where the walk was in step again behind a chunk that ran over listed ones: at the next one that it met.
+        met = sorted(address for address in self._owner if address not in inside and checker.met(address))
+        sound = {address for address in inside if self._is_chunk(self._owner[address], nodes[address][1])}
+        out_of_step: dict[int, int] = {}
+        for address in sound:
+            following = bisect_right(met, address)
+            place = inside[address][0] + abi.word_size
+            out_of_step[place] = met[following] if following < len(met) else 1 << 64
+        found.forget(out_of_step)
+        for address, (holder, size) in sorted(inside.items()):
             view = self._owner[address]
             place = holder + abi.word_size
-            if self._is_chunk(view, address):
-                if place not in found.found:
-                    word = self._word(place)
-                    found.add(
-                        Finding(
-                            "chunk-size", place,
-                            f"The chunk at {holder:#x} has the size {size:#x}, so that it runs over the chunk at "
-                            f"{address:#x}, which is free and on the {view.name}; it should end there at the latest.",
-                            hexadecimal(word or 0), f"at most {address - holder:#x}", arena.address, holder,
-                            size=abi.word_size,
-                        )
-                    )  # fmt: skip
-                self._forget_behind(checker, place, address)
+            if address in sound:
+                word = self._word(place)
+                found.add(
+                    Finding(
+                        "chunk-size", place,
+                        f"The chunk at {holder:#x} has the size {size:#x}, so that it runs over the chunk at "
+                        f"{address:#x}, which is free and on the {view.name}; it should end there at the latest.",
+                        hexadecimal(word or 0), f"at most {address - holder:#x}", arena.address, holder,
+                        size=abi.word_size,
+                    )
+                )  # fmt: skip
             else:
-                self._nowhere(view, address, arena, f"inside the chunk at {holder:#x} of {size:#x} bytes")
+                where = f"inside the chunk at {holder:#x} of {size:#x} bytes"
+                self._nowhere(view, nodes[address][0], address, where)
 
-    def _is_chunk(self, view: ListView, address: int) -> bool:
+    def _nodes(self, wanted: Container[int]) -> dict[int, tuple[int, Node]]:
+        """Return the place on its list, and the node, of each of the listed chunks ``wanted``."""
+        return {
+            node.address: (place, node)
+            for view in self._views
+            for place, node in enumerate(view.nodes)
+            if node.address in wanted and self._owner[node.address] is view
+        }
+
+    def _is_chunk(self, view: ListView, node: Node) -> bool:
         """Whether all that the list says of a chunk fits: its size, its links, and its size behind it."""
-        if any(finding.chunk == address for finding in view.findings):
+        if node.address in view.unsound:
             return False
         if view.kind == "tcache":
             return self._facts.key is not None or self._facts.key_is_address
         if view.kind == "fastbin":
             return True
-        node = next(node for node in view.nodes if node.address == address)
-        return self._word(address + (node.word & ~FLAG_BITS)) == node.word & ~FLAG_BITS
+        return self._word(node.address + (node.word & ~FLAG_BITS)) == node.word & ~FLAG_BITS
 
-    def _forget_behind(self, checker: ChunkChecker, place: int, address: int) -> None:
-        """Drop what was found while the walk was out of step: from ``place`` to the next listed chunk that it met."""
-        known = [item for item in self._owner if item > address and item not in checker.walked.inside]
-        end = min((item for item in known if checker.met(item)), default=1 << 64)
-        found = checker.findings.found
-        for at in [at for at in found if place < at < end]:
-            del found[at]
-
-    def _nowhere(self, view: ListView, address: int, arena: Arena | None, where: str) -> None:
-        place = next((i for i, node in enumerate(view.nodes) if node.address == address), 0)
+    def _nowhere(self, view: ListView, place: int, address: int, where: str) -> None:
         link = self._link_to(view, place)
         if view.kind != "tcache" and view.from_back is not None and place >= view.from_back:
             link = address
-        self._findings.add(
+        self._add(
             Finding(
                 "listed-nowhere", link,
                 f"{address:#x} is on the {view.name}, but no chunk begins there: it is {where}.",
@@ -285,15 +310,15 @@ class _Check:
         if not main.contiguous and main.has_top(state.abi) and not complete:
             return
         for view in self._views:
-            for node in view.nodes:
+            for place, node in enumerate(view.nodes):
                 if self._owner[node.address] is not view:
                     continue
                 if view.kind == "tcache":
                     if not any(self._covers(checker, node.address) for checker in checkers):
-                        self._outside(view, node, "any arena", complete)
+                        self._outside(view, place, node, "any arena", complete)
                 elif not self._covers(by_arena[view.owner], node.address):
                     name = next(a.name for a in state.ring.arenas if a.address == view.owner)
-                    self._outside(view, node, name, by_arena[view.owner].walked.complete)
+                    self._outside(view, place, node, name, by_arena[view.owner].walked.complete)
 
     @staticmethod
     def _covers(checker: ChunkChecker, address: int) -> bool:
@@ -301,11 +326,11 @@ class _Check:
             region.address <= address < max(region.limit, region.end or 0) for region in checker.plan.regions
         )  # fmt: skip
 
-    def _outside(self, view: ListView, node: Node, name: str, complete: bool) -> None:
+    def _outside(self, view: ListView, place: int, node: Node, name: str, complete: bool) -> None:
         if node.word & IS_MMAPPED and view.kind == "tcache" and not self._state.layout.has_fastbins:
             return  # 2.43 keeps mmapped chunks in a tcache as well
         if complete:
-            self._nowhere(view, node.address, None, f"outside the memory of {name}")
+            self._nowhere(view, place, node.address, f"outside the memory of {name}")
 
     # --- chunks with mappings of their own --------------------------------------------------------------------------
 
@@ -353,7 +378,7 @@ class _Check:
             place, name, found, should = chunk + abi.word_size, "size word", word, expected
         else:
             place, name, found, should = chunk, "prev_size", prev_size, chunk - start
-        self._findings.add(
+        self._add(
             Finding(
                 "mmapped-header", place,
                 f"The {name} of the chunk at {chunk:#x}, which has the mapping from {start:#x} to {end:#x} of its own, "
@@ -368,18 +393,7 @@ class _Check:
         except MemoryFault:
             return None
 
-    # --- what comes first -------------------------------------------------------------------------------------------
-
-    def _sorted(self) -> tuple[Finding, ...]:
-        """Return the findings: certain ones first, by address; those of other arenas than were asked for left out."""
-        wanted = {arena.address for arena in self._arenas}
-        found = []
-        for finding in self._findings.found.values():
-            if not self._whole and finding.arena and finding.arena not in wanted:
-                continue
-            found.append(replace(finding, doubtful=self._doubt(finding)))
-        found.sort(key=lambda finding: (finding.doubtful is not None, finding.address))
-        return tuple(found)
+    # --- what may be a step of an operation ------------------------------------------------------------------------
 
     def _doubt(self, finding: Finding) -> str | None:
         facts = self._facts

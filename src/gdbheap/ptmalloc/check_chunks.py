@@ -45,6 +45,7 @@ class ChunkChecker:
         free: Membership,
         lists: Mapping[int, ListView],
         known: Iterable[int],
+        findings: Findings,
     ) -> None:
         self._memory = memory
         self._abi = abi
@@ -55,7 +56,7 @@ class ChunkChecker:
         #: Chunks that are known besides those on lists: where a walk can be taken up again.
         self._known = sorted({*free.addresses, *known})
         self._stopped = 0
-        self.findings = Findings()
+        self.findings = findings
         self.walked = Walked()
 
     @property

@@ -15,9 +15,9 @@ from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import FLAG_BITS, Abi
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.bins import LAST_BIN, UNSORTED_BIN, bin_index, bin_range
-from gdbheap.ptmalloc.finding import Finding
+from gdbheap.ptmalloc.finding import Finding, Findings
 from gdbheap.ptmalloc.layout import Layout
-from gdbheap.ptmalloc.tcache import MAX_BIN_CHUNKS, SMALL_BINS, bin_total, fits, tcache_range
+from gdbheap.ptmalloc.tcache import MAX_BIN_CHUNKS, bin_total, fits, tcache_range
 
 #: Chunks that are visited at most on one list: as many as an address space of 2 GiB has, or a heap of 600 MB.
 MAX_NODES = 20_000_000
@@ -40,7 +40,8 @@ class ListView:
 
     ``kind`` is tcache, fastbin, unsorted, small or large, ``index`` glibc's own; ``owner`` is the address of the arena
     or of the tcache. ``nodes`` are front to back; those from ``from_back`` on (None: there are none) were reached from
-    the back, as the way from the front broke off. ``complete`` says that these are all.
+    the back, as the way from the front broke off. ``complete`` says that these are all. ``findings`` are what is wrong
+    with it, and ``unsound`` the addresses of the chunks that any of that is about.
     """
 
     kind: str
@@ -49,7 +50,13 @@ class ListView:
     nodes: list[Node] = field(default_factory=list)
     from_back: int | None = None
     complete: bool = True
-    findings: list[Finding] = field(default_factory=list)
+    findings: Findings = field(default_factory=Findings)
+    unsound: set[int | None] = field(default_factory=set)
+
+    def add(self, finding: Finding) -> None:
+        """Add something that is wrong."""
+        self.findings.add(finding)
+        self.unsound.add(finding.chunk)
 
     @property
     def name(self) -> str:
@@ -400,7 +407,7 @@ class ListChecker:
         self, view: ListView, arena: Arena | None, kind: str, address: int, text: str, found: str, expected: str,
         chunk: int | None,
     ) -> None:  # fmt: skip
-        view.findings.append(
+        view.add(
             Finding(
                 kind, address, text, found, expected, arena.address if arena is not None else 0, chunk, view.name,
                 view.owner if view.kind == "tcache" else None, self._abi.word_size,
@@ -489,7 +496,7 @@ class ListChecker:
             if view.complete and claimed != len(view.nodes):
                 expected = limit - len(view.nodes) if layout.tcache_counts_down else len(view.nodes)
                 where = address + fields[name].offset + index * width
-                view.findings.append(
+                view.add(
                     Finding(
                         "tcache-count", where,
                         f"{name}[{index}] of {owner} is {counter}; it should be {expected}, as that bin has "
@@ -533,14 +540,3 @@ class ListChecker:
             stored = node.fd
             pointer = self._reveal(pointer, stored)
         return view
-
-
-def listed(views: list[ListView]) -> Iterator[tuple[int, ListView]]:
-    """Yield each chunk that is on a list, with the list."""
-    for view in views:
-        for node in view.nodes:
-            yield node.address, view
-
-
-#: Tcache bins of one exact size each; those behind hold sizes from 1 KiB up to 4 MiB (from glibc 2.42 on).
-EXACT_BINS = SMALL_BINS

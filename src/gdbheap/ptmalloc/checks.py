@@ -57,11 +57,13 @@ _SIZE_OF_NEXT = "the size word of the chunk behind it is at most two words, or i
 CHECKS: Mapping[str, Check] = {
     # free and realloc
     "free(): invalid pointer": Check(
-        "_int_free", "free", "The pointer is not aligned, or the chunk would wrap around the address space.",
+        "_int_free", "free", "The pointer is not aligned; up to 2.41 also: the chunk would wrap around the address "
+        "space.",
         compares=("pointer", "size"),
     ),
     "free(): invalid size": Check(
-        "_int_free", "free", "The size is less than the smallest chunk's, or not aligned (up to 2.41).",
+        "_int_free", "free", "The size is less than the smallest chunk's, or not aligned; from 2.42 on instead: the "
+        "chunk would wrap around the address space.",
         compares=("size",),
     ),
     "free(): too many chunks detected in tcache": Check(

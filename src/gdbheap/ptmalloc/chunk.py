@@ -32,6 +32,7 @@ class Chunk(NamedTuple):
     without the ``flags``, which are the low three bits of the size word. ``state`` is one of STATES: "free" is a
     chunk whose neighbour says that it is free but which is on no list that was read. ``request_max`` is the largest
     request in bytes that the chunk can serve: malloc_usable_size, or what can be cut from top; 0 for fenceposts.
+    ``behind_damage`` is set where the walk had stopped before it and went on from a chunk that something else knows.
     """
 
     address: int
@@ -40,6 +41,7 @@ class Chunk(NamedTuple):
     flags: int
     state: str
     request_max: int
+    behind_damage: bool = False
 
     @property
     def flag_names(self) -> tuple[str, ...]:
@@ -47,14 +49,16 @@ class Chunk(NamedTuple):
         return flag_names(self.flags)
 
 
-def chunk_of(abi: Abi, address: int, word: int, size: int, state: int) -> Chunk:
+def chunk_of(abi: Abi, address: int, word: int, size: int, state: int, behind_damage: bool = False) -> Chunk:
     """Return the chunk at ``address`` of ``size`` bytes whose size word is ``word``; ``state`` is a number (USED ...).
 
-    ``size`` is the word's, but for the last fencepost of a heap: its word says 0, and it takes up a header.
+    ``size`` is the word's, but for the last fencepost of a heap: its word says 0, and it takes up a header. The top
+    chunk is not ``behind_damage``: its arena tells where it is, not the walk.
     """
     if state == TOP:
         cut = round_down(size - abi.min_size, abi.alignment)  # use_top leaves MINSIZE behind
         request_max = max(cut - abi.word_size, 0)
+        behind_damage = False
     else:
         request_max = 0 if state == FENCEPOST else max(size - abi.word_size, 0)
-    return Chunk(address, address + abi.header, size, word & FLAG_BITS, STATES[state], request_max)
+    return Chunk(address, address + abi.header, size, word & FLAG_BITS, STATES[state], request_max, behind_damage)

@@ -167,7 +167,8 @@ class Area:
 
     ``address`` is the region's. What is drawn goes from ``start`` to ``end``; ``sizes`` (bytes) and ``counts``
     (chunks, those included that are only partly inside) are by kind, in the order of KINDS. ``runs`` are the first
-    ones; ``runs_left_out`` is how many follow.
+    ones; ``runs_left_out`` is how many follow. ``behind_damage`` is set for the rest of a region behind a place where
+    the walk had stopped.
     """
 
     kind: str
@@ -179,6 +180,7 @@ class Area:
     runs: tuple[Run, ...]
     runs_left_out: int
     grid: Grid
+    behind_damage: bool = False
 
     def cells_of(self, cell: int) -> int:
         """Return how many cells of ``cell`` bytes there are."""
@@ -291,6 +293,7 @@ class _AreaBuilder:
             tuple(self._runs),
             self._runs_left_out,
             self._grid,
+            self.region.resumed,
         )
 
 

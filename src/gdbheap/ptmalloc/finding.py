@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 #: The kinds of findings, and one sentence that says what each is.
 KINDS: Mapping[str, str] = {
@@ -113,26 +115,103 @@ class Finding:
 
 #: Findings of one check that are kept; a wrecked heap can have one for each chunk.
 MOST = 200
+#: Words with other findings that are remembered, so that none is counted twice.
+_COUNTED = 1 << 17
 
 
-class Findings:
-    """Gathers findings: one for each word, and no more than MOST."""
+class _Kept:
+    """Findings by address: the MOST with the lowest are kept, and the others are counted."""
 
     def __init__(self) -> None:
         self.found: dict[int, Finding] = {}
-        #: How many more there were.
         self.more = 0
+        self._left: set[int] = set()
+
+    def add(self, finding: Finding) -> None:
+        """Add a finding about a word of which none is kept."""
+        if finding.address in self._left:
+            return
+        self.found[finding.address] = finding
+        if len(self.found) > 2 * MOST:
+            self.cut()
+
+    def cut(self) -> None:
+        """Leave out what is too many."""
+        for address in sorted(self.found)[MOST:]:
+            del self.found[address]
+            self.more += 1
+            if len(self._left) < _COUNTED:
+                self._left.add(address)
+
+    def forget(self, starts: Sequence[int], ends: Sequence[int]) -> None:
+        """Drop the findings about words behind one of ``starts`` and before the end in parallel to it."""
+
+        def gone(address: int) -> bool:
+            place = bisect_left(starts, address)
+            return place > 0 and address < ends[place - 1]
+
+        for address in list(filter(gone, self.found)):
+            del self.found[address]
+        left = set(filter(gone, self._left))
+        self._left -= left
+        self.more -= len(left)
+
+
+class Findings:
+    """Gathers findings: one for each word, and no more than MOST that are certain and MOST that are doubtful.
+
+    ``doubt`` says why a finding may be no more than a step of an operation, None where it cannot be: the two are kept
+    apart, so that no number of doubtful ones leaves out a certain one. Those nearest to the cause are kept: the ones
+    with the lowest addresses.
+    """
+
+    def __init__(self, doubt: Callable[[Finding], str | None] | None = None) -> None:
+        self._doubt = doubt
+        self._certain, self._doubtful = _Kept(), _Kept()
+
+    @property
+    def more(self) -> int:
+        """How many certain findings there are besides those that are kept."""
+        self._certain.cut()
+        return self._certain.more
+
+    @property
+    def more_doubtful(self) -> int:
+        """How many doubtful ones there are besides."""
+        self._doubtful.cut()
+        return self._doubtful.more
 
     def add(self, finding: Finding) -> None:
         """Add a finding; what is known of a word already stands."""
-        if finding.address in self.found:
+        if finding.address in self:
             return
-        if len(self.found) >= MOST:
-            self.more += 1
-            return
-        self.found[finding.address] = finding
+        if self._doubt is not None:
+            finding = replace(finding, doubtful=self._doubt(finding))
+        (self._certain if finding.doubtful is None else self._doubtful).add(finding)
 
     def extend(self, findings: Iterable[Finding]) -> None:
         """Add several."""
         for finding in findings:
             self.add(finding)
+
+    def merge(self, other: Findings) -> None:
+        """Add all that another one has, which tells certain from doubtful alike, and count what it did not keep."""
+        self.extend(other)
+        self._certain.more += other.more
+        self._doubtful.more += other.more_doubtful
+
+    def forget(self, ranges: Mapping[int, int]) -> None:
+        """Drop the findings about words behind a start of ``ranges`` and before its end, which is by the start."""
+        starts = sorted(ranges)
+        ends = list(accumulate((ranges[start] for start in starts), max))  # a later range may end sooner
+        self._certain.forget(starts, ends)
+        self._doubtful.forget(starts, ends)
+
+    def __contains__(self, address: int) -> bool:
+        return address in self._certain.found or address in self._doubtful.found
+
+    def __iter__(self) -> Iterator[Finding]:
+        """Yield the findings that are kept: certain ones first, each kind by address."""
+        for kept in (self._certain, self._doubtful):
+            kept.cut()
+            yield from (kept.found[address] for address in sorted(kept.found))

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from gdbheap.memory import Memory
 from gdbheap.ptmalloc.abi import PREV_INUSE, Abi
 from gdbheap.ptmalloc.arena import Arena
-from gdbheap.ptmalloc.chunk import Chunk, chunk_of
+from gdbheap.ptmalloc.chunk import Chunk
 from gdbheap.ptmalloc.regions import Gap, Plan, Region
+from gdbheap.ptmalloc.rows import block_chunk
 from gdbheap.ptmalloc.walk import Block, Membership, classify, walk_arena, walk_region
 
 #: Known chunks before an address from which a walk is tried where the walk from the region's start stopped.
@@ -127,11 +128,6 @@ def _narrowed(plan: Plan, wanted: Sequence[int]) -> Plan:
     return replace(plan, regions=tuple(regions))
 
 
-def _chunk_at(abi: Abi, block: Block, place: int) -> Chunk:
-    columns = block.columns
-    return chunk_of(abi, columns.addresses[place], columns.words[place], columns.sizes[place], block.states[place])
-
-
 def _collect(abi: Abi, arena: Arena, blocks: Iterable[Block], wanted: Sequence[int], found: Found) -> None:
     """Enter the chunks that hold the ``wanted`` addresses; the walk goes no further than it has to.
 
@@ -154,7 +150,7 @@ def _collect(abi: Abi, arena: Arena, blocks: Iterable[Block], wanted: Sequence[i
             resumed = block.gap.why
         if not columns.addresses:
             continue
-        first = _chunk_at(abi, block, 0)
+        first = block_chunk(abi, block, 0)
         if last and last[-1].address + last[-1].size != first.address:
             last, waiting = [], []
         for address in waiting:
@@ -177,7 +173,7 @@ def _collect(abi: Abi, arena: Arena, blocks: Iterable[Block], wanted: Sequence[i
             left.discard(address)
             if after is None:
                 waiting.append(address)
-        last = [*last, *(_chunk_at(abi, block, place) for place in range(max(count - 2, 0), count))][-2:]
+        last = [*last, *(block_chunk(abi, block, place) for place in range(max(count - 2, 0), count))][-2:]
         if not left and not waiting:
             return
 
@@ -189,7 +185,7 @@ def _around(abi: Abi, block: Block, place: int, last: Sequence[Chunk]) -> list[C
         if each < 0:
             around.append(last[each] if len(last) >= -each else None)
         else:
-            around.append(_chunk_at(abi, block, each) if each < len(block.columns.addresses) else None)
+            around.append(block_chunk(abi, block, each) if each < len(block.columns.addresses) else None)
     return around
 
 
@@ -219,7 +215,8 @@ def _resume(
         starts.append((own, False))
     for start, is_known in starts:
         between = anchors[bisect_right(anchors, start) : place]
-        blocks, leads_there = _walk_from(memory, abi, replace(region, start=start), free, between, target)
+        resumed = replace(region, start=start, resumed=True)
+        blocks, leads_there = _walk_from(memory, abi, resumed, free, between, target)
         attempt = Found()
         _collect(abi, arena, blocks, [address], attempt)
         holder = attempt.holders.get(address)

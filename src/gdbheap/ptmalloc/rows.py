@@ -12,6 +12,19 @@ from gdbheap.ptmalloc.chunk import STATES, Chunk, chunk_of, state_table
 from gdbheap.ptmalloc.walk import Block
 
 
+def block_chunk(abi: Abi, block: Block, place: int) -> Chunk:
+    """Return the chunk at ``place`` of a block of a walk."""
+    columns = block.columns
+    return chunk_of(
+        abi,
+        columns.addresses[place],
+        columns.words[place],
+        columns.sizes[place],
+        block.states[place],
+        columns.region.resumed,
+    )
+
+
 @dataclass(frozen=True)
 class Wanted:
     """Which chunks are asked for: sizes in bytes, both inclusive; ``states`` None means all of them.
@@ -62,11 +75,8 @@ class Rows:
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks in the order of the walk."""
         for block, places in self.blocks():
-            columns, states = block.columns, block.states
             for place in places:
-                yield chunk_of(
-                    self._abi, columns.addresses[place], columns.words[place], columns.sizes[place], states[place]
-                )
+                yield block_chunk(self._abi, block, place)
 
     def blocks(self) -> Iterator[tuple[Block, Sequence[int]]]:
         """Yield the blocks of the walk that have such chunks, and which of their chunks these are."""

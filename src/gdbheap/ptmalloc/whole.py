@@ -11,10 +11,11 @@ from gdbheap.memory import BlockCache, Memory
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.account import FreeFacts, plan_arena, search_mmapped
 from gdbheap.ptmalloc.arena import Arena
-from gdbheap.ptmalloc.chunk import FASTBIN, FENCEPOST, STATES, TCACHE, USED, Chunk, chunk_of
+from gdbheap.ptmalloc.chunk import FASTBIN, FENCEPOST, STATES, TCACHE, USED, Chunk
 from gdbheap.ptmalloc.counts import Counts
 from gdbheap.ptmalloc.problems import Problems
 from gdbheap.ptmalloc.regions import Plan, Region
+from gdbheap.ptmalloc.rows import block_chunk
 from gdbheap.ptmalloc.sizes import Sizes
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.ptmalloc.totals import ArenaTotals, Tally, totals
@@ -172,8 +173,7 @@ def user_end(abi: Abi, block: Block, place: int) -> int:
 def chunk_in(abi: Abi, block: Block, place: int) -> Chunk:
     """Return a chunk of ``block`` as it is shown."""
     columns = block.columns
-    address = columns.addresses[place]
-    chunk = chunk_of(abi, address, columns.words[place], columns.sizes[place], block.states[place])
+    chunk = block_chunk(abi, block, place)
     return chunk if columns.region.kind != MMAPPED else chunk._replace(request_max=columns.region.limit - chunk.pointer)
 
 

@@ -126,6 +126,8 @@ def area_heading(scene: Scene, area: Area) -> str | None:
     if area.kind == "brk" or heap is None:
         if len(scene.drawn.areas) < 2:
             return None
+        if area.behind_damage:
+            return f"behind damage, known again from {area.start:#x} on, to {area.end:#x}: {size}"
         return f"region from {area.start:#x} to {area.end:#x}: {size}"
     spare = heap.mprotect_size - heap.size
     more = f", {human_size(spare)} more are accessible" if spare > 0 else ""

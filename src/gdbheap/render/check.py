@@ -14,9 +14,14 @@ from gdbheap.ptmalloc.state import HeapState
 from gdbheap.render.escape import preview, printable
 from gdbheap.render.style import Plain
 from gdbheap.render.units import count_of, hex_size
+from gdbheap.simulate.caught import MOST_CALLS
 
 _INDENT = 14
 _ROW = 16
+_UNNOTICED = (
+    "nothing that was tried: free and realloc of the chunks around it, malloc of what its lists are for, up to "
+    f"{MOST_CALLS} calls after each other"
+)
 _FAULT = "a fault of the processor (SIGSEGV or its like): malloc followed a wrong pointer"
 
 
@@ -27,7 +32,7 @@ def _line(label: str, text: str) -> str:
 def verdict(abort: Abort | None, checked: Checked) -> str | None:
     """Return the sentence that says that the heap is corrupt, None where it is sound."""
     certain = checked.certain
-    if not certain:
+    if not certain:  # and then none was left out either: certain ones are kept first
         if abort is None:
             return None
         what = f"'{printable(abort.message)}'" if abort.message is not None else _FAULT
@@ -52,16 +57,19 @@ def check_lines(
             yield from _finding_lines(f"#{number}", finding, names, style)
             yield ""
     if checked.more:
-        yield f"{count_of(checked.more, 'more finding')} like these left out."
+        yield f"{count_of(checked.more, 'more finding')} left out: only those with the lowest addresses are kept."
         yield ""
     yield from _summary(arenas, checked, style)
     for note in checked.notes:
         yield printable(note)
     doubtful = [finding for finding in checked.findings if finding.doubtful is not None]
     if doubtful:
-        yield f"{count_of(len(doubtful), 'thing')} that may be such a step, and not counted as wrong:"
+        count = count_of(len(doubtful) + checked.more_doubtful, "thing")
+        yield f"{count} that may be such a step, and not counted as wrong:"
         for finding in doubtful:
             yield f"  {finding.kind} at {finding.address:#x}: {printable(finding.text)}"
+        if checked.more_doubtful:
+            yield f"  {count_of(checked.more_doubtful, 'more thing')} of that kind left out."
 
 
 def _summary(arenas: Sequence[Arena], checked: Checked, style: Plain) -> Iterator[str]:
@@ -82,7 +90,7 @@ def _abort_lines(abort: Abort, style: Plain) -> Iterator[str]:
     yield style.paint("bad", f"thread {abort.thread} stopped in malloc: {message}")
     check = CHECKS.get(abort.check or "")
     if check is not None:
-        yield _line("the check", f"{printable(abort.function)}: {check.condition}")
+        yield _line("the check", f"{printable(abort.function or check.function)}: {check.condition}")
     elif abort.function:
         yield _line("in", printable(abort.function))
     yield _line("the call", _call_text(abort))
@@ -130,7 +138,7 @@ def _finding_lines(label: str, finding: Finding, names: dict[int, str], style: P
 
 def _catch_lines(catches: Sequence[Catch]) -> Iterator[str]:
     if not catches:
-        yield _line("caught by", "no check of malloc's that is known, as the heap is now")
+        yield _line("caught by", _UNNOTICED)
     label = "caught by"
     for catch in catches:
         message = "no check: it crashes (SIGSEGV)" if catch.message == CRASH else f'"{catch.message}"'
@@ -175,6 +183,7 @@ def check_object(abort: Abort | None, checked: Checked) -> dict[str, object]:
         "abort": None if abort is None else _abort_object(abort),
         "findings": [_finding_object(finding) for finding in checked.findings],
         "left_out": checked.more,
+        "doubtful_left_out": checked.more_doubtful,
         "notes": list(checked.notes),
         "chunks": checked.chunks,
         "listed": checked.listed,

@@ -13,6 +13,11 @@ from gdbheap.render.escape import preview
 from gdbheap.render.units import count_of, hex_size
 
 HEADER = f"{'address':<18} {'pointer':<18} {'size':>10} {'request':>10} flags {'state':<9} content"
+#: What a row's state ends with where the chunk lies behind damage, and what that means.
+BEHIND_MARK = "!"
+BEHIND_TEXT = (
+    f"{BEHIND_MARK} behind damage: the walk stopped before it, and went on from a chunk that a free list holds"
+)
 #: Rows that are made at once.
 _AT_ONCE = 1000
 _FLAG_LETTERS = {"PREV_INUSE": "P", "IS_MMAPPED": "M", "NON_MAIN_ARENA": "A"}
@@ -25,14 +30,16 @@ _LETTERS = {flags: "".join(_FLAG_LETTERS[name] for name in flag_names(flags)) or
 
 @dataclass
 class ShownTotals:
-    """The sums of the rows that were shown: how many, and their bytes by state."""
+    """The sums of the rows that were shown: how many, their bytes by state, and whether any is ``behind_damage``."""
 
     chunks: int = 0
     sizes: dict[str, int] | None = None
+    behind_damage: bool = False
 
     def add(self, chunk: Chunk) -> None:
         """Count one row."""
         self.add_many(chunk.state, 1, chunk.size)
+        self.behind_damage |= chunk.behind_damage
 
     def add_many(self, state: str, count: int, size: int) -> None:
         """Count ``count`` rows of chunks in the same state, together ``size`` bytes."""
@@ -55,7 +62,12 @@ def chunk_rows(
 def _tail(chunk: Chunk) -> str:
     """Return the columns of a row that chunks of the same size, flags and state have in common."""
     request = "-" if chunk.state == "fencepost" else f"{chunk.request_max}"
-    return f"{chunk.size:>#10x} {request:>10} {_LETTERS[chunk.flags]:<5} {chunk.state:<9} "
+    return f"{chunk.size:>#10x} {request:>10} {_LETTERS[chunk.flags]:<5} {state_text(chunk):<9} "
+
+
+def state_text(chunk: Chunk) -> str:
+    """Return the state of a chunk as a row has it, marked where it lies behind damage."""
+    return chunk.state + BEHIND_MARK if chunk.behind_damage else chunk.state
 
 
 class BlockRows:
@@ -70,7 +82,7 @@ class BlockRows:
         self._content = content
         self._width = width
         self._shown = shown
-        self._tails: dict[tuple[int, int], tuple[str, int]] = {}
+        self._tails: dict[bool, dict[tuple[int, int], tuple[str, int]]] = {False: {}, True: {}}
 
     def rows(self, blocks: Iterable[tuple[Block, Sequence[int]]]) -> Iterator[str]:
         """Yield a row for each chunk of ``blocks`` whose place in its block is given, many rows in one string."""
@@ -90,11 +102,13 @@ class BlockRows:
         for state in sorted(set(states), key=states.index):
             size = sum(compress(sizes, states.translate(state_table(state))))
             self._shown.add_many(STATES[state], states.count(state), size)
-        tails = self._tails
+        behind = columns.region.resumed
+        tails = self._tails[behind]
         kinds = list(zip(words, states))
         for place, kind in enumerate(kinds) if len(set(kinds) - tails.keys()) else ():
             if kind not in tails:
-                chunk = chunk_of(self._abi, addresses[place], words[place], sizes[place], states[place])
+                chunk = chunk_of(self._abi, addresses[place], words[place], sizes[place], states[place], behind)
+                self._shown.behind_damage |= chunk.behind_damage
                 tails[kind] = (_tail(chunk), min(self._width, chunk.request_max))
         found = list(map(tails.__getitem__, kinds))
         header = self._abi.header
@@ -129,6 +143,7 @@ def chunk_object(chunk: Chunk) -> dict[str, object]:
         "flags": chunk.flags,
         "state": chunk.state,
         "request_max": chunk.request_max,
+        "behind_damage": chunk.behind_damage,
     }
 
 

@@ -11,7 +11,7 @@ from gdbheap.ptmalloc.counts import Counts
 from gdbheap.ptmalloc.scan import Unreadable
 from gdbheap.ptmalloc.search import FoundChunk, Group
 from gdbheap.ptmalloc.whole import Missing
-from gdbheap.render.chunks import chunk_object
+from gdbheap.render.chunks import BEHIND_TEXT, chunk_object, state_text
 from gdbheap.render.escape import preview, printable
 from gdbheap.render.state import table
 from gdbheap.render.style import Plain
@@ -92,8 +92,10 @@ def row_lines(rows: Sequence[FoundChunk], content: Callable[[int, int], bytes], 
         at = f" {start - chunk.pointer:<+#8x}" if searched else ""
         yield (
             f"{chunk.address:<#18x} {chunk.pointer:<#18x} {chunk.size:>#10x} {chunk.request_max:>10} "
-            f"{chunk.state:<9}{arena}{at} {text}"
+            f"{state_text(chunk):<9}{arena}{at} {text}"
         ).rstrip()
+    if any(row.chunk.behind_damage for row in rows):
+        yield BEHIND_TEXT
 
 
 def group_lines(groups: Sequence[Group], total: Counts, abi: Abi, limit: int | None) -> Iterator[str]:

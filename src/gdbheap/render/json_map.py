@@ -36,6 +36,7 @@ def _area_object(scene: Scene, area: Area) -> dict[str, object]:
         "address": area.address,
         "start": area.start,
         "end": area.end,
+        "behind_damage": area.behind_damage,
         "reserved_end": None if heap is None else heap.address + heap.max_size,
         "kinds": [
             {"kind": kind, "chunks": count, "bytes": size}

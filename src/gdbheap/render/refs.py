@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.chunk import Chunk
 from gdbheap.ptmalloc.refs import KINDS, Reference
-from gdbheap.render.chunks import chunk_object
+from gdbheap.render.chunks import BEHIND_TEXT, chunk_object, state_text
 from gdbheap.render.escape import printable
 from gdbheap.render.find import Wholeness, wholeness_lines, wholeness_object
 from gdbheap.render.state import table
@@ -61,7 +61,7 @@ def reference_lines(found: Found, abi: Abi, searched: Searched, whole: Wholeness
     chunk = found.chunk
     yield (
         f"chunk {style.paint('address', f'{chunk.address:#x}')} (pointer {chunk.pointer:#x}) of {chunk.size:#x} bytes, "
-        f"{chunk.state}, {'with a mapping of its own' if found.arena is None else f'in {found.arena}'}"
+        f"{state_text(chunk)}, {'with a mapping of its own' if found.arena is None else f'in {found.arena}'}"
     )
     if found.count:
         names = {"start": "to its start", "inside": "to its inside", "header": "to its header"}
@@ -82,6 +82,9 @@ def reference_lines(found: Found, abi: Abi, searched: Searched, whole: Wholeness
         f"searched: {count_of(searched.mappings, 'writable mapping')}, {hex_size(searched.bytes)}, and the registers "
         f"of {count_of(searched.threads, 'thread')}"
     )
+    held = [item.chunk for item in found.shown if item.chunk is not None]
+    if any(each.behind_damage for each in (chunk, *held)):
+        yield BEHIND_TEXT
     yield from wholeness_lines(whole, style)
 
 
@@ -99,7 +102,9 @@ def where_text(item: Reference, target: Chunk) -> str:
     if item.chunk is not None and item.address is not None:
         offset = item.address - item.chunk.pointer
         held = item.chunk
-        state = held.state if held.state == "used" or item.kind == "malloc" else f"{held.state}: left over"
+        state = state_text(held)
+        if held.state != "used" and item.kind != "malloc":
+            state += ": left over"
         whose = "the chunk itself" if held.address == target.address else f"chunk {held.address:#x}"
         parts.append(f"{whose} at pointer {offset:+#x} ({held.size:#x} bytes, {state})")
     elif not item.live:

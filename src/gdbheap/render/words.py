@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gdbheap.ptmalloc.closeup import ROW, Closeup, ListPlace, Word, rows_of
-from gdbheap.render.chunks import chunk_object
+from gdbheap.render.chunks import BEHIND_TEXT, chunk_object, state_text
 from gdbheap.render.escape import preview
 from gdbheap.render.lines import wrapped
 from gdbheap.render.style import Plain
@@ -72,9 +72,11 @@ def words_lines(
         row_width = _row_width(in_row, word_size)
     beside = width - row_width - 2 >= _LEAST_NOTE
     seen: set[str] = set()
+    behind_damage = False
     above = _ROLES[-1]
     for number, closeup in enumerate(closeups):
         role = _ROLES[number % len(_ROLES)]
+        behind_damage |= closeup.chunk.behind_damage
         lines: list[str] = []
         for first in range(0, len(closeup.words), in_row):
             words = closeup.words[first : first + in_row]
@@ -93,6 +95,8 @@ def words_lines(
             yield f"{style.paint(role, margin.of(place, len(lines)))} {line}".rstrip()
         above = role
     yield from _key(seen, width)
+    if behind_damage:
+        yield from wrapped(BEHIND_TEXT, width)
 
 
 def _row_width(in_row: int, word_size: int) -> int:
@@ -134,7 +138,7 @@ def _notes(
         flags = ", ".join(chunk.flag_names) or "no flags"
         place = places.get(chunk.address)
         where = "" if place is None else f": number {place.position} of {place.length} in {place.name}"
-        notes.append(f"{chunk.state} {chunk.size:#x}, {flags}{where}")
+        notes.append(f"{state_text(chunk)} {chunk.size:#x}, {flags}{where}")
     for word in words:
         if word.role in _MARKS and _MARKS[word.role][0] == ">":
             notes.append(f"{word.role} {_target_text(word, heads)}")

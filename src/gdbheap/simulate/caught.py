@@ -1,56 +1,80 @@
-"""Which of glibc's checks a finding makes fail, and in which call: what free would do, and what malloc looks at."""
+"""Which of glibc's checks a finding makes fail, and in which call: calls are tried on the simulated allocator."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gdbheap.memory import Memory, MemoryFault
-from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, NON_MAIN_ARENA, PREV_INUSE, Abi
+from gdbheap.ptmalloc.abi import FLAG_BITS, PREV_INUSE, Abi
 from gdbheap.ptmalloc.arena import Arena
-from gdbheap.ptmalloc.bins import bin_index, fastbin_index
+from gdbheap.ptmalloc.bins import fastbin_index
 from gdbheap.ptmalloc.check_lists import ListView
 from gdbheap.ptmalloc.checks import CRASH, Rules
 from gdbheap.ptmalloc.culprit import Around
 from gdbheap.ptmalloc.finding import Catch, Finding
 from gdbheap.ptmalloc.state import HeapState
-from gdbheap.simulate.free_chunk import Freed
+from gdbheap.ptmalloc.tcache import tcache_range
+from gdbheap.simulate.trials import Outcome, Trials
 
 _THIS = "the chunk whose header or data this is"
 _BEFORE = "the chunk before that"
 _BEHIND = "the chunk behind that"
-#: Unsorted chunks that are looked at: malloc itself looks at so many at most.
-_SORTED = 10000
 #: Chunks of one list of which it is told what taking them off would print.
 _ON_LIST = 64
+#: Calls after each other that are tried where no next call notices anything: more than most tcache bins have chunks.
+MOST_CALLS = 32
 
 
 @dataclass(frozen=True)
 class CatchFacts:
     """What decides which check fails.
 
-    ``free`` says how free of a pointer ends (None: it cannot be told), with the thread's tcache or, if the second
-    argument is set, as if there were none; it is None where that is not known. ``single_thread`` is SINGLE_THREAD_P,
-    None where that is not known. ``curbrk`` is libc's __curbrk. ``own`` are chunks that malloc itself uses, so that
-    nobody frees them.
+    ``trials`` tries calls; it is None where what malloc would do cannot be told. ``single_thread`` is
+    SINGLE_THREAD_P, None where that is not known. ``curbrk`` is libc's __curbrk. ``own`` are chunks that malloc itself
+    uses, so that nobody frees them.
     """
 
     rules: Rules
-    free: Callable[[int, bool], Freed | None] | None = None
+    trials: Trials | None = None
     single_thread: bool | None = None
     curbrk: int | None = None
     own: frozenset[int] = frozenset()
 
 
 class Catcher:
-    """Says of each finding which checks it makes fail."""
+    """Says of each of ``findings`` which checks it makes fail."""
 
-    def __init__(self, memory: Memory, state: HeapState, views: Sequence[ListView], facts: CatchFacts) -> None:
+    def __init__(
+        self,
+        memory: Memory,
+        state: HeapState,
+        views: Sequence[ListView],
+        facts: CatchFacts,
+        findings: Sequence[Finding],
+    ) -> None:
         self._memory = memory
         self._state = state
         self._views = views
         self._facts = facts
-        self._cached: dict[int, tuple[Catch, ...]] = {}
+        #: By address, for the findings: the lists that have the chunk there, and its place; and those that have the
+        #: chunk that ends there.
+        self._on: defaultdict[int, list[tuple[ListView, int]]] = defaultdict(list)
+        self._ending: defaultdict[int, list[ListView]] = defaultdict(list)
+        self._index(findings)
+
+    def _index(self, findings: Sequence[Finding]) -> None:
+        """Go through the lists once for all findings: each may be a million chunks long."""
+        word = self._abi.word_size
+        wanted = {address for item in findings for address in (item.address, item.address - word, item.chunk)}
+        for view in self._views:
+            for place, node in enumerate(view.nodes):
+                if node.address in wanted:
+                    self._on[node.address].append((view, place))
+                end = node.address + (node.word & ~FLAG_BITS)
+                if end in wanted:
+                    self._ending[end].append(view)
 
     @property
     def _abi(self) -> Abi:
@@ -63,6 +87,8 @@ class Catcher:
             found += self._of_lists(finding)
             found += self._of_top(finding)
             found += self._of_chunks(finding, around)
+            if not any(catch.now and self._facts.rules.prints(catch.message) for catch in found):
+                found += self._after_several(finding)
         except MemoryFault:
             pass  # what cannot be read is told by the findings themselves
         unique: dict[tuple[str, str, int | None], Catch] = {}
@@ -70,6 +96,10 @@ class Catcher:
             if self._facts.rules.prints(catch.message):
                 unique.setdefault((catch.message, catch.call, catch.pointer), catch)
         return tuple(sorted(unique.values(), key=lambda catch: not catch.now))
+
+    def _looked_at(self, outcome: Outcome, finding: Finding) -> bool:
+        """Whether a trial that failed has looked at the word of a finding."""
+        return outcome.message is not None and finding.address - finding.address % self._abi.word_size in outcome.read
 
     # --- free and realloc -------------------------------------------------------------------------------------------
 
@@ -91,98 +121,46 @@ class Catcher:
         for address, name in chunks:
             if address in self._facts.own:
                 continue
-            yield from self._free(address, name)
-            yield from self._realloc(address, name)
+            yield from self._free(finding, address, name)
+            yield from self._realloc(finding, address, name)
         for chunk, name in names:
             if chunk is not None and chunk.state in ("tcache", "fastbin"):
-                yield from self._free(chunk.address, name, handed_out=True)
+                yield from self._free(finding, chunk.address, name, handed_out=True)
 
     def _last_used(self, around: Around) -> list[tuple[int, str]]:
         before = around.before
         return [(before.address, "the chunk before top")] if before is not None and before.state == "used" else []
 
     def _is_listed(self, chunk: int) -> bool:
-        return any(node.address == chunk for view in self._views for node in view.nodes)
+        return chunk in self._on
 
-    def _free(self, chunk: int, name: str, handed_out: bool = False) -> Iterator[Catch]:
+    def _free(self, finding: Finding, chunk: int, name: str, handed_out: bool = False) -> Iterator[Catch]:
         """Yield what free of a chunk prints; one that is free now has to be ``handed_out`` by malloc before."""
-        free = self._facts.free
-        if free is None:
+        trials = self._facts.trials
+        if trials is None:
             return
         pointer = chunk + self._abi.header
-        what = f"free({pointer:#x}), {name}"
+        when, now = f"free({pointer:#x}), {name}", True
+        end = trials.free(pointer, cached=not handed_out)
         if handed_out:
-            end = free(pointer, True)
-            if end is not None and end.kind in ("abort", "crash"):
-                when = f"{what}, once malloc has handed it out, and no tcache bin takes it."
-                yield Catch(end.message or CRASH, "free", when, pointer, now=False)
-            return
-        end, now, when = free(pointer, False), True, f"{what}."
-        if end is not None and end.kind in ("tcache", "fastbin"):
-            now = False
+            when, now = f"{when}, once malloc has handed it out, and no tcache bin takes it", False
+        elif end.message is None and end.freed is not None and end.freed.kind in ("tcache", "fastbin"):
             limit = self._state.params.get("tcache_count")
-            bin_ = f"tcache bin {end.index}" if end.kind == "tcache" else f"fastbin {end.index}"
-            when = f"{what}, once {bin_} takes no more ({limit} at most)."
-            end = free(pointer, True)
-            if end is None or end.kind not in ("abort", "crash"):
-                return
-        if end is None or end.kind not in ("abort", "crash"):
+            bin_ = f"{'tcache bin' if end.freed.kind == 'tcache' else 'fastbin'} {end.freed.index}"
+            when, now = f"{when}, once {bin_} takes no more ({limit} at most)", False
+            end = trials.free(pointer, cached=False)
+        if end.message is not None and self._looked_at(end, finding):
+            yield Catch(end.message, "free", f"{when}.", pointer, now=now)
+
+    def _realloc(self, finding: Finding, chunk: int, name: str) -> Iterator[Catch]:
+        trials = self._facts.trials
+        if trials is None:
             return
-        yield Catch(end.message or CRASH, "free", when, pointer, now=now)
-
-    def _realloc(self, chunk: int, name: str) -> Iterator[Catch]:
-        message = self._realloc_fails(chunk)
-        if message is not None:
-            pointer = chunk + self._abi.header
-            yield Catch(message, "realloc", f"realloc({pointer:#x}, ...), {name}.", pointer)
-
-    def _realloc_fails(self, chunk: int) -> str | None:
-        """Return what realloc of a chunk prints (__libc_realloc, _int_realloc, mremap_chunk), None for nothing."""
-        abi = self._abi
-        limit = 1 << 8 * abi.word_size
-        try:
-            word = self._word(chunk + abi.word_size)
-            size = word & ~FLAG_BITS
-            if word & IS_MMAPPED:
-                return self._mremap_fails(chunk, word)
-            if (chunk + abi.header) % abi.alignment or chunk > (-size) % limit:
-                return "realloc(): invalid pointer"
-            if word & NON_MAIN_ARENA and not any(
-                heap.address <= chunk < heap.address + heap.max_size
-                for chain in self._state.heaps.values()
-                for heap in chain.heaps
-            ):
-                return CRASH
-            arena = self._arena_at(chunk)
-            if arena is None:
-                return None
-            if word <= abi.header or size >= arena.system_mem:
-                return "realloc(): invalid old size"
-            behind = self._word(chunk + size + abi.word_size)
-            if behind <= abi.header or behind & ~FLAG_BITS >= arena.system_mem:
-                return "realloc(): invalid next size"
-        except MemoryFault:
-            return CRASH
-        return None
-
-    def _mremap_fails(self, chunk: int, word: int) -> str | None:
-        abi = self._abi
-        offset = self._word(chunk)
-        total = offset + (word & ~FLAG_BITS)
-        if self._state.layout.tcache_counts_down and not self._state.layout.has_fastbins:
-            offset &= ~1
-            total = offset + (word & ~FLAG_BITS) + abi.header
-        place = (chunk + abi.header) % abi.page_size
-        if ((chunk - offset) | total) % abi.page_size or place & (place - 1):
-            return "mremap_chunk(): invalid pointer"
-        return None
-
-    def _arena_at(self, chunk: int) -> Arena | None:
-        for arena in self._state.ring.arenas[1:]:
-            chain = self._state.heaps.get(arena.address)
-            if chain is not None and any(heap.address <= chunk < heap.address + heap.max_size for heap in chain.heaps):
-                return arena
-        return self._state.ring.arenas[0]
+        pointer = chunk + self._abi.header
+        less, more = trials.realloc(pointer, more=False), trials.realloc(pointer, more=True)
+        for end, size in ((less, "..."), (more, "more than it has")):
+            if end.message is not None and self._looked_at(end, finding):
+                yield Catch(end.message, "realloc", f"realloc({pointer:#x}, {size}), {name}.", pointer)
 
     def _arena(self, finding: Finding) -> Arena | None:
         return next((arena for arena in self._state.ring.arenas if arena.address == finding.arena), None)
@@ -222,11 +200,7 @@ class Catcher:
     def _of_lists(self, finding: Finding) -> Iterator[Catch]:
         if finding.kind == "bin-head":
             yield from self._of_bin_head(finding)
-        for view in self._views:
-            owners = (finding.arena, finding.tcache)
-            near = any(node.address == finding.chunk for node in view.nodes)
-            if not (near or (finding.listed == view.name and view.owner in owners) or self._concerns(finding, view)):
-                continue
+        for view in self._lists_of(finding):
             arena = next((item for item in self._state.ring.arenas if item.address == view.owner), None)
             if view.kind == "tcache":
                 yield from self._of_tcache(finding, view)
@@ -235,14 +209,34 @@ class Catcher:
             elif view.kind == "fastbin":
                 yield from self._of_fastbin(finding, view, arena)
             elif view.kind == "unsorted":
-                yield from self._of_unsorted(arena)
+                yield from self._of_unsorted(finding, arena)
             else:
-                yield from self._of_sorted(view, arena)
+                yield from self._of_sorted(finding, view, arena)
 
-    def _concerns(self, finding: Finding, view: ListView) -> bool:
-        """Whether the word of a finding is in the header of a chunk on a list, or in that of the chunk behind it."""
-        headers = (finding.address - self._abi.word_size, finding.address)
-        return any(node.address in headers or node.address + (node.word & ~FLAG_BITS) in headers for node in view.nodes)
+    def _lists_of(self, finding: Finding) -> Iterable[ListView]:
+        """Return the lists that a finding is about.
+
+        They are those that it names, those that have its chunk, and those that have a chunk in whose header its word
+        is, or in the header behind which it is.
+        """
+        word = self._abi.word_size
+        found = [
+            view
+            for view in self._views
+            if finding.listed == view.name and view.owner in (finding.arena, finding.tcache)
+        ]
+        for address in (finding.chunk, finding.address - word, finding.address):
+            if address is not None and address in self._on:
+                found += [view for view, _ in self._on[address]]
+        for address in (finding.address - word, finding.address):
+            if address in self._ending:
+                found += self._ending[address]
+        return {id(view): view for view in found}.values()
+
+    def _place_on(self, view: ListView, chunk: int | None) -> int | None:
+        if chunk is None or chunk not in self._on:
+            return None
+        return next((place for other, place in self._on[chunk] if other is view), None)
 
     def _of_bin_head(self, finding: Finding) -> Iterator[Catch]:
         arena = self._arena(finding)
@@ -255,7 +249,7 @@ class Catcher:
         if index == 1:
             if back != header and not any(view.kind == "unsorted" and view.owner == arena.address and view.nodes
                                           for view in self._views):  # fmt: skip
-                yield from self._of_unsorted(arena)
+                yield from self._of_unsorted(finding, arena)
             if is_front and front != header:
                 if back == header:
                     small = "The next malloc that takes a part of a large chunk and leaves the rest of it."
@@ -290,7 +284,7 @@ class Catcher:
     def _of_tcache(self, finding: Finding, view: ListView) -> Iterator[Catch]:
         if finding.kind not in ("list-pointer", "list-loop", "list-link"):
             return
-        low, high = self._tcache_sizes(view)
+        low, high = tcache_range(self._abi, view.index)
         place = len(view.nodes)
         count = "The next malloc" if not place else f"The malloc after the next {place}"
         when = f"{count} of {max(low - self._abi.word_size - self._abi.alignment + 1, 0)} to "
@@ -308,15 +302,10 @@ class Catcher:
         if finding.kind == "list-loop":
             yield Catch("free(): too many chunks detected in tcache", "free", marked)
 
-    def _tcache_sizes(self, view: ListView) -> tuple[int, int]:
-        from gdbheap.ptmalloc.tcache import tcache_range
-
-        return tcache_range(self._abi, view.index)
-
     def _of_fastbin(self, finding: Finding, view: ListView, arena: Arena) -> Iterator[Catch]:
         abi = self._abi
         size = (view.index + 2) << (4 if abi.word_size == 8 else 3)
-        place = next((i for i, node in enumerate(view.nodes) if node.address == finding.chunk), None)
+        place = self._place_on(view, finding.chunk)
         large = "malloc_trim, mallopt, or a malloc or free of a large chunk: fastbins are merged."
         if finding.kind == "list-size" and place is not None:
             if place == 0:
@@ -360,92 +349,27 @@ class Catcher:
         if self._facts.single_thread is not False:
             yield Catch("malloc(): unaligned fastbin chunk detected 3", "malloc", when, low=size, high=size)
 
-    def _of_unsorted(self, arena: Arena) -> tuple[Catch, ...]:
-        if arena.address not in self._cached:
-            self._cached[arena.address] = tuple(self._sorting(arena))
-        return self._cached[arena.address]
-
-    def _sorting(self, arena: Arena) -> Iterator[Catch]:
+    def _of_unsorted(self, finding: Finding, arena: Arena) -> Iterator[Catch]:
         abi = self._abi
-        when = (
-            "The next malloc that goes through the unsorted list: a request that no tcache bin, fastbin or small bin "
-            "of its size serves."
-        )
-        failure = None
-        try:
-            failure = self._sorting_fails(arena)
-        except MemoryFault:
-            failure = CRASH
-        if failure is not None:
-            yield Catch(failure, "malloc", when)
+        if self._facts.trials is not None:
+            end = self._facts.trials.sorting(arena.address)
+            if end.message is not None and self._looked_at(end, finding):
+                yield Catch(
+                    end.message, "malloc",
+                    "The next malloc that goes through the unsorted list: a request that no tcache bin, fastbin or "
+                    "small bin of its size serves.",
+                )  # fmt: skip
         header, front = arena.bin_header(abi, 1), arena.bins[0]
+        when = "The next free of a chunk that neither a tcache nor a fastbin takes."
         try:
             bad = front != header and self._word(front + abi.header + abi.word_size) != header
         except MemoryFault:
-            yield Catch(CRASH, "free", "The next free of a chunk that neither a tcache nor a fastbin takes.")
+            yield Catch(CRASH, "free", when)
             return
         if bad:
-            yield Catch(
-                "free(): corrupted unsorted chunks", "free",
-                "The next free of a chunk that neither a tcache nor a fastbin takes.",
-            )  # fmt: skip
+            yield Catch("free(): corrupted unsorted chunks", "free", when)
 
-    def _sorting_fails(self, arena: Arena) -> str | None:
-        """Return what _int_malloc prints while it sorts the unsorted list, None for nothing."""
-        abi = self._abi
-        header = arena.bin_header(abi, 1)
-        victim, first = arena.bins[1], True
-        for _ in range(_SORTED):
-            if victim == header:
-                return None
-            word = self._word(victim + abi.word_size)
-            size = word & ~FLAG_BITS
-            if size <= abi.header or size > arena.system_mem:
-                return "malloc(): invalid size (unsorted)"
-            behind = self._word(victim + size + abi.word_size)
-            if behind < abi.header or behind > arena.system_mem:
-                return "malloc(): invalid next size (unsorted)"
-            if self._word(victim + size) & ~FLAG_BITS != size:
-                return "malloc(): mismatching next->prev_size (unsorted)"
-            fd, bk = (self._word(victim + abi.header + place * abi.word_size) for place in (0, 1))
-            if self._word(bk + abi.header) != victim or (first and fd != header):
-                return "malloc(): unsorted double linked list corrupted"
-            if behind & PREV_INUSE:
-                return "malloc(): invalid next->prev_inuse (unsorted)"
-            failure = self._inserting_fails(arena, size)
-            if failure is not None:
-                return failure
-            victim, first = bk, False
-        return None
-
-    def _inserting_fails(self, arena: Arena, size: int) -> str | None:
-        """Return what sorting a chunk of ``size`` bytes into its large bin prints, None for nothing."""
-        abi = self._abi
-        if size < abi.min_large_size:
-            return None
-        index = bin_index(abi, size)
-        header, front = arena.bin_header(abi, index), arena.bins[2 * index - 2]
-        if front == header or arena.bins[2 * index - 1] == header:
-            return None
-        word = abi.word_size
-        if size < self._word(arena.bins[2 * index - 1] + word) & ~FLAG_BITS:
-            return None  # it becomes the last: nothing is checked up to 2.41
-        fwd = front
-        for _ in range(_SORTED):
-            if size >= self._word(fwd + word) & ~FLAG_BITS:
-                break
-            fwd = self._word(fwd + abi.header + 2 * word)
-        if size == self._word(fwd + word) & ~FLAG_BITS:
-            fwd = self._word(fwd + abi.header)
-        else:
-            back = self._word(fwd + abi.header + 3 * word)
-            if self._word(back + abi.header + 2 * word) != fwd:
-                return "malloc(): largebin double linked list corrupted (nextsize)"
-        if self._word(self._word(fwd + abi.header + word) + abi.header) != fwd:
-            return "malloc(): largebin double linked list corrupted (bk)"
-        return None
-
-    def _of_sorted(self, view: ListView, arena: Arena) -> Iterator[Catch]:
+    def _of_sorted(self, finding: Finding, view: ListView, arena: Arena) -> Iterator[Catch]:
         """Yield what taking chunks out of a small or large bin, and sorting chunks into a large one, prints."""
         abi = self._abi
         if any(finding.kind == "list-pointer" and "place for a chunk" in finding.text for finding in view.findings):
@@ -470,55 +394,62 @@ class Catcher:
                     "free(): chunks in smallbin corrupted", "free",
                     f"The next free that leaves a free chunk of {size:#x} bytes.",
                 )  # fmt: skip
-        for node in view.nodes[-_ON_LIST:]:
-            message = self._unlinking_fails(node.address)
-            if message is None:
+        trials = self._facts.trials
+        if trials is None:
+            return
+        # Those that malloc takes first, and those around the finding.
+        place = self._place_on(view, finding.chunk) or 0
+        nodes = {node.address: node for node in (*view.nodes[-_ON_LIST:], *view.nodes[max(place - 1, 0) : place + 2])}
+        for node in nodes.values():
+            end = trials.unlinking(node.address)
+            if end.message is None or not self._looked_at(end, finding):
                 continue
             size = node.word & ~FLAG_BITS
             when = f"The next malloc that takes the chunk at {node.address:#x} off the {view.name}"
-            yield Catch(message, "malloc", f"{when}: of at most {max(size - abi.word_size, 0)} bytes.",
+            yield Catch(end.message, "malloc", f"{when}: of at most {max(size - abi.word_size, 0)} bytes.",
                         low=abi.min_size, high=size)  # fmt: skip
         if view.kind == "large":
-            sizes = {node.word & ~FLAG_BITS for node in view.nodes}
+            near = view.nodes[max(place - 1, 0) : place + 2] or view.nodes
+            sizes = {node.word & ~FLAG_BITS for node in (*near, *view.nodes[:1], *view.nodes[-1:])}
             for size in sorted({*sizes, *(size + abi.alignment for size in sizes)}):
-                try:
-                    failure = self._inserting_fails(arena, size)
-                except MemoryFault:
-                    failure = CRASH
-                if failure is not None:
+                end = trials.placing(arena.address, size)
+                if end.message is not None and self._looked_at(end, finding):
                     yield Catch(
-                        failure, "malloc",
+                        end.message, "malloc",
                         f"The next malloc that sorts a free chunk of about {size:#x} bytes into {view.name}.",
                     )  # fmt: skip
+
+    # --- several calls ----------------------------------------------------------------------------------------------
+
+    def _after_several(self, finding: Finding) -> Iterator[Catch]:
+        """Yield what calls after each other print, where no single one that was tried notices anything."""
+        trials = self._facts.trials
+        if trials is None:
+            return
+        for view in self._lists_of(finding):
+            if view.kind == "unsorted":
+                continue
+            if view.kind == "tcache":
+                low, high = tcache_range(self._abi, view.index)
+                end = trials.from_tcache(view.owner, low - self._abi.word_size, MOST_CALLS)
+                once = ""
+            else:
+                sizes = {node.word & ~FLAG_BITS for node in view.nodes[-1:]}
+                if view.kind == "fastbin":
+                    sizes = {(view.index + 2) << (4 if self._abi.word_size == 8 else 3)}
+                low = high = max(sizes, default=self._abi.min_size)
+                end = trials.from_arena(view.owner, max(low - self._abi.word_size, 0), MOST_CALLS)
+                once = ", once the tcache has no chunk for them"
+            if end.message is None or not self._looked_at(end, finding):
+                continue
+            first = max(low - self._abi.word_size - self._abi.alignment + 1, 0)
+            count = "The next malloc" if end.calls == 1 else f"The malloc after the next {end.calls - 1}"
+            when = f"{count} of {first} to {high - self._abi.word_size} bytes{once}."
+            now = end.calls == 1 and not once
+            yield Catch(end.message, "malloc", when, low=low, high=high, now=now)
 
     def _back_of(self, chunk: int) -> int | None:
         try:
             return self._word(chunk + self._abi.header + self._abi.word_size)
         except MemoryFault:
             return None
-
-    def _unlinking_fails(self, chunk: int) -> str | None:
-        """Return what unlink_chunk prints, None for nothing."""
-        abi = self._abi
-        word = abi.word_size
-        try:
-            size = self._word(chunk + word) & ~FLAG_BITS
-            if self._word(chunk + size) != size:
-                return "corrupted size vs. prev_size"
-            fd, bk = (self._word(chunk + abi.header + place * word) for place in (0, 1))
-            if self._word(fd + abi.header + word) != chunk or self._word(bk + abi.header) != chunk:
-                return "corrupted double-linked list"
-            if size < abi.min_large_size:
-                return None
-            smaller, larger = (self._word(chunk + abi.header + place * word) for place in (2, 3))
-            if not smaller:
-                return None
-            # As in C, the second is not looked at where the first is wrong.
-            if (
-                self._word(smaller + abi.header + 3 * word) != chunk
-                or self._word(larger + abi.header + 2 * word) != chunk
-            ):
-                return "corrupted double-linked list (not small)"
-        except MemoryFault:
-            return CRASH
-        return None

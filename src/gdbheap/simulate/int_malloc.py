@@ -662,3 +662,16 @@ def _close(machine: Machine, arena: int, closed: ClosedTop) -> None:
         )
     if rest >= machine.min_size:
         free_inner(machine, arena, top)
+
+
+def sort_unsorted(machine: Machine, arena: int) -> None:
+    """Sort all unsorted chunks of an arena into their bins, as a request does that none of them is right for."""
+    _from_unsorted(machine, arena, machine.wrap >> 1)
+
+
+def find_large_place(machine: Machine, arena: int, length: int) -> None:
+    """Look for the place of a chunk of ``length`` bytes in its large bin, as sorting one there does, and link it."""
+    header = machine.bin_at(arena, bin_index(machine.abi, length))
+    first = machine.words[header + 2 * machine.word_size]
+    if length >= machine.min_large and first != header:
+        _large_place(machine, header, first, machine.header, length)  # the chunk's own words are written, and not read

@@ -69,20 +69,11 @@ def from_tcache(machine: Machine, nb: int, function: str) -> int | None:
         if machine.steps is not None:
             machine.note("look", function, f"tcache bin {index}, for chunks of {nb:#x}, is empty.")
         return None
-    if not machine.counts_down and not machine.words[_front(machine, index)]:
-        raise Unpredictable(
-            f"counts[{index}] of the tcache says that there is a chunk, but its bin is empty: malloc reads what is at "
-            "address 0."
-        )
     pointer = tcache_lists.get(machine, index, function)
     machine.source = "tcache"
     if machine.steps is not None:
         machine.note("take", function, f"tcache bin {index}, for chunks of {nb:#x}, has one at its front.", pointer)
     return pointer
-
-
-def _front(machine: Machine, index: int) -> int:
-    return (machine.thread.tcache or 0) + machine.entries_at + index * machine.word_size
 
 
 def _from_large_bin(machine: Machine, nb: int, function: str) -> int | None:

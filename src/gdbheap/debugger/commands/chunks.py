@@ -24,7 +24,9 @@ class HeapChunks(HeapCommand):
     details = (
         "Flags: P the chunk before it is in use, M mmapped, A not in main_arena. States: used; on a free list, as\n"
         "tcache, fastbin, unsorted, small or large; free by its flags but on no list; top; fencepost.\n"
-        "Chunks that have mappings of their own come last."
+        "Chunks that have mappings of their own come last.\n"
+        "A state with a ! is that of a chunk behind damage: the walk stopped before it, and went on from a chunk\n"
+        "that a free list holds."
     )
     options = (
         Option("arena", "N", "Only this arena: its number (0 is main_arena) or address."),
@@ -41,7 +43,15 @@ class HeapChunks(HeapCommand):
     def answer(self, parsed: Parsed) -> Answer:
         """Return the chunks that are asked for, of the chosen arenas."""
         from gdbheap.debugger import settings
-        from gdbheap.render.chunks import HEADER, BlockRows, ShownTotals, chunk_object, chunk_rows, totals_line
+        from gdbheap.render.chunks import (
+            BEHIND_TEXT,
+            HEADER,
+            BlockRows,
+            ShownTotals,
+            chunk_object,
+            chunk_rows,
+            totals_line,
+        )
         from gdbheap.render.units import count_of
 
         walk = _walk(parsed)
@@ -80,6 +90,8 @@ class HeapChunks(HeapCommand):
                     yield from rows
                 yield from (style.paint("bad", f"{name}: {problem}") for problem in walk.take_problems())
             walk.require_start()
+            if shown.behind_damage:
+                yield style.paint("bad", BEHIND_TEXT)
             yield totals_line(shown)
             if walk.left_out:
                 yield f"{count_of(walk.left_out, 'more chunk')} left out: -count N or -all shows them."
