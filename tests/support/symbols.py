@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -188,6 +192,18 @@ def reason_to_skip(module: str, test: str) -> str | None:
 def wanted() -> bool:
     """Return whether the tests are to be run with glibc's debug symbols."""
     return os.environ.get(VARIABLE) != "none"
+
+
+@lru_cache(maxsize=1)
+def installed() -> bool:
+    """Return whether this machine has the debug symbols of its own libc, wherever GDB is told to look for them."""
+    listed = subprocess.run(["ldd", "/bin/sh"], capture_output=True, text=True, check=False).stdout
+    libc = re.search(r"libc\.so\.6 => (\S+)", listed)
+    if libc is None or shutil.which("readelf") is None:
+        return False
+    notes = subprocess.run(["readelf", "-n", libc[1]], capture_output=True, text=True, check=False).stdout
+    build_id = re.search(r"Build ID: (\w\w)(\w+)", notes)
+    return build_id is not None and Path(f"/usr/lib/debug/.build-id/{build_id[1]}/{build_id[2]}.debug").exists()
 
 
 @lru_cache(maxsize=4)
