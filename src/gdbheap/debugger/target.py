@@ -237,7 +237,15 @@ class Target:
         if several is not None:
             return several, 4, False
         single = self.symbols.address("__libc_single_threaded_internal")
+        if single is None and self._knows_single_threaded_by_its_other_name:
+            single = self.symbols.address("__libc_single_threaded")
         return None if single is None else (single, 1, True)
+
+    @property
+    def _knows_single_threaded_by_its_other_name(self) -> bool:
+        """Whether libc's own variable has a public name too: from 2.36 on, where it is not in each thread's block."""
+        version = self.release.version
+        return self.abi.word_size == 8 and version is not None and version >= (2, 36)
 
     def variables_of(self, arena: int | None) -> ReadPlan:
         """Return how to read mp_, ``__curbrk``, the malloc_state at ``arena`` and what decides on the arena.

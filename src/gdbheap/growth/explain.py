@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from gdbheap.growth.arena_reason import ArenaReason, arena_reasons
 from gdbheap.growth.event import Event, Frame, Requested, Requester, Served
 from gdbheap.growth.history import Final, History
+from gdbheap.growth.nameless import is_nameless
 from gdbheap.growth.predict import Prediction, prediction_of, predictions
 from gdbheap.growth.shortage import Shortage, shortage
+from gdbheap.simulate.kernel import PROT_READ, PROT_WRITE
 
 #: Reads one line of a source file, None where it cannot be had.
 SourceReader = Callable[[str, int], "str | None"]
@@ -149,6 +151,8 @@ def _gave_memory(event: Event) -> bool:
     if event.failed:
         return False
     if event.syscall == "mprotect":  # how an arena other than main_arena grows: memory that was only reserved
+        if is_nameless(event.frames):
+            return event.requester.kind == "malloc" and event.args[2] == PROT_READ | PROT_WRITE
         return any(frame.name in _HEAP_GROWTH for frame in event.frames)
     if event.result is not None:
         return (event.delta or 0) > 0

@@ -9,6 +9,7 @@ from gdbheap.growth.decision import (
     decide,
 )
 from gdbheap.growth.event import Event, Frame, Requester
+from gdbheap.growth.nameless import goes_on_after, previous_of
 from gdbheap.growth.names import (
     INTERNAL,
     LOCALE,
@@ -63,15 +64,17 @@ def requester(event: Event, earlier: Iterable[Event] = ()) -> Requester:
     name = function_of(event.frames[found.index])
     if found.libc and (name in INTERNAL or name in PUBLIC):
         # Without names, the page that holds the message of a failed check looks like malloc's.
-        if found.unnamed and _is_message(event):
+        if found.unnamed and _is_message(event) and not goes_on_after(event, previous_of(event, earlier)):
             return Requester("other", "the text of an error message")
+        if found.unnamed and _Mappings(event.process, earlier).is_reserved(event):
+            return Requester("malloc", HEAP_OF_AN_ARENA)
         return Requester("malloc", _malloc_purpose(event, name))
     if _frees_chunk(event, earlier):
         return Requester("malloc", _malloc_purpose(event, "munmap_chunk"))
     if found.libc:
-        return _in_libc_itself(event, name, found.unnamed)
+        return _in_libc_itself(event, name, found.unnamed, earlier)
     if found.unnamed:
-        return _nameless(event)
+        return _nameless(event, earlier)
     return _program(event, found)
 
 
@@ -88,10 +91,18 @@ def _frees_chunk(event: Event, earlier: Iterable[Event]) -> bool:
     return maker is not None and maker.requester.kind == "malloc"
 
 
-def _nameless(event: Event) -> Requester:
-    """Judge a call by code of libc that has no name, without debug symbols, by its arguments."""
+def _nameless(event: Event, earlier: Iterable[Event]) -> Requester:
+    """Judge a call by code of libc that has no name, without debug symbols: by its arguments, or by who made a mapping.
+
+    From glibc 2.42 on the public functions of malloc may be missing among the callers.
+    """
     if _is_message(event):
         return Requester("other", "the text of an error message")
+    if event.syscall not in ("brk", "mmap"):
+        made = _Mappings(event.process, earlier).around(event.args[0])
+        if made is None or made.requester.kind != "malloc":
+            stack = made is not None and made.requester.kind == "thread-stack"
+            return Requester("thread-stack", _stack_purpose(event)) if stack else Requester("other", "libc's own")
     if _like_malloc(event):
         return Requester("malloc", _malloc_purpose(event, ""))
     return Requester("other", "libc's own")
@@ -162,7 +173,7 @@ def _calls_itself_malloc(frames: Sequence[Frame]) -> bool:
     return False
 
 
-def _in_libc_itself(event: Event, name: str, unnamed: bool) -> Requester:
+def _in_libc_itself(event: Event, name: str, unnamed: bool, earlier: Iterable[Event]) -> Requester:
     """Judge a call by a named function of libc that is none of malloc's.
 
     ``unnamed`` says that functions without a name lie between: those may be malloc's.
@@ -177,7 +188,7 @@ def _in_libc_itself(event: Event, name: str, unnamed: bool) -> Requester:
     if "getrandom" in name or name.startswith("arc4random"):
         return Requester("other", "the state of getrandom in the vDSO")
     if unnamed and _anonymous(event):
-        return _nameless(event)
+        return _nameless(event, earlier)
     if name.startswith(("__gconv", "gconv_", "iconv_open")) or base_name(file) == "gconv-modules.cache":
         return Requester("other", "iconv's list of modules" if file else "iconv")
     if name.startswith("_nl_") or name in LOCALE or "/locale/" in file:
@@ -189,7 +200,7 @@ def _in_libc_itself(event: Event, name: str, unnamed: bool) -> Requester:
     if "nscd" in name:
         return Requester("other", "nscd's cache")
     if unnamed:
-        return _nameless(event)
+        return _nameless(event, earlier)
     return Requester("other", f"libc's own, in {name}")
 
 
@@ -237,6 +248,16 @@ class _Mappings:
             if start == address:
                 return event if size == length else None
         return None
+
+    def is_reserved(self, event: Event) -> bool:
+        """Whether ``event`` unmaps a part of what malloc has reserved for a heap of an arena."""
+        made = self.around(event.args[0]) if event.syscall == "munmap" else None
+        return made is not None and made.requester.purpose == HEAP_OF_AN_ARENA
+
+    def around(self, address: int) -> Event | None:
+        """Return the event that last mapped what ``address`` is in, None where none did."""
+        found = (made for start, size, made in self._newest_first() if start <= address < start + size)
+        return next(found, None)
 
     def name_at(self, address: int) -> str | None:
         """Return the base name of the file that was mapped at ``address`` last, None where none was."""
@@ -307,4 +328,6 @@ def _loader_mapping(event: Event, names: set[str], mappings: _Mappings) -> str:
         return f"zero-filled data of {mappings.name_before(address) or 'a library'} (.bss)"
     if names & _TLS:
         return "static TLS and thread control block"
+    if not any(names):  # without debug symbols
+        return "the loader's own memory: link maps, search paths, or static TLS"
     return "link maps and search paths (the loader's own malloc)"
