@@ -18,6 +18,7 @@ from tests.support.environment import glibc_version, plain_environment
 from tests.support.procmaps import MAPS, mapped_bytes
 from tests.support.programs import Programs
 from tests.support.strace import trace
+from tests.support.symbols import to_the_byte
 
 pytestmark = pytest.mark.skipif(glibc_version() < (2, 34), reason="the C library is not glibc 2.34 or later")
 
@@ -55,7 +56,7 @@ class Run:
         gained = mapped_bytes(answers["after"]["maps"]) - mapped_bytes(answers["before"]["maps"])
         assert sum(event["delta"] for event in self.all) == gained
         for event in self.all:
-            assert event["exact"] is (True if event["kind"] == "malloc" else None), event
+            assert to_the_byte(event) if event["kind"] == "malloc" else event["exact"] is None, event
         self.events = [event for event in self.all if self.called_from(event, "main") or event["thread"] > 1]
 
     def called_from(self, event: dict[str, Any], function: str) -> bool:

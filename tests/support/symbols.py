@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -192,6 +192,21 @@ def reason_to_skip(module: str, test: str) -> str | None:
 def wanted() -> bool:
     """Return whether the tests are to be run with glibc's debug symbols."""
     return os.environ.get(VARIABLE) != "none"
+
+
+def to_the_byte(event: Mapping[str, Any]) -> bool:
+    """Return whether an event is explained to the byte; without debug symbols it may be unknown, with the reason."""
+    if wanted() or event["exact"] is not None:
+        return event["exact"] is True
+    return bool(event["unpredicted_because"]) and event["predicted"] is None
+
+
+def known_to_be(event: Mapping[str, Any], key: str, value: object) -> bool:
+    """Return whether a field of an event has this value; without debug symbols it may be unknown, or in the range."""
+    if wanted() or event[key] is not None:
+        return bool(event[key] == value)
+    low, high = event["chunk_size_range"] or (0, 1 << 64)
+    return key != "chunk_size" or (isinstance(value, int) and low <= value <= high)
 
 
 @lru_cache(maxsize=1)

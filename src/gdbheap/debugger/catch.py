@@ -26,7 +26,7 @@ from gdbheap.growth.history import Final, History, ProcessRecord
 from gdbheap.growth.nameless import gives_back, goes_on_after, is_nameless, previous_of
 from gdbheap.growth.reading import Reading
 from gdbheap.growth.request import POINTERS, malloc_call, stream_of
-from gdbheap.growth.requester import ANOTHER_MALLOC, FREE_PAGES, requester
+from gdbheap.growth.requester import ANOTHER_MALLOC, OF_MUSL, FREE_PAGES, requester
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.arena import read_arena
 from gdbheap.simulate.kernel import MAP_FIXED, MREMAP_FIXED
@@ -335,7 +335,7 @@ class Recorder:
             time=self._now(),
         )
         who = requester(event, self._history.events)
-        if who.purpose.startswith(ANOTHER_MALLOC):
+        if who.purpose.startswith((ANOTHER_MALLOC, OF_MUSL)):
             self._note_other_malloc(process)
         if self._malloc_only and who.kind != "malloc":
             if name == "brk":

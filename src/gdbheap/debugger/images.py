@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from array import array
+from functools import lru_cache
 
 import gdb
 
@@ -17,6 +18,8 @@ _PAGE = 0x1000
 _LARGEST_FILE = 256 << 20
 #: The loader maps a thread control block with the thread-local variables of all libraries: these are larger.
 _LARGEST_BLOCK = 1 << 20
+#: Of its table of error messages, its locales, and its symbols.
+_MUSLS_TEXTS = (b"\0Illegal byte sequence\0Domain error\0", b"\0MUSL_LOCPATH\0", b"\0__libc_start_init\0")
 _SECTION = re.compile(r"^\t(0x[0-9a-f]+) - 0x[0-9a-f]+ is (\S+)(?: in (.*))?$")
 
 
@@ -69,6 +72,19 @@ def initial_contents(objfile: gdb.Objfile, image: ElfImage) -> Memory | None:
     except (OSError, NotElf, MemoryFault, ValueError):
         return None
     return found if same.build_id == image.build_id else None
+
+
+@lru_cache(maxsize=8)
+def has_musl_inside(path: str) -> bool:
+    """Return whether the file of a static program has musl's C library in it: by texts that only that one has."""
+    try:
+        if os.path.getsize(path) > _LARGEST_FILE:
+            return False
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError:
+        return False
+    return any(text in content for text in _MUSLS_TEXTS)
 
 
 def thread_pointer(machine: str) -> int | None:

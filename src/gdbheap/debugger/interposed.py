@@ -43,3 +43,8 @@ def _look() -> str | None:
             static = objfile.filename == program and objfile.lookup_static_symbol("main_arena") is not None
             return None if static else os.path.basename(name)
     return None
+
+
+def is_malloc_debug(name: str) -> bool:
+    """Return whether a file of this base name is glibc's library for debugging malloc (from 2.34 on)."""
+    return name.startswith("libc_malloc_debug.so")

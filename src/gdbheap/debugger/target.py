@@ -13,6 +13,7 @@ import gdb
 from gdbheap.corefile import NotACore
 from gdbheap.debugger import settings
 from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.images import has_musl_inside
 from gdbheap.debugger.processes import shrinks_heaps_with_mmap
 from gdbheap.debugger.static_tls import StaticTls
 from gdbheap.growth.reading import ProcessFacts
@@ -27,6 +28,10 @@ from gdbheap.symbols import Field, Struct
 _LIBC = re.compile(r"libc(\.so\.6|-2\.\d+\.so)$")
 _LOADER = re.compile(r"ld(-linux.*|64|-2\.\d+)\.so(\.\d+)?$")
 _MUSL = re.compile(r"ld-musl-.*\.so\.1$|libc\.musl-.*\.so\.1$")
+
+
+#: The variables of libc's whose types, or what they point to, are these structs.
+_TYPED = {"malloc_state": "main_arena", "malloc_par": "mp_", "tcache_perthread_struct": "tcache"}
 
 
 class GdbMemory:
@@ -109,6 +114,13 @@ class GdbSymbols:
         anchor = self.symbol("main_arena")
         if anchor is None or anchor.symtab is None:
             return None  # a type of this name would be another file's
+        # Where several libraries have a malloc.c, as with libc_malloc_debug.so, a type's name may lead to any of them.
+        typed = None if name not in _TYPED else self.symbol(_TYPED[name])
+        if typed is not None and typed.type is not None:
+            own = typed.type.strip_typedefs()
+            own = own.target().strip_typedefs() if own.code == gdb.TYPE_CODE_PTR else own
+            if own.fields():
+                return _struct(name, own)
         block = anchor.symtab.static_block()
         for spelling in (f"struct {name}", name):
             try:
@@ -427,6 +439,8 @@ def find_target() -> Target:
             except TargetError:
                 if objfile.lookup_static_symbol("main_arena") is not None or settings.main_arena() is not None:
                     raise
+                if has_musl_inside(program or ""):
+                    raise TargetError(_USES_MUSL) from None
     raise TargetError(_no_libc([objfile_name(objfile) for objfile in objfiles]))
 
 
@@ -455,9 +469,12 @@ def require_no_process() -> None:
         raise TargetError("There is no program to run: start GDB with one (gdb --args PROGRAM ARGS).")
 
 
+_USES_MUSL = "This program uses musl's C library; gdbheap knows glibc's malloc only. 'heap catch' shows which memory it gets."
+
+
 def _no_libc(names: list[str]) -> str:
     if any(_MUSL.search(name) for name in names):
-        return "This program uses musl's C library; gdbheap knows glibc's malloc only."
+        return _USES_MUSL
     if any(_LOADER.search(name) for name in names):
         return (
             "glibc's libc.so.6 is not loaded yet: the program is still in the dynamic loader; "

@@ -23,6 +23,7 @@ from gdbheap.growth.names import (
     THREAD,
     base_name,
     function_of,
+    in_musl,
 )
 from gdbheap.simulate.kernel import (
     MADV_DONTNEED,
@@ -42,6 +43,8 @@ from gdbheap.simulate.kernel import (
 OWN_MAPPING = "a chunk that is a mapping of its own"
 #: The purpose of a call that is about a heap of an arena other than main_arena.
 HEAP_OF_AN_ARENA = "the heap of a thread's arena"
+#: The purpose of a call from inside musl, where no unwinding information tells who asked for it.
+OF_MUSL = "musl's C library: its malloc, its loader, or what the program asked of it"
 #: How the purpose of a call begins that an allocator other than glibc's made; the name of its file follows.
 ANOTHER_MALLOC = "another malloc: "
 #: The purpose of malloc_trim's calls for the chunks that are free.
@@ -56,6 +59,8 @@ def requester(event: Event, earlier: Iterable[Event] = ()) -> Requester:
     who made a mapping that goes without a frame that tells. Other processes' are passed over.
     Without glibc's debug symbols, where libc's own functions have no names, the arguments help to decide.
     """
+    if event.frames and in_musl(event.frames[0]):
+        return Requester("other", OF_MUSL)
     found = decide(event.frames)
     if not found.known:
         return _nobody(event, found)
