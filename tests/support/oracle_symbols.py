@@ -18,11 +18,11 @@ _LOCAL = {"tcache": "tcache_perthread_struct", "thread_arena": "struct malloc_st
 _local_at: dict[str, int] = {}
 
 
-def _libc() -> gdb.Objfile:
+def _libc() -> gdb.Objfile | None:
     for objfile in gdb.objfiles():
         if objfile.owner is None and re.search(r"/libc(\.so\.6|-2\.\d+\.so)$", objfile.filename or ""):
             return objfile
-    raise gdb.GdbError("libc is not loaded")
+    return None
 
 
 def _number(expression: str) -> int:
@@ -33,9 +33,13 @@ def _number(expression: str) -> int:
 def debug_symbols() -> Iterator[None]:
     """Give GDB the file with the debug symbols of the libc that is loaded, for as long as this takes.
 
-    libc is found by the file that GDB has for it, and the file with the symbols by that one's build-id.
+    libc is found by the file that GDB has for it, and the file with the symbols by that one's build-id. Before libc
+    is loaded there is nothing to read.
     """
     libc = _libc()
+    if libc is None:
+        yield
+        return
     build_id = libc.build_id or ""
     path = f"/usr/lib/debug/.build-id/{build_id[:2]}/{build_id[2:]}.debug"
     if not os.path.exists(path):
@@ -49,7 +53,8 @@ def debug_symbols() -> Iterator[None]:
     distance = min(int(start, 16) for start in sections) & ~0xFFF
     gdb.execute(f"add-symbol-file {path} -o {distance:#x}", to_string=True)
     try:
-        _find_locals()
+        with contextlib.suppress(gdb.error):  # there is no process
+            _find_locals()
         yield
     finally:
         gdb.execute(f"remove-symbol-file {path}", to_string=True)

@@ -146,7 +146,7 @@ def _in_malloc() -> bool:
         for _ in range(_DEPTH):
             if frame is None:
                 return False
-            if plain_name(frame.name()) in INTERNAL:
+            if plain_name(frame.name() or "") in INTERNAL:
                 return True
             frame = frame.older()
     except gdb.error:
