@@ -230,7 +230,7 @@ def nameless_arena(entry: SyscallEntry, function: str, goes_on: bool) -> int | N
         known = None if entry.name == "mmap" else _arena_around(target, entry.args[0])
         if known is not None or entry.name == "mremap" or function == "realloc" or gives_back(function):
             return known
-        if goes_on:
+        if goes_on and entry.name == "mmap":
             single = target.is_single_thread(target.variables_of(None).read(target.memory)[3])
             return target.main_arena if single else None
         own = target.thread_word("thread_arena", gdb.selected_thread())
@@ -242,10 +242,12 @@ def nameless_arena(entry: SyscallEntry, function: str, goes_on: bool) -> int | N
 
 
 def _arena_around(target: Target, address: int) -> int | None:
-    """Return the address of the arena in one of whose heaps ``address`` is, None where it is in none of those."""
+    """Return the address of the arena in whose memory ``address`` is, None where it is in none's."""
     facts = target.process_facts
     try:
         params = read_params(target.memory, target.abi, facts.layout, target.mp)
+        if 0 < params.get("sbrk_base") <= address < (target.word("__curbrk") or 0):
+            return target.main_arena
         heap = heap_containing(target.memory, target.abi, facts.layout, params, address)
         ring = read_arenas(target.memory, target.abi, facts.layout, target.main_arena)
     except (MemoryFault, LayoutUnknown):

@@ -26,7 +26,7 @@ from gdbheap.growth.history import Final, History, ProcessRecord
 from gdbheap.growth.nameless import gives_back, goes_on_after, is_nameless, previous_of
 from gdbheap.growth.reading import Reading
 from gdbheap.growth.request import POINTERS, malloc_call, stream_of
-from gdbheap.growth.requester import ANOTHER_MALLOC, OF_MUSL, FREE_PAGES, requester
+from gdbheap.growth.requester import ANOTHER_MALLOC, FREE_PAGES, OF_MUSL, requester
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.arena import read_arena
 from gdbheap.simulate.kernel import MAP_FIXED, MREMAP_FIXED
@@ -352,7 +352,8 @@ class Recorder:
             changes["reading"] = self._with_trim(process, tid, entry, who, changes["reading"])
             if name == "brk" and changes["break_before"] is None and changes["reading"] is not None:
                 changes["break_before"] = changes["reading"].curbrk or None
-            if shape is not None and changes.get("stream") is None:
+            # Without the names inside malloc more is looked at than the stack.
+            if shape is not None and changes.get("stream") is None and not is_nameless(frames):
                 note(shape, entry, who, frames)
         process.pending[tid] = event.id
         event = event._replace(**changes)

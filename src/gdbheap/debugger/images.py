@@ -54,7 +54,7 @@ class _HeaderOfFile:
     def read(self, address: int, size: int) -> bytes:
         """Return the ``size`` bytes at ``address``; raise MemoryFault where any of it is unreadable."""
         start = address - self._address
-        if 0 <= start and start + size <= len(self._content):
+        if start >= 0 and start + size <= len(self._content):
             return self._content[start : start + size]
         return self._beyond.read(address, size)
 

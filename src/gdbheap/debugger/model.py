@@ -25,7 +25,6 @@ from gdbheap.ptmalloc.state import HeapState, read_heap_state
 from gdbheap.ptmalloc.tcache import Tcache, read_tcache, tcache_is_dummy
 from gdbheap.render.escape import printable
 
-
 _DEBUGGING = (
     " That library is glibc's own malloc, compiled once more with its checks (MALLOC_CHECK_, mcheck, mtrace): what it "
     "has is in variables of its own."
@@ -39,9 +38,10 @@ def read_state() -> HeapState:
     if not state.in_use:
         other = other_malloc()
         if other is not None:
+            more = _DEBUGGING if is_malloc_debug(other) else ""
             raise TargetError(
                 f"This program's malloc is that of {printable(other)}, not glibc's: glibc's heap is empty, and gdbheap "
-                f"knows no other.{_DEBUGGING if is_malloc_debug(other) else ''} 'heap catch' shows which memory it gets."
+                f"knows no other.{more} 'heap catch' shows which memory it gets."
             )
         raise TargetError(
             "malloc has not taken any memory from the kernel yet: there is no heap before the program's first malloc."

@@ -469,7 +469,9 @@ def require_no_process() -> None:
         raise TargetError("There is no program to run: start GDB with one (gdb --args PROGRAM ARGS).")
 
 
-_USES_MUSL = "This program uses musl's C library; gdbheap knows glibc's malloc only. 'heap catch' shows which memory it gets."
+_USES_MUSL = (
+    "This program uses musl's C library; gdbheap knows glibc's malloc only. 'heap catch' shows which memory it gets."
+)
 
 
 def _no_libc(names: list[str]) -> str:
