@@ -482,11 +482,22 @@ def _no_libc(names: list[str]) -> str:
             "glibc's libc.so.6 is not loaded yet: the program is still in the dynamic loader; "
             "go on to main first ('break main', 'continue')."
         )
+    if is_core() and _is_linked_dynamically():
+        return (
+            "The core file does not tell GDB which libraries were loaded, so glibc's libc.so.6 cannot be found: give "
+            "GDB the very program that wrote it ('file PROGRAM'), and where it comes from another machine that "
+            "machine's libraries ('set sysroot FOLDER'). Where the loader's data is not in it, there is no more to see."
+        )
     return (
         "There is no glibc in this process: no libc.so.6 is loaded and the program itself holds no main_arena "
         "(another C library, none at all, or a static program without debug symbols; 'help set heap main-arena' tells "
         "when addresses given by hand are enough)."
     )
+
+
+def _is_linked_dynamically() -> bool:
+    """Return whether the program asks for a loader; also where GDB knows no program, as most programs do."""
+    return program_file() is None or " is .interp" in gdb.execute("info files", to_string=True)
 
 
 def _core_alone() -> Memory:

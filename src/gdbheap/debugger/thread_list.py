@@ -48,15 +48,21 @@ class ThreadList:
     def _structs(self) -> Iterator[int]:
         """Yield the address of each thread's struct."""
         in_thread, following = self._field("pthread_list"), self._field("list_t_next")
-        loader = self._address("_rtld_global")
-        for name in _LISTS:
-            head = loader + self._field(f"rtld_global_{name}")
+        for head in self._heads():
             entry = self._unsigned(head + following, self._word_size)
             for _ in range(_MOST_THREADS):
                 if entry in (0, head):
                     break
                 yield entry - in_thread
                 entry = self._unsigned(entry + following, self._word_size)
+
+    def _heads(self) -> list[int]:
+        """Return where the lists begin: in the loader's data, or in variables of a static program."""
+        try:
+            loader = self._address("_rtld_global")
+        except Untold:
+            return [self._address(name) for name in _LISTS]
+        return [loader + self._field(f"rtld_global_{name}") for name in _LISTS]
 
     def _field(self, name: str) -> int:
         data = self._memory.read(self._address(f"_thread_db_{name}"), 12)
