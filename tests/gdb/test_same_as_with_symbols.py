@@ -5,17 +5,21 @@ The same program runs twice, at the same addresses, and what is answered in JSON
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.gdb.test_events_strace import one_for_one
+from tests.gdb.test_targets import own_libc
 from tests.gdb.test_without_symbols import name_of, without_resident
 from tests.support.debugger import Answers, Gdb
 from tests.support.environment import needs
 from tests.support.programs import Programs
-from tests.support.symbols import WITHOUT, needs_symbols
+from tests.support.strace import trace
+from tests.support.symbols import WITHOUT, debug_file, needs_symbols
 
 #: What each command answers is compared as it is. `heap params -how` is about the difference itself.
 READING = (
@@ -185,3 +189,80 @@ def test_read(gdb: Gdb, programs: Programs, tmp_path: Path, name: str) -> None:
     assert known["heap"]["arenas"]
     wrong = [text for command in READING for text in differences(known[command], found_without[command], command)]
     assert not wrong, "\n".join(wrong[:20])
+
+
+def with_names_of_functions(folder: Path) -> Path:
+    """Return a folder with a copy of libc that has a table of its functions, as Fedora's has: .gnu_debugdata."""
+    for tool in ("nm", "objcopy", "xz"):
+        needs(tool)
+    libc, debug = own_libc()[0], debug_file()
+    if debug is None:
+        pytest.skip("libc's debug symbols, which the table is made of, are not installed")
+
+    def names(*line: str) -> set[str]:
+        listed = subprocess.run(["nm", "--format=posix", "--defined-only", *line], capture_output=True, text=True)
+        return {row.split()[0].split("@")[0] for row in listed.stdout.splitlines() if row.split()[1] in "TtWi"}
+
+    keep, table = folder / "keep", folder / "table"
+    keep.write_text("\n".join(sorted(names(str(debug)) - names("-D", str(libc)))))
+    subprocess.run(["objcopy", "-S", f"--keep-symbols={keep}", str(debug), str(table)], check=True)
+    subprocess.run(["xz", str(table)], check=True)
+    place = folder / "lib"
+    place.mkdir()
+    line = ["objcopy", "--add-section", f".gnu_debugdata={table}.xz", str(libc), str(place / "libc.so.6")]
+    subprocess.run(line, check=True, capture_output=True)
+    return place
+
+
+@pytest.mark.parametrize("name", ["growth", "usable", "totals", "foreign"])
+def test_names_without_variables(gdb: Gdb, programs: Programs, tmp_path: Path, name: str) -> None:
+    """With a table of functions alone: they have names then, and what they were called with is found as without."""
+    needs_symbols(gdb)
+    place = with_names_of_functions(tmp_path)
+    setting = f"set environment LD_LIBRARY_PATH {place}"
+    known = recorded(gdb, tmp_path / "with", programs[name], (), (setting,))
+    found = recorded(gdb, tmp_path / "without", programs[name], (), (*WITHOUT, setting))
+    functions = {frame["function"] for event in found for frame in event["frames"]}
+    if not any((function or "").startswith("sysmalloc") for function in functions):
+        pytest.skip("this GDB does not read .gnu_debugdata")
+    compare(known, found, 0.9)
+
+
+@pytest.mark.parametrize("linking", [("-static",), ("-static-pie",)])
+@pytest.mark.parametrize("name", ["growth", "usable"])
+def test_static_programs(gdb: Gdb, programs: Programs, tmp_path: Path, name: str, linking: tuple[str, ...]) -> None:
+    """They have no debug symbols of glibc's: what is predicted is what strace sees, growth by growth."""
+    program = tmp_path / name
+    line = [
+        needs("gcc"),
+        "-w",
+        "-g",
+        "-O0",
+        "-pthread",
+        *linking,
+        "-o",
+        str(program),
+        str(programs.source(f"{name}.c")),
+    ]
+    subprocess.run(line, check=True)
+    found = recorded(gdb, tmp_path / "answers", program, (), ())
+    one_for_one(found, trace(tmp_path / "strace", program).calls)
+    mine = [event for event in found if event["kind"] == "malloc"]
+    grown = [event for event in mine if event["syscall"] == "brk" and event["delta"] > 0]
+    assert len(grown) > 15
+    assert sum(event["exact"] is True for event in grown) >= 0.9 * len(grown)
+    assert all(event["exact"] is not False for event in found)
+    assert all(event["exact"] or event["unpredicted_because"] for event in mine)
+    assert {event["arena"]["name"] for event in grown} == {"main_arena"}
+
+
+def test_a_static_program_without_names(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+    """Nothing tells what of it is the C library: no call is said to be the program's own, or malloc's."""
+    program = tmp_path / "growth"
+    source = str(programs.source("growth.c"))
+    subprocess.run([needs("gcc"), "-w", "-s", "-pthread", "-static", "-o", str(program), source], check=True)
+    found = recorded(gdb, tmp_path / "answers", program, (), ())
+    one_for_one(found, trace(tmp_path / "strace", program).calls)
+    assert {event["kind"] for event in found} == {"other"}
+    assert all(event["predicted"] is None for event in found)
+    assert any("perhaps of a C library" in event["purpose"] for event in found)

@@ -126,15 +126,18 @@ def known_to_be(event: Mapping[str, Any], key: str, value: object) -> bool:
 
 
 @lru_cache(maxsize=1)
-def installed() -> bool:
-    """Return whether this machine has the debug symbols of its own libc, wherever GDB is told to look for them."""
+def debug_file() -> Path | None:
+    """Return the file with the debug symbols of this machine's own libc, wherever GDB is told to look for them."""
     listed = subprocess.run(["ldd", "/bin/sh"], capture_output=True, text=True, check=False).stdout
     libc = re.search(r"libc\.so\.6 => (\S+)", listed)
     if libc is None or shutil.which("readelf") is None:
-        return False
+        return None
     notes = subprocess.run(["readelf", "-n", libc[1]], capture_output=True, text=True, check=False).stdout
     build_id = re.search(r"Build ID: (\w\w)(\w+)", notes)
-    return build_id is not None and Path(f"/usr/lib/debug/.build-id/{build_id[1]}/{build_id[2]}.debug").exists()
+    if build_id is None:
+        return None
+    found = Path(f"/usr/lib/debug/.build-id/{build_id[1]}/{build_id[2]}.debug")
+    return found if found.exists() else None
 
 
 @lru_cache(maxsize=4)

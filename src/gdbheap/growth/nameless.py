@@ -1,4 +1,4 @@
-"""Calls of malloc from a glibc whose own functions have no names: which operation made them, and for which request.
+"""Calls of malloc from a glibc whose own functions have no names, or no variables: what made them, and for what.
 
 malloc's public functions have names all the same, the arena follows from the state, and the size of the chunk from the
 one that malloc then returned, or, as a range, from what the kernel was asked for.
@@ -27,16 +27,19 @@ _AMOUNT = {"brk": (0, 0), "mprotect": (1, 0), "mmap": (1, 1), "mremap": (2, 0)}
 
 
 def is_nameless(frames: Sequence[Frame]) -> bool:
-    """Return whether no function inside malloc is named among the callers, though frames of libc are there.
+    """Return whether the callers tell nothing of what was asked inside malloc, though frames of libc are there.
 
-    Where any of its variables can be read, there are debug symbols.
+    Its functions have no names there; or they have, but no source file, and so no variables: as in a static program,
+    and where a distribution's libc has a table of its functions (.gnu_debugdata). Where any variable can be read, there
+    are debug symbols.
     """
     inside = False
     for frame in frames:
         name = function_of(frame)
-        if frame.variables or (name in INTERNAL and name not in _EXPORTED):
+        internal = name in INTERNAL and name not in _EXPORTED
+        if frame.variables or (internal and frame.file is not None):
             return False
-        inside = inside or in_libc(frame) or name in PUBLIC
+        inside = inside or in_libc(frame) or name in PUBLIC or internal
     return inside
 
 

@@ -23,6 +23,8 @@ from gdbheap.growth.names import (
     THREAD,
     base_name,
     function_of,
+    in_libc,
+    in_loader,
     in_musl,
 )
 from gdbheap.simulate.kernel import (
@@ -161,6 +163,8 @@ def _program(event: Event, found: Decision) -> Requester:
     where = base_name(frame.objfile) or "unknown code"
     if OTHER_MALLOC_FILE.match(where) or _calls_itself_malloc(outwards):
         return Requester("other", f"{ANOTHER_MALLOC}{where}")
+    if not any(frame.function or in_libc(frame) or in_loader(frame) for frame in event.frames):
+        return Requester("other", f"code of {where} without a name: perhaps of a C library that is linked into it")
     function = f" in {function_of(frame)}" if function_of(frame) else ""
     library = f" of {where}" if ".so" in where or not function else ""
     wrapper = found.wrapper.lstrip("_").replace("mmap64", "mmap") or event.syscall
