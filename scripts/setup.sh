@@ -76,6 +76,11 @@ missing_packages() {
     have awk || echo mawk
     have gdbserver || echo gdbserver
     have musl-gcc || echo musl-tools
+    # For programs of 64-bit ARM.
+    have gdb-multiarch || echo gdb-multiarch
+    have qemu-aarch64 || echo qemu-user
+    have aarch64-linux-gnu-gcc || echo gcc-aarch64-linux-gnu
+    [ -e /usr/aarch64-linux-gnu/include/stdlib.h ] || echo libc6-dev-arm64-cross
     have_library libjemalloc.so.2 || echo libjemalloc2
     have_library libtcmalloc_minimal.so.4 || echo libtcmalloc-minimal4
 }
@@ -138,6 +143,7 @@ if [ -n "$packages" ]; then
         case $purpose:$package in
             *:libc6-dbg | *:binutils) say "going on without $package: explanations will be less exact" ;;
             test:gdbserver | test:musl-tools | test:sqlite3 | test:perl | test:xz-utils | test:mawk \
+                | test:gdb-multiarch | test:qemu-user | test:gcc-aarch64-linux-gnu | test:libc6-dev-arm64-cross \
                 | test:libjemalloc2 | test:libtcmalloc-minimal4)
                 say "going on without $package: its tests will be skipped" ;;
             *) exit 1 ;;

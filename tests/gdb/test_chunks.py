@@ -228,7 +228,8 @@ def test_one_arena(gdb: Gdb, answers: Answers, programs: Programs) -> None:
         f"heap chunks -arena 0 {answers.into('zero')}",
         f"heap chunks -arena main_arena {answers.into('main')}",
         f"heap chunks -arena 2 {answers.into('two')}",
-        f"heap chunks -arena main_arena.next {answers.into('next')}",
+        answers.python("second", {"arena": "gdb.set_convenience_variable('second', number('(long)main_arena.next'))"}),
+        f"heap chunks -arena $second {answers.into('next')}",
         program=programs["threads"],
     ).succeeded()
     everything = answers["chunks"]["arenas"]

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.debugger import Answers, Gdb, Result
 from tests.support.programs import Programs
+from tests.support.symbols import wanted
 
 #: Inside GDB: what the functions say of each chunk that `heap chunks -json FILE` lists, at three addresses of each.
 COMPARE = """
@@ -188,7 +189,7 @@ def test_addresses_of_every_form(gdb: Gdb, programs: Programs) -> None:
         "print $_heap_size(-1)",
         "print $_heap_state(main)",
         'print $_heap_state("a string of GDB\'s own")',
-        "print $_heap_size(*main_arena.top)",
+        *(["print $_heap_size(*main_arena.top)"] if wanted() else []),
         "print $_heap_size()",
         "print $_heap_size(p, p)",
         "print $_heap_events(1)",
@@ -201,7 +202,7 @@ def test_addresses_of_every_form(gdb: Gdb, programs: Programs) -> None:
     assert shown[1:] == ["1", "1", "1", "0", '"unknown"']
     for sentence in (
         "What is not in the program's memory has no address: give a pointer or a number.",
-        "The address is a pointer or a number, not a value of type struct malloc_chunk",
+        *(["The address is a pointer or a number, not a value of type struct malloc_chunk"] if wanted() else []),
         "It takes one address: $_heap_size(ADDRESS).",
         "It takes no argument: $_heap_events().",
     ):

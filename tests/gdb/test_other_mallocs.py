@@ -16,6 +16,7 @@ from tests.support.debugger import Answers, Gdb, Result
 from tests.support.environment import glibc_version, needs, plain_environment
 from tests.support.programs import Programs
 from tests.support.strace import trace
+from tests.support.symbols import known_to_be, to_the_byte
 
 pytestmark = pytest.mark.skipif(glibc_version() == (0, 0), reason="the C library is not glibc")
 
@@ -193,7 +194,7 @@ def test_what_glibcs_malloc_has_all_the_same(gdb: Gdb, answers: Answers, tmp_pat
     assert "main_arena" in result.stdout.split("HEAP")[1]
     mine = [event for event in answers.events("events") if event["kind"] == "malloc"]
     assert [event["path"] for event in mine] == ["brk-first", "mmap-chunk"]
-    assert all(event["exact"] is True for event in mine)
+    assert all(to_the_byte(event) for event in mine)
 
 
 def test_an_allocator_beside_glibcs(gdb: Gdb, answers: Answers, tmp_path: Path) -> None:
@@ -211,5 +212,109 @@ def test_an_allocator_beside_glibcs(gdb: Gdb, answers: Answers, tmp_path: Path) 
     assert "not glibc's" not in result.stdout
     assert any(event["purpose"] == "another malloc: libmimalloc.so.2" for event in events)
     mine = [event for event in events if event["kind"] == "malloc"]
-    assert any(event["request"] == 300000 for event in mine)
-    assert all(event["exact"] is True for event in mine)
+    assert any(known_to_be(event, "chunk_size", 300016) for event in mine)
+    assert all(to_the_byte(event) for event in mine)
+
+
+#: Takes memory in both of musl's ways, and says how much its program has of it.
+FOR_MUSL = """
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+void *kept[100];
+void stop_here(void) {}
+int main(void)
+{
+    for (int i = 0; i < 100; i++)
+        kept[i] = malloc(100 * i + 1);
+    for (int i = 0; i < 100; i += 2)
+        free(kept[i]);
+    kept[0] = malloc(1 << 20);
+    stop_here();
+    puts(strerror(kept[0] == NULL));
+    return 0;
+}
+"""
+USES_MUSL = "This program uses musl's C library; gdbheap knows glibc's malloc only."
+ALL = (*LOOKING, "heap params", "heap bins", "heap tcache", "heap check", "heap map", "heap predict malloc 8")
+
+
+def with_musl(folder: Path, *linking: str) -> Path:
+    """Return a program that was built with musl."""
+    source, program = folder / "it.c", folder / "it"
+    source.write_text(FOR_MUSL)
+    line = [needs("musl-gcc"), "-g", "-O0", *linking, "-o", str(program), str(source)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+@pytest.mark.parametrize("linking", [(), ("-static",), ("-static", "-s")], ids=["dynamic", "static", "stripped"])
+def test_musl(gdb: Gdb, tmp_path: Path, linking: tuple[str, ...]) -> None:
+    """Its own texts tell it in a static program without symbols."""
+    program = with_musl(tmp_path, *linking)
+    stop = "catch syscall exit_group" if "-s" in linking else "break stop_here"
+    result = gdb(stop, "run", *ALL, program=program)
+    result.has_no_internal_error()
+    assert result.status == 1
+    assert result.stderr.count(USES_MUSL) == len(ALL), result.describe()
+
+
+@pytest.mark.parametrize("linking", [(), ("-static",)], ids=["dynamic", "static"])
+def test_recording_musl(gdb: Gdb, answers: Answers, tmp_path: Path, linking: tuple[str, ...]) -> None:
+    """Its calls are those that strace sees, and none is called glibc's malloc's, or explained."""
+    program = with_musl(tmp_path, *linking)
+    result, events = recorded(gdb, answers, program)
+    assert all(event["kind"] not in ("malloc", "loader") and event["predicted"] is None for event in events)
+    calls = trace(tmp_path / "strace", program).calls
+    assert [call.syscall for call in calls] == [event["syscall"] for event in events]
+    assert any(event["delta"] > 1 << 20 for event in events)
+    if not linking:
+        assert {event["purpose"].split(":")[0] for event in events[-20:]} == {"musl's C library"}
+        assert said(result.stdout.split("rows")[0], "ld-musl-x86_64.so.1") == 1
+
+
+DEBUGGING = "libc_malloc_debug.so.0"
+
+
+@pytest.mark.parametrize("how", ["glibc.malloc.check=3", "MALLOC_CHECK_"])
+def test_glibcs_debugging_malloc(gdb: Gdb, answers: Answers, programs: Programs, how: str) -> None:
+    """From 2.34 on the checks are in a library with a main_arena of its own; what is where is said."""
+    if glibc_version() < (2, 34):
+        pytest.skip("malloc checks itself there")
+    environment = [f"set environment LD_PRELOAD {DEBUGGING}", "set environment MALLOC_CHECK_ 3"]
+    if how != "MALLOC_CHECK_":
+        environment.append(f"set environment GLIBC_TUNABLES {how}")
+    listing = f"heap events {answers.into('events')}"
+    result = gdb(
+        "heap catch", "break stop_here", "run", *LOOKING[:-1], listing, f"heap params {answers.into('params')}",
+        "info sharedlibrary", before=environment, program=programs["growth"],
+    )  # fmt: skip
+    result.has_no_internal_error()
+    if DEBUGGING not in result.stdout.split("Shared Object Library")[-1]:
+        pytest.skip(f"{DEBUGGING} is not installed")
+    names = {item["name"]: item["value"] for item in answers["params"]["params"]}
+    assert names["n_mmaps"] == 0
+    assert "tcache_count" in names, "libc's own mp_ has it; the library's has not"
+    events = answers.events("events")
+    if how != "MALLOC_CHECK_" and said(result.stderr, DEBUGGING):
+        nothing_is_glibcs(events, DEBUGGING)
+        assert said(result.stderr, DEBUGGING) == len(LOOKING) - 1
+        assert "compiled once more with its checks" in result.stderr
+
+
+def test_glibcs_debugging_malloc_that_checks_nothing(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """It hands everything to glibc's: those arenas are shown, and its calls explained, to the byte."""
+    environment = [f"set environment LD_PRELOAD {DEBUGGING}"]
+    result = gdb(
+        "heap catch", "break stop_here", "run", f"heap {answers.into('heap')}", "heap",
+        f"heap events {answers.into('events')}", "info sharedlibrary", before=environment, program=programs["growth"],
+    )  # fmt: skip
+    if DEBUGGING not in result.stdout.split("Shared Object Library")[-1]:
+        pytest.skip(f"{DEBUGGING} is not installed")
+    result.succeeded()
+    assert said(result.stdout, DEBUGGING)
+    assert answers["heap"]["arenas"][0]["states"]["used"]["chunks"] > 40
+    grown = [event for event in answers.events("events") if event["path"] == "brk-extend"]
+    assert len(grown) > 10
+    assert all(to_the_byte(event) for event in grown)

@@ -19,6 +19,7 @@ from tests.support.debugger import Answers, Gdb, malloc_events
 from tests.support.environment import glibc_version, plain_environment
 from tests.support.programs import Programs
 from tests.support.strace import trace
+from tests.support.symbols import known_to_be, to_the_byte, wanted
 
 pytestmark = pytest.mark.skipif(
     not (2, 35) <= glibc_version() <= (2, 41), reason="the modes lead to these branches in glibc 2.35 to 2.41"
@@ -112,11 +113,16 @@ def paths_of(events: list[dict[str, Any]]) -> list[str]:
 
 
 def all_exact(events: list[dict[str, Any]]) -> None:
-    """Fail at the first call of malloc's that was not predicted to the byte, and where another's was predicted."""
+    """Fail at the first call of malloc's that was not predicted to the byte, and where another's was predicted.
+
+    Without debug symbols it may be unknown, with a reason.
+    """
     for event in events:
         if event["kind"] == "malloc":
-            assert event["exact"] is True, (event["id"], event["syscall"], event["args"], event["unpredicted_because"])
-            assert event["predicted"] == event["args"]
+            assert to_the_byte(event), (event["id"], event["syscall"], event["args"], event["unpredicted_because"])
+            assert known_to_be(event, "predicted", event["args"])
+            if event["predicted"] is None:
+                continue
             assert event["path"] in PATHS
             assert event["terms"] or event["path"] == "brk-query"
         else:
@@ -140,7 +146,8 @@ def test_every_call_of_a_mode_is_predicted(
     events = recorded(gdb, answers, programs["paths"], mode)
     agrees_with_strace(events, tmp_path / "strace", programs["paths"], mode)
     all_exact(events)
-    assert set(paths_of(events)) == set(MODES[mode].split())
+    expected = set(MODES[mode].split())
+    assert set(paths_of(events)) == expected or (not wanted() and set(paths_of(events)) <= {*expected, None})
 
 
 @pytest.mark.parametrize("tunables", list(PLAIN_TUNABLES))
@@ -231,14 +238,21 @@ def test_remapping_in_place_moved_and_refused(gdb: Gdb, answers: Answers, progra
     assert all(event["delta"] == 0 for event in refused)
 
 
+def asked_for(events: list[dict[str, Any]], requests: list[int]) -> None:
+    """Fail unless chunks with mappings of their own were for these requests."""
+    mapped = [event for event in events if event["path"] == "mmap-chunk"]
+    assert len(mapped) == len(requests)
+    for event, request in zip(mapped, requests):
+        assert known_to_be(event, "request", request)
+        assert known_to_be(event, "chunk_size", (request + 8 + 15) // 16 * 16)
+
+
 def test_a_raised_threshold_and_a_fixed_one(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     """After free has raised it the same size comes from the heap, but not above 32 MiB, and not where it was set."""
     events = recorded(gdb, answers, programs["paths"], "threshold")
-    mapped = [event["request"] for event in events if event["path"] == "mmap-chunk"]
-    assert mapped == [200 << 10, MIB, 33 * MIB, 33 * MIB, 31 * MIB]
+    asked_for(events, [200 << 10, MIB, 33 * MIB, 33 * MIB, 31 * MIB])
     events = recorded(gdb, answers, programs["paths"], "fixed-threshold")
-    mapped = [event["request"] for event in events if event["path"] == "mmap-chunk"]
-    assert mapped == [200 << 10] * 3 + [(64 << 10) - 9, 4 * MIB]
+    asked_for(events, [200 << 10] * 3 + [(64 << 10) - 9, 4 * MIB])
 
 
 def test_the_sum_of_an_aligned_mapping(gdb: Gdb, answers: Answers, programs: Programs) -> None:
@@ -361,7 +375,9 @@ def test_narrowed_recordings_are_exact_or_unknown(
         assert event["exact"] is not False, (event["id"], event["args"], event["predicted"], event["path"])
         if event["exact"] is None:
             reason = event["unpredicted_because"]
-            assert any(f"a call of {name}, which" in reason for name in left_out), reason
+            if wanted():
+                assert any(f"a call of {name}, which" in reason for name in left_out), reason
+            assert reason
 
 
 def test_what_a_narrowed_recording_still_predicts(gdb: Gdb, answers: Answers, programs: Programs) -> None:

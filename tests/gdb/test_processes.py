@@ -18,6 +18,7 @@ from tests.support.debugger import Answers, Gdb, Result
 from tests.support.programs import Programs
 from tests.support.recorded_processes import Pair, pairs, traced
 from tests.support.strace_processes import trace_tree
+from tests.support.symbols import to_the_byte
 
 #: What happens in each mode of family.c: how the program and its children end.
 ONE_THREAD = {
@@ -48,7 +49,7 @@ def test_each_process_is_recorded(gdb: Gdb, answers: Answers, programs: Programs
         pair.ran_the_same()
         assert pair.recorded.record["recorded"]
         one_for_one(pair.recorded.events, pair.seen.calls)
-        assert all(event["exact"] is True for event in pair.recorded.of_malloc)
+        assert all(to_the_byte(event) for event in pair.recorded.of_malloc)
     assert [pair.recorded.record["end"] for pair in both] == ONE_THREAD[mode]
     assert any(pair.recorded.of_malloc for pair in both)
 
@@ -61,7 +62,7 @@ def test_a_thread_that_forks(gdb: Gdb, answers: Answers, programs: Programs) -> 
     one_for_one(maker.recorded.events, maker.seen.calls)
     one_for_one(child.recorded.events, child.seen.calls)
     assert {event["arena"]["name"] for event in child.recorded.of_malloc} == {"arena 1"}
-    assert all(event["exact"] is True for pair in both for event in pair.recorded.of_malloc)
+    assert all(to_the_byte(event) for pair in both for event in pair.recorded.of_malloc)
 
 
 def test_a_fork_while_another_thread_is_inside_its_call(gdb: Gdb, answers: Answers, programs: Programs) -> None:
@@ -71,7 +72,7 @@ def test_a_fork_while_another_thread_is_inside_its_call(gdb: Gdb, answers: Answe
     one_for_one(child.recorded.events, child.seen.calls)
     (event,) = [event for event in maker.recorded.events if event["args"][1:2] == [1 << 28]]
     assert event["delta"] == 1 << 28
-    assert all(event["exact"] is True for pair in (maker, child) for event in pair.recorded.of_malloc)
+    assert all(to_the_byte(event) for pair in (maker, child) for event in pair.recorded.of_malloc)
 
 
 def test_events_have_their_time_and_their_process(gdb: Gdb, answers: Answers, programs: Programs) -> None:
@@ -101,7 +102,7 @@ def test_a_thread_ends_inside_its_call(gdb: Gdb, answers: Answers, programs: Pro
     assert (event["syscall"], event["args"][1], event["delta"], event["exact"]) == ("mmap", 1 << 30, None, None)
     assert event["thread"] == 2
     assert pair.recorded.record["end"] == last
-    assert all(event["exact"] is True for event in pair.recorded.of_malloc)
+    assert all(to_the_byte(event) for event in pair.recorded.of_malloc)
 
 
 def test_a_call_without_a_return_in_the_list(gdb: Gdb, programs: Programs) -> None:
@@ -149,7 +150,7 @@ def test_following(
         one_for_one(mine, root.calls)
     if len(numbers) > 1:
         one_for_one([event for event in events if event["process"] == numbers[1]], child.calls)
-    assert all(event["exact"] is True for event in events if event["kind"] == "malloc")
+    assert all(to_the_byte(event) for event in events if event["kind"] == "malloc")
     assert '"parent"' in result.stdout, "GDB's own settings are back"
     assert "detach-on-fork" not in result.stderr
     assert re.search(r"detach.* is on\.", result.stdout)

@@ -18,6 +18,7 @@ from tests.support.environment import glibc_version, plain_environment
 from tests.support.procmaps import MAPS, mapped_bytes
 from tests.support.programs import Programs
 from tests.support.strace import trace
+from tests.support.symbols import known_to_be, to_the_byte, wanted
 
 pytestmark = pytest.mark.skipif(glibc_version() < (2, 34), reason="the C library is not glibc 2.34 or later")
 
@@ -55,7 +56,7 @@ class Run:
         gained = mapped_bytes(answers["after"]["maps"]) - mapped_bytes(answers["before"]["maps"])
         assert sum(event["delta"] for event in self.all) == gained
         for event in self.all:
-            assert event["exact"] is (True if event["kind"] == "malloc" else None), event
+            assert to_the_byte(event) if event["kind"] == "malloc" else event["exact"] is None, event
         self.events = [event for event in self.all if self.called_from(event, "main") or event["thread"] > 1]
 
     def called_from(self, event: dict[str, Any], function: str) -> bool:
@@ -89,8 +90,9 @@ def test_dlopen(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     assert "makes relocated data of plugin.so read-only (RELRO)" in loader
     assert loader[-1] == "unmaps plugin.so"
     mapped = [event for event in run.events if event["kind"] == "malloc" and event["syscall"] == "mmap"]
-    asked = [(event["request"], event["thread"]) for event in mapped if event["path"] == "mmap-chunk"]
-    assert asked == [(150_000, 1), (200_000, 1), (200_000, 2)]
+    asked = [event for event in mapped if event["path"] == "mmap-chunk"]
+    assert [event["thread"] for event in asked] == [1, 1, 2]
+    assert all(known_to_be(event, "request", size) for event, size in zip(asked, (150_000, 200_000, 200_000)))
     assert "dlopen" in run.chains(run.of_line("dlopen(file"))
     assert "(thread-local variables of a library)" in run.text
     assert "use_plugin () at plugin.c" in run.text
@@ -167,9 +169,11 @@ def test_copies(gdb: Gdb, answers: Answers, programs: Programs, line: str, path:
     """malloc by other names, each at the line that the user wrote: reallocarray itself leaves no frame."""
     run = Run(gdb, answers, programs, "copies")
     (event,) = [event for event in run.of_line(line) if event["path"] == path]
-    assert event["request"] == request_
+    assert known_to_be(event, "request", request_)
     number = line_of(run.source, line)
-    assert re.search(rf"copy \(\) at services\.c:{number} .*\n +{name}\b", run.text)
+    # memalign calls a function without a public name, and leaves no frame.
+    alias = r"(memalign|0x\w+ in libc)" if name == "memalign" and not wanted() else name
+    assert re.search(rf"copy \(\) at services\.c:{number} .*\n +{alias}\b", run.text)
 
 
 def test_code_of_the_programs_own_making(gdb: Gdb, answers: Answers, programs: Programs) -> None:

@@ -16,6 +16,7 @@ import pytest
 from tests.support.debugger import Answers, Gdb, Result, line_of, malloc_events
 from tests.support.environment import glibc_version, needs
 from tests.support.programs import Programs
+from tests.support.symbols import known_to_be, to_the_byte, wanted
 
 #: What the sum of the story's growth is made of, on a 64-bit glibc whose tcache is made by the first malloc.
 SUM, GROWTH, TOP_PAD, MINSIZE = 0x202B0, 0x21000, 0x20000, 0x20
@@ -71,9 +72,11 @@ def says(text: str, *patterns: str) -> None:
 
 
 def is_exact(event: dict[str, Any]) -> None:
-    """Fail unless the prediction is the call's arguments."""
-    assert event["predicted"] == event["args"], event
-    assert event["exact"] is True, event
+    """Fail unless the prediction is the call's arguments, or unknown without debug symbols."""
+    assert known_to_be(event, "predicted", event["args"]), event
+    assert to_the_byte(event), event
+    if event["predicted"] is None:
+        return
     assert event["path"], event
     assert event["terms"] or not event["delta"], event
 
@@ -203,8 +206,8 @@ def test_every_prediction_is_exact(gdb: Gdb, answers: Answers, programs: Program
         assert event["arena"] or event["syscall"] != "brk", event
     for event in mine:
         if (event["delta"] or 0) > 0:
-            assert event["predicted"] is not None, event
-            assert event["chunk_size"] or event["arena"] is None, event
+            assert event["predicted"] is not None or not wanted(), event
+            assert event["chunk_size"] or event["arena"] is None or event["chunk_size_range"] or not wanted(), event
     for event in events:
         if event["kind"] != "malloc":
             assert event["predicted"] is None, event
@@ -229,16 +232,18 @@ def test_each_way_of_one_thread(gdb: Gdb, answers: Answers, programs: Programs) 
     grown = [event for event in kept if event["args"] != [0]]
     assert grown[0]["path"] == "brk-first"
     assert {event["path"] for event in grown[1:]} == {"brk-extend"}
-    assert {(event["request"], event["chunk_size"]) for event in grown[1:]} == {(100000, 100016)}
+    assert all(known_to_be(event, "request", 100000) for event in grown[1:])
+    assert {event["chunk_size"] for event in grown[1:]} == {100016}
     assert [event["delta"] for event in mapped] == [0x101000] * 3
     assert {event["path"] for event in mapped} == {"mmap-chunk"}
-    assert {(event["request"], event["chunk_size"]) for event in mapped} == {(1 << 20, (1 << 20) + 16)}
+    assert all(known_to_be(event, "request", 1 << 20) for event in mapped)
+    assert all(known_to_be(event, "chunk_size", (1 << 20) + 16) for event in mapped)
     assert freed["delta"] == -0x101000
     assert moved["syscall"] == "mremap"
     assert moved["delta"] == 4 << 20
     assert all(event["delta"] < 0 and event["syscall"] == "brk" for event in trimmed)
     assert len(trimmed) >= 2
-    assert {event["path"] for event in trimmed} == {"trim"}
+    assert {event["path"] for event in trimmed if wanted() or event["path"]} == {"trim"}
     assert (freed["path"], moved["path"]) == ("munmap-chunk", "mremap-chunk")
     for event in events:
         if event["args"] != [0]:

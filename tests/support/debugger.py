@@ -10,8 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import pytest
+
 from tests.support import symbols
 from tests.support.environment import PATIENCE, ROOT, plain_environment
+
+#: What gives GDB glibc's debug symbols for as long as a test's own reading takes.
+ORACLE_SYMBOLS = ROOT / "tests" / "support" / "oracle_symbols.py"
 
 #: GDB's own traces of an error inside Python: none of gdbheap's commands may ever show one.
 INTERNAL_ERRORS = ("Traceback (most recent call", "Python Exception", "Error occurred in Python", "Internal error")
@@ -27,12 +32,13 @@ QUIET_START = (
 )
 
 #: Functions for the expressions of Answers.python: a C expression as a value, an integer or a string; a struct's
-#: fields as integers; the addresses of the arenas in the order in which glibc itself visits them.
+#: fields as integers; the addresses of the arenas in the order in which glibc itself visits them. ``symbols()`` is what
+#: they need around them, and ``read`` is GDB's parse_and_eval within that.
 READING = """
 import json, gdb
 
 def value(expression):
-    return gdb.parse_and_eval(expression)
+    return read(expression)
 
 def number(expression):
     return int(value(expression))
@@ -131,6 +137,15 @@ class Gdb:
         return Result(commands, done.stdout, done.stderr, done.returncode)
 
 
+def oracle(code: str) -> str:
+    """Return Python for GDB: the functions of READING and what they read with, and then ``code``."""
+    if symbols.wanted():
+        return f"import contextlib, gdb\nread, symbols = gdb.parse_and_eval, contextlib.nullcontext\n{READING}\n{code}"
+    if symbols.debug_file() is None:
+        pytest.skip("the oracle needs glibc's debug symbols, which are not installed")
+    return f"{ORACLE_SYMBOLS.read_text()}\nsymbols = debug_symbols\n{READING}\n{code}"
+
+
 class Answers:
     """The JSON files of one run of GDB: ``into(name)`` is the option that writes one, ``answers[name]`` reads it."""
 
@@ -164,11 +179,11 @@ class Answers:
         """Return a GDB command that evaluates Python ``expressions`` inside GDB into the answer ``name``.
 
         It is the tests' own reading, made with GDB's values alone: the oracle beside gdbheap's answer. They may use
-        the functions of READING.
+        the functions of READING. Where the tests run without glibc's debug symbols, GDB has them for this command.
         """
         pairs = ", ".join(f"{key!r}: {expression}" for key, expression in expressions.items())
-        code = f"{READING}\njson.dump({{'schema': 'gdbheap/1', {pairs}}}, open({str(self.path(name))!r}, 'w'))"
-        return f"python exec({code!r}, {{}})"
+        line = f"json.dump({{'schema': 'gdbheap/1', {pairs}}}, open({str(self.path(name))!r}, 'w'))"
+        return f"python exec({oracle(f'with symbols(): {line}')!r}, {{}})"
 
 
 def malloc_events(events: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,7 @@ from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.syscalls import SyscallEntry
 from gdbheap.debugger.target import Target
 from gdbheap.growth.event import ChunkHeader, FreeLists
+from gdbheap.growth.nameless import gives_back
 from gdbheap.growth.reading import ArenaVariables, Reading
 from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, PREV_INUSE, Abi, round_up
@@ -24,6 +25,7 @@ from gdbheap.ptmalloc.layout import LayoutUnknown
 from gdbheap.ptmalloc.params import read_params
 from gdbheap.ptmalloc.tcache import tcache_count, tcache_index
 from gdbheap.simulate.arenas import leftover
+from gdbheap.simulate.kernel import PROT_NONE
 from gdbheap.simulate.state import OlderHeap, TrimWalk
 from gdbheap.simulate.trim import pages_inside
 
@@ -98,9 +100,14 @@ def _heap_facts(target: Target, arena: Arena) -> dict[str, Any]:
     }
 
 
-def read_free_lists(target: Target, reading: Reading, nb: int) -> FreeLists:
-    """Return what is free in the arena of ``reading``, and in the selected thread's tcache for chunks of ``nb``."""
+def read_free_lists(target: Target, reading: Reading, nb: int | None) -> FreeLists:
+    """Return what is free in the arena of ``reading``, and in the selected thread's tcache for chunks of ``nb``.
+
+    Where ``nb`` is None, as it is not known yet, the tcache is kept as it is.
+    """
     abi, layout = target.abi, target.layout
+    if nb is None:
+        return read_free_lists(target, reading, 0)._replace(tcache_count=None, tcache=_tcache_now(target))
     count = None
     if layout.tcache is not None and tcache_index(abi, layout, nb) is not None:
         address = target.tcache_address(gdb.selected_thread())
@@ -111,6 +118,17 @@ def read_free_lists(target: Target, reading: Reading, nb: int) -> FreeLists:
     arena = decode_arena(abi, layout, reading.address, reading.number, reading.arena, reading.top_size)
     summary = free_summary(PageCache(target.memory), abi, layout, arena, target.safe_linking, limit=_FREE_LIMIT)
     return FreeLists(count, summary)
+
+
+def _tcache_now(target: Target) -> bytes | None:
+    """Return the bytes of the selected thread's tcache, empty where it has none; None where they cannot be read."""
+    address = target.tcache_address(gdb.selected_thread())
+    if address is None or target.layout.tcache is None or target.layout.tcache_counts_down:
+        return None
+    try:
+        return target.memory.read(address, target.layout.tcache.size) if address else b""
+    except MemoryFault:
+        return None
 
 
 def read_chunk_header(target: Target, start: int, length: int, pointer: int | None) -> ChunkHeader | None:
@@ -170,9 +188,17 @@ class AllocatorNow(NamedTuple):
 
 
 def read_at_call(
-    entry: SyscallEntry, arena: int | None, nb: int | None, request: int | None, pointer: int | None
+    entry: SyscallEntry,
+    arena: int | None,
+    nb: int | None,
+    request: int | None,
+    pointer: int | None,
+    nb_will_be_known: bool = False,
 ) -> AllocatorNow:
-    """Return the allocator's state, what is free, and the chunk that is given back or resized, as far as known."""
+    """Return the allocator's state, what is free, and the chunk that is given back or resized, as far as known.
+
+    ``nb_will_be_known`` says that the size of the chunk may turn out later.
+    """
     try:
         target = session.target()
         reading = read_allocator(target, arena)
@@ -184,32 +210,49 @@ def read_at_call(
         return AllocatorNow(reading, chunk=read_chunk_header(target, entry.args[0], entry.args[1], pointer))
     if nb is None and request is not None:
         nb = target.abi.request_to_chunk(request)
-    if nb is None or reading.arena is None:
+    if (nb is None and not nb_will_be_known) or reading.arena is None:
         return AllocatorNow(reading)
     return AllocatorNow(reading, read_free_lists(target, reading, nb))
 
 
-def nameless_arena(entry: SyscallEntry) -> int | None:
+def nameless_arena(entry: SyscallEntry, function: str, goes_on: bool) -> int | None:
     """Return the address of the arena whose memory a call of malloc's is about, where no frame names it.
 
     Only main_arena moves the break. Of the others each call lies in one of their heaps; what is mapped anew is for the
-    arena that the thread uses. None where that is not known, as when an arena is made.
+    arena that the thread uses, unless the public ``function`` is realloc, which works on that of the chunk, or an
+    earlier try of malloc's was refused (``goes_on``): it may have gone on in another arena. None where that is not
+    known, as when an arena is made.
     """
     try:
         target = session.target()
         if entry.name == "brk":
             return target.main_arena
-        if entry.name in ("mprotect", "munmap", "madvise"):
-            facts = target.process_facts
-            params = read_params(target.memory, target.abi, facts.layout, target.mp)
-            heap = heap_containing(target.memory, target.abi, facts.layout, params, entry.args[0])
-            ring = read_arenas(target.memory, target.abi, facts.layout, target.main_arena)
-            return heap.arena if heap.arena in {arena.address for arena in ring.arenas} else None
-        if entry.name == "mmap":
-            return target.thread_word("thread_arena", gdb.selected_thread()) or None
-    except (TargetError, MemoryFault, LayoutUnknown):
-        pass
-    return None
+        known = None if entry.name == "mmap" else _arena_around(target, entry.args[0])
+        if known is not None or entry.name == "mremap" or function == "realloc" or gives_back(function):
+            return known
+        if goes_on and entry.name == "mmap":
+            single = target.is_single_thread(target.variables_of(None).read(target.memory)[3])
+            return target.main_arena if single else None
+        own = target.thread_word("thread_arena", gdb.selected_thread())
+    except (TargetError, MemoryFault):
+        return None
+    makes_heap = entry.name != "mmap" or entry.args[2] == PROT_NONE
+    # main_arena has no heaps: then it is another arena that is made.
+    return None if makes_heap and (not function or own == target.main_arena) else own or None
+
+
+def _arena_around(target: Target, address: int) -> int | None:
+    """Return the address of the arena in whose memory ``address`` is, None where it is in none's."""
+    facts = target.process_facts
+    try:
+        params = read_params(target.memory, target.abi, facts.layout, target.mp)
+        if 0 < params.get("sbrk_base") <= address < (target.word("__curbrk") or 0):
+            return target.main_arena
+        heap = heap_containing(target.memory, target.abi, facts.layout, params, address)
+        ring = read_arenas(target.memory, target.abi, facts.layout, target.main_arena)
+    except (MemoryFault, LayoutUnknown):
+        return None
+    return heap.arena if heap.arena in {arena.address for arena in ring.arenas} else None
 
 
 class TrimWalks:

@@ -23,10 +23,10 @@ from gdbheap.debugger.target import architecture_name, each_thread_of, is_core, 
 from gdbheap.growth.decision import user_frame
 from gdbheap.growth.event import UNKNOWN_BYTES, Event, Frame, Requester, whole_pages
 from gdbheap.growth.history import Final, History, ProcessRecord
-from gdbheap.growth.nameless import is_nameless
+from gdbheap.growth.nameless import gives_back, goes_on_after, is_nameless, previous_of
 from gdbheap.growth.reading import Reading
 from gdbheap.growth.request import POINTERS, malloc_call, stream_of
-from gdbheap.growth.requester import ANOTHER_MALLOC, FREE_PAGES, requester
+from gdbheap.growth.requester import ANOTHER_MALLOC, FREE_PAGES, OF_MUSL, requester
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.arena import read_arena
 from gdbheap.simulate.kernel import MAP_FIXED, MREMAP_FIXED
@@ -335,7 +335,7 @@ class Recorder:
             time=self._now(),
         )
         who = requester(event, self._history.events)
-        if who.purpose.startswith(ANOTHER_MALLOC):
+        if who.purpose.startswith((ANOTHER_MALLOC, OF_MUSL)):
             self._note_other_malloc(process)
         if self._malloc_only and who.kind != "malloc":
             if name == "brk":
@@ -348,11 +348,12 @@ class Recorder:
             changes["mapped_before"] = _mapped_before(entry, who.kind, late)
         if who.kind == "malloc":
             process.needs_the_kernel()
-            changes.update(self._of_malloc(entry, frames))
+            changes.update(self._of_malloc(entry, event))
             changes["reading"] = self._with_trim(process, tid, entry, who, changes["reading"])
             if name == "brk" and changes["break_before"] is None and changes["reading"] is not None:
                 changes["break_before"] = changes["reading"].curbrk or None
-            if shape is not None and changes.get("stream") is None:
+            # Without the names inside malloc more is looked at than the stack.
+            if shape is not None and changes.get("stream") is None and not is_nameless(frames):
                 note(shape, entry, who, frames)
         process.pending[tid] = event.id
         event = event._replace(**changes)
@@ -371,13 +372,18 @@ class Recorder:
             record.other_malloc = found
             self._show_other(record)
 
-    def _of_malloc(self, entry: SyscallEntry, frames: Sequence[Frame]) -> dict[str, Any]:
+    def _of_malloc(self, entry: SyscallEntry, event: Event) -> dict[str, Any]:
         """Return what an event of malloc's has besides: what was asked of it, and the allocator's state."""
+        frames = event.frames
         call = malloc_call(frames)
-        if call.arena is None and is_nameless(frames):
-            call = call._replace(arena=nameless_arena(entry))
+        nameless = call.arena is None and is_nameless(frames)
+        if nameless:
+            goes_on = goes_on_after(event, previous_of(event, self._history.events))
+            function = call.calls[-1].name if call.calls else ""
+            call = call._replace(arena=nameless_arena(entry, function, goes_on))
         pointer = next((value for frame in frames for name, value in frame.variables.items() if name in POINTERS), None)
-        found = read_at_call(entry, call.arena, call.nb, call.request, pointer)
+        asks = nameless and not (call.calls and gives_back(call.calls[-1].name))
+        found = read_at_call(entry, call.arena, call.nb, call.request, pointer, nb_will_be_known=asks)
         stream = stream_of(frames)
         return {
             **found._asdict(),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 from array import array
+from functools import lru_cache
 
 import gdb
 
+from gdbheap.debugger.thread_list import ThreadList
 from gdbheap.elf import ElfImage, NotElf, file_image, read_elf
 from gdbheap.mappings import MappedRange
 from gdbheap.memory import Memory, MemoryFault
@@ -17,6 +19,8 @@ _PAGE = 0x1000
 _LARGEST_FILE = 256 << 20
 #: The loader maps a thread control block with the thread-local variables of all libraries: these are larger.
 _LARGEST_BLOCK = 1 << 20
+#: Of its table of error messages, its locales, and its symbols.
+_MUSLS_TEXTS = (b"\0Illegal byte sequence\0Domain error\0", b"\0MUSL_LOCPATH\0", b"\0__libc_start_init\0")
 _SECTION = re.compile(r"^\t(0x[0-9a-f]+) - 0x[0-9a-f]+ is (\S+)(?: in (.*))?$")
 
 
@@ -29,8 +33,30 @@ def loaded_image(memory: Memory, objfile: gdb.Objfile, is_program: bool) -> ElfI
         try:
             return read_elf(memory, address)
         except (NotElf, MemoryFault):
-            continue
+            # A core file may go without what is in a file as well; GDB shows it as zeros. What is found with the help
+            # of that file is checked against what the core has.
+            try:
+                return read_elf(_HeaderOfFile(objfile.filename or "", address, memory), address)
+            except (NotElf, MemoryFault, OSError):
+                continue
     return None
+
+
+class _HeaderOfFile:
+    """A memory in which the first page of an object is that of its file."""
+
+    def __init__(self, path: str, address: int, beyond: Memory) -> None:
+        with open(path, "rb") as file:
+            self._content = file.read(_PAGE)
+        self._address = address
+        self._beyond = beyond
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return the ``size`` bytes at ``address``; raise MemoryFault where any of it is unreadable."""
+        start = address - self._address
+        if start >= 0 and start + size <= len(self._content):
+            return self._content[start : start + size]
+        return self._beyond.read(address, size)
 
 
 def _starts(objfile: gdb.Objfile, is_program: bool) -> list[int]:
@@ -71,6 +97,19 @@ def initial_contents(objfile: gdb.Objfile, image: ElfImage) -> Memory | None:
     return found if same.build_id == image.build_id else None
 
 
+@lru_cache(maxsize=8)
+def has_musl_inside(path: str) -> bool:
+    """Return whether the file of a static program has musl's C library in it: by texts that only that one has."""
+    try:
+        if os.path.getsize(path) > _LARGEST_FILE:
+            return False
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError:
+        return False
+    return any(text in content for text in _MUSLS_TEXTS)
+
+
 def thread_pointer(machine: str) -> int | None:
     """Return the selected thread's thread pointer, None where it is not known.
 
@@ -82,8 +121,22 @@ def thread_pointer(machine: str) -> int | None:
             value = int(gdb.parse_and_eval(f"(unsigned long) ${register}"))
         except (gdb.error, ValueError):  # void where there is no such register
             value = 0
-        return value or None
-    return (_pthread_handle() or _control_block()) if machine.startswith("i386") else None
+        return value or _told_by_glibc(machine)
+    if not machine.startswith("i386"):
+        return None
+    return _pthread_handle() or _told_by_glibc(machine) or _control_block()
+
+
+def _told_by_glibc(machine: str) -> int | None:
+    """Return the selected thread's thread pointer as glibc's own list of threads tells it."""
+    from gdbheap.debugger.target import GdbMemory
+
+    thread = gdb.selected_thread()
+    if thread is None:
+        return None
+    little = "little" in gdb.execute("show endian", to_string=True)
+    threads = ThreadList(GdbMemory(), gdb.lookup_type("void").pointer().sizeof, little)
+    return threads.thread_pointer(thread.ptid[1], machine.startswith("i386"))
 
 
 def _pthread_handle() -> int | None:

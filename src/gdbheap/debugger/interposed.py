@@ -39,7 +39,19 @@ def _look() -> str | None:
         if is_libc(name):
             return None
         if objfile.filename in files and not is_runtime(name):
-            # A static program has glibc's malloc in itself.
-            static = objfile.filename == program and objfile.lookup_static_symbol("main_arena") is not None
+            # A static program has glibc's malloc in itself, which is malloc by two names.
+            static = objfile.filename == program and _address("malloc") == _address("__libc_malloc") is not None
             return None if static else os.path.basename(name)
     return None
+
+
+def _address(function: str) -> int | None:
+    try:
+        return int(gdb.parse_and_eval(f"(unsigned long) &{function}"))
+    except (gdb.error, ValueError):
+        return None
+
+
+def is_malloc_debug(name: str) -> bool:
+    """Return whether a file of this base name is glibc's library for debugging malloc (from 2.34 on)."""
+    return name.startswith("libc_malloc_debug.so")

@@ -9,7 +9,7 @@ import gdb
 from gdbheap.debugger import session
 from gdbheap.debugger.catch import RECORDER
 from gdbheap.debugger.errors import TargetError
-from gdbheap.debugger.interposed import other_malloc
+from gdbheap.debugger.interposed import is_malloc_debug, other_malloc
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.processes import local_pid
 from gdbheap.debugger.target import Target, each_thread, is_core, stack_pointer
@@ -25,6 +25,11 @@ from gdbheap.ptmalloc.state import HeapState, read_heap_state
 from gdbheap.ptmalloc.tcache import Tcache, read_tcache, tcache_is_dummy
 from gdbheap.render.escape import printable
 
+_DEBUGGING = (
+    " That library is glibc's own malloc, compiled once more with its checks (MALLOC_CHECK_, mcheck, mtrace): what it "
+    "has is in variables of its own."
+)
+
 
 def read_state() -> HeapState:
     """Return malloc's own variables now; raise TargetError where there is no heap, or nothing in it yet."""
@@ -33,9 +38,10 @@ def read_state() -> HeapState:
     if not state.in_use:
         other = other_malloc()
         if other is not None:
+            more = _DEBUGGING if is_malloc_debug(other) else ""
             raise TargetError(
                 f"This program's malloc is that of {printable(other)}, not glibc's: glibc's heap is empty, and gdbheap "
-                "knows no other. 'heap catch' shows which memory it gets."
+                f"knows no other.{more} 'heap catch' shows which memory it gets."
             )
         raise TargetError(
             "malloc has not taken any memory from the kernel yet: there is no heap before the program's first malloc."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import gdb
 
@@ -12,11 +13,12 @@ from gdbheap.debugger.syscalls import register
 from gdbheap.debugger.target import Target
 from gdbheap.growth.event import Event
 from gdbheap.growth.history import History
-from gdbheap.growth.nameless import RETURNING, asks_for_memory, is_nameless, public_name
+from gdbheap.growth.nameless import RETURNING, asks_for_memory, gives_back, is_nameless, public_name
 from gdbheap.growth.names import ENTRIES, INTERNAL, WRAPPERS, function_of
 from gdbheap.growth.predict import predictions
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED
+from gdbheap.ptmalloc.tcache import count_in
 
 #: Places that malloc returns to for which a breakpoint is kept: a program calls it from few places in a row.
 _MOST_PLACES = 64
@@ -95,19 +97,48 @@ class ReturnWatch:
             return
         try:
             target = session.target()
-            for nb, address, function, whose in _candidates(
-                target, register("rax" if target.abi.word_size == 8 else "eax")
-            ):
-                completed = [_with_chunk(event, nb, function, whose) for event in events]
-                found = predictions(completed, history.caught)
-                last = found.get(completed[-1].id)
-                made = last.outcome if last is not None else None
-                if all(item.exact for item in found.values()) and made is not None and made.chunk == address:
-                    for event in completed:
-                        history.replace(event)
-                    return
+            returned, tcache = _candidates(target, register("rax" if target.abi.word_size == 8 else "eax"))
+            for event in _completed(events, target, returned, tcache, history):
+                history.replace(event)
         except (TargetError, MemoryFault, gdb.error):
             return
+
+
+class _Candidate(NamedTuple):
+    """A chunk that the kernel may have been asked for; ``function`` is the one inside malloc whose request it was."""
+
+    nb: int
+    address: int
+    function: str | None
+    whose: str
+
+
+def _completed(
+    events: list[Event], target: Target, returned: _Candidate | None, tcache: _Candidate | None, history: History
+) -> list[Event]:
+    """Return the events of one call of malloc that can be completed, with what they were for.
+
+    The thread's tcache may have been made first: then some of the first are for that one, and the others for the
+    chunk that was returned. What is taken to be for a chunk must have led to it, at its address.
+    """
+    best: list[Event] = []
+    for count in range(len(events) + 1 if tcache is not None else 1):
+        first = [] if tcache is None else [_with_chunk(event, target, tcache) for event in events[:count]]
+        if tcache is not None and first and not _lead_to(first, tcache, history):
+            continue
+        rest = [] if returned is None else [_with_chunk(event, target, returned) for event in events[count:]]
+        if returned is not None and rest and _lead_to(rest, returned, history):
+            return first + rest
+        best = first or best
+    return best
+
+
+def _lead_to(events: list[Event], chunk: _Candidate, history: History) -> bool:
+    """Return whether all these calls, and no further one, are made for a chunk that then is where this one is."""
+    found = predictions(events, history.caught)
+    last = found.get(events[-1].id)
+    made = last.outcome if last is not None else None
+    return all(item.exact for item in found.values()) and made is not None and made.chunk == chunk.address
 
 
 #: Bytes of stack that functions inside one call of malloc may use.
@@ -116,10 +147,10 @@ _SAME_CALL = 1 << 12
 
 def _return_address(event: Event) -> int | None:
     """Return where the call of malloc that made a nameless event returns to, None where no chunk comes of it."""
-    if not is_nameless(event.frames) or not asks_for_memory(event) or event.reading is None:
-        return None
     requested = event.requested
-    if requested is None or requested.nb is not None:
+    if not is_nameless(event.frames) or event.reading is None or requested is None or requested.nb is not None:
+        return None
+    if gives_back(public_name(event)) or (not requested.calls and not asks_for_memory(event)):
         return None
     if requested.calls:
         caller = requested.calls[-1].caller
@@ -129,27 +160,42 @@ def _return_address(event: Event) -> int | None:
     return next((frame.pc for frame in event.frames if frame.function and function_of(frame) not in inside), None)
 
 
-def _candidates(target: Target, pointer: int) -> list[tuple[int, int, str | None, str]]:
-    """Return the chunks that the kernel may have been asked for: (size, address, function, whose it is)."""
+def _candidates(target: Target, pointer: int) -> tuple[_Candidate | None, _Candidate | None]:
+    """Return the chunk at what malloc returned and the one of the thread's tcache; None where that tells nothing."""
+    user = pointer & ((1 << 8 * target.abi.word_size) - 1)
+    tcache = target.tcache_address(gdb.selected_thread()) or 0
+    return (
+        _candidate(target, user, None, "the chunk that malloc returned"),
+        _candidate(target, tcache, "tcache_init", "the thread's tcache, which malloc made first"),
+    )
+
+
+def _candidate(target: Target, user: int, function: str | None, whose: str) -> _Candidate | None:
     abi = target.abi
-    found: list[tuple[int, int, str | None, str]] = []
-    tcache = target.tcache_address(gdb.selected_thread())
-    for user, function, whose in (
-        (pointer & ((1 << 8 * abi.word_size) - 1), None, "the chunk that malloc returned"),
-        (tcache, "tcache_init", "the thread's tcache, which malloc made first"),
-    ):
-        if not user:
-            continue
-        try:
-            size_word = abi.read_word(target.memory, user - abi.word_size)
-        except MemoryFault:
-            continue
-        if not size_word & IS_MMAPPED:  # the size of a mapping is in pages
-            found.append((size_word & ~FLAG_BITS, user - abi.header, function, whose))
-    return found
+    if not user:
+        return None
+    try:
+        size_word = abi.read_word(target.memory, user - abi.word_size)
+    except MemoryFault:
+        return None
+    if size_word & IS_MMAPPED:  # the size of a mapping is in pages
+        return None
+    return _Candidate(size_word & ~FLAG_BITS, user - abi.header, function, whose)
 
 
-def _with_chunk(event: Event, nb: int, function: str | None, whose: str) -> Event:
+def _with_chunk(event: Event, target: Target, chunk: _Candidate) -> Event:
     assert event.requested is not None
-    asked = function or event.requested.function
-    return event._replace(requested=event.requested._replace(nb=nb, function=asked, nb_from=whose))
+    abi, tcache = target.abi, target.layout.tcache
+    changes: dict[str, Any] = {
+        "nb": chunk.nb,
+        "function": chunk.function or event.requested.function,
+        "nb_from": chunk.whose,
+    }
+    if chunk.function and tcache is not None and abi.request_to_chunk(tcache.size) == chunk.nb:
+        changes["request"] = tcache.size
+    free = event.free
+    # What malloc makes first was not there before.
+    data = b"" if chunk.function else None if free is None else free.tcache
+    if free is not None and data is not None:
+        free = free._replace(tcache_count=count_in(abi, target.layout, data, chunk.nb), tcache=None)
+    return event._replace(requested=event.requested._replace(**changes), free=free)

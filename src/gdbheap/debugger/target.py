@@ -13,6 +13,7 @@ import gdb
 from gdbheap.corefile import NotACore
 from gdbheap.debugger import settings
 from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.images import has_musl_inside
 from gdbheap.debugger.processes import shrinks_heaps_with_mmap
 from gdbheap.debugger.static_tls import StaticTls
 from gdbheap.growth.reading import ProcessFacts
@@ -29,6 +30,10 @@ _LOADER = re.compile(r"ld(-linux.*|64|-2\.\d+)\.so(\.\d+)?$")
 #: What memalign of glibc 2.38.0 aborts with while it looks through bins: no other release, nor a later fix, has it.
 _SCAN_MESSAGE = "_int_memalign(): unaligned chunk detected"
 _MUSL = re.compile(r"ld-musl-.*\.so\.1$|libc\.musl-.*\.so\.1$")
+
+
+#: The variables of libc's whose types, or what they point to, are these structs.
+_TYPED = {"malloc_state": "main_arena", "malloc_par": "mp_", "tcache_perthread_struct": "tcache"}
 
 
 class GdbMemory:
@@ -111,6 +116,13 @@ class GdbSymbols:
         anchor = self.symbol("main_arena")
         if anchor is None or anchor.symtab is None:
             return None  # a type of this name would be another file's
+        # Where several libraries have a malloc.c, as with libc_malloc_debug.so, a type's name may lead to any of them.
+        typed = None if name not in _TYPED else self.symbol(_TYPED[name])
+        if typed is not None and typed.type is not None:
+            own = typed.type.strip_typedefs()
+            own = own.target().strip_typedefs() if own.code == gdb.TYPE_CODE_PTR else own
+            if own.fields():
+                return _struct(name, own)
         block = anchor.symtab.static_block()
         for spelling in (f"struct {name}", name):
             try:
@@ -247,7 +259,15 @@ class Target:
         if several is not None:
             return several, 4, False
         single = self.symbols.address("__libc_single_threaded_internal")
+        if single is None and self._knows_single_threaded_by_its_other_name:
+            single = self.symbols.address("__libc_single_threaded")
         return None if single is None else (single, 1, True)
+
+    @property
+    def _knows_single_threaded_by_its_other_name(self) -> bool:
+        """Whether libc's own variable has a public name too: from 2.36 on, where it is not in each thread's block."""
+        version = self.release.version
+        return self.abi.word_size == 8 and version is not None and version >= (2, 36)
 
     def variables_of(self, arena: int | None) -> ReadPlan:
         """Return how to read mp_, ``__curbrk``, the malloc_state at ``arena`` and what decides on the arena.
@@ -429,6 +449,8 @@ def find_target() -> Target:
             except TargetError:
                 if objfile.lookup_static_symbol("main_arena") is not None or settings.main_arena() is not None:
                     raise
+                if has_musl_inside(program or ""):
+                    raise TargetError(_USES_MUSL) from None
     raise TargetError(_no_libc([objfile_name(objfile) for objfile in objfiles]))
 
 
@@ -457,19 +479,35 @@ def require_no_process() -> None:
         raise TargetError("There is no program to run: start GDB with one (gdb --args PROGRAM ARGS).")
 
 
+_USES_MUSL = (
+    "This program uses musl's C library; gdbheap knows glibc's malloc only. 'heap catch' shows which memory it gets."
+)
+
+
 def _no_libc(names: list[str]) -> str:
     if any(_MUSL.search(name) for name in names):
-        return "This program uses musl's C library; gdbheap knows glibc's malloc only."
+        return _USES_MUSL
     if any(_LOADER.search(name) for name in names):
         return (
             "glibc's libc.so.6 is not loaded yet: the program is still in the dynamic loader; "
             "go on to main first ('break main', 'continue')."
+        )
+    if is_core() and _is_linked_dynamically():
+        return (
+            "The core file does not tell GDB which libraries were loaded, so glibc's libc.so.6 cannot be found: give "
+            "GDB the very program that wrote it ('file PROGRAM'), and where it comes from another machine that "
+            "machine's libraries ('set sysroot FOLDER'). Where the loader's data is not in it, there is no more to see."
         )
     return (
         "There is no glibc in this process: no libc.so.6 is loaded and the program itself holds no main_arena "
         "(another C library, none at all, or a static program without debug symbols; 'help set heap main-arena' tells "
         "when addresses given by hand are enough)."
     )
+
+
+def _is_linked_dynamically() -> bool:
+    """Return whether the program asks for a loader; also where GDB knows no program, as most programs do."""
+    return program_file() is None or " is .interp" in gdb.execute("info files", to_string=True)
 
 
 def _core_alone() -> Memory:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from gdbheap.growth.event import Event, Frame
+from gdbheap.growth.nameless import gives_back, is_nameless, public_name
 from gdbheap.growth.names import INTERNAL, PUBLIC, function_of
 from gdbheap.growth.reading import Reading
 from gdbheap.simulate.arena_choice import ArenaFacts, another_arena, choose_arena, limit_text
@@ -66,6 +67,26 @@ def _operation(frames: Sequence[Frame]) -> str | None:
     return found
 
 
+def _nameless_operation(event: Event, reading: Reading) -> str | None:
+    """Return what _operation does where only malloc's public functions have names; None where those do not tell.
+
+    realloc may ask for another chunk or resize the one that it was given.
+    """
+    requested, name = event.requested, public_name(event)
+    if reading.arena is None or event.chunk is not None or requested is None or not is_nameless(event.frames):
+        return None
+    if requested.function == "tcache_init":
+        return "thread"
+    if gives_back(name):
+        return "chunk"
+    return "thread" if name and name != "realloc" else None
+
+
+def _nameless_makes_arena(event: Event, reading: Reading) -> bool:
+    """Whether malloc, whose functions have no names, makes an arena: for a thread that has none."""
+    return is_nameless(event.frames) and reading.choosing is not None and reading.choosing.thread_arena == 0
+
+
 #: One of ARENA_REASONS, and the sentences that say how a thread came by its arena.
 _Origin = tuple[str, tuple[str, ...]]
 
@@ -83,13 +104,13 @@ class _Arenas:
         if reading is None or reading.arena is not None or event.syscall != "mprotect" or event.result != 0:
             return
         heap_info = reading.facts.layout.heap_info
-        if heap_info is not None and _operation(event.frames) == "new":
+        if heap_info is not None and (_operation(event.frames) == "new" or _nameless_makes_arena(event, reading)):
             self._makers[event.process, event.args[0] + heap_info.size] = event
 
     def reason(self, event: Event) -> ArenaReason | None:
         """Return why the arena of ``event`` was chosen, None where no arena is."""
         reading = event.reading
-        operation = None if reading is None else _operation(event.frames)
+        operation = None if reading is None else _operation(event.frames) or _nameless_operation(event, reading)
         if reading is None or operation is None:
             return None
         facts = reading.arena_facts

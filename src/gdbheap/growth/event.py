@@ -86,10 +86,12 @@ class FreeLists(NamedTuple):
     ``tcache_count`` is the number of chunks in the requesting thread's tcache bin for that size (None where unknown,
     or where the tcache has no bin for it). ``summary`` is what the arena's fastbins and bins held. It is not complete
     where there were too many chunks to count them all while the program waited: then its figures are lower bounds.
+    ``tcache`` are the bytes of the tcache, where the size was not known yet and its count is still to be read there.
     """
 
     tcache_count: int | None
     summary: FreeSummary
+    tcache: bytes | None = None
 
 
 class ChunkHeader(NamedTuple):

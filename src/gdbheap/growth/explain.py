@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from gdbheap.growth.arena_reason import ArenaReason, arena_reasons
 from gdbheap.growth.event import Event, Frame, Requested, Requester, Served
 from gdbheap.growth.history import Final, History
+from gdbheap.growth.nameless import is_nameless
+from gdbheap.growth.names import in_libc, in_loader
 from gdbheap.growth.predict import Prediction, prediction_of, predictions
 from gdbheap.growth.shortage import Shortage, shortage
+from gdbheap.simulate.kernel import PROT_READ, PROT_WRITE
 
 #: Reads one line of a source file, None where it cannot be had.
 SourceReader = Callable[[str, int], "str | None"]
@@ -93,11 +96,18 @@ def _explain(
 
 
 def _constructors_of(event: Event) -> str | None:
-    """Return the object file whose constructor (call_init of the loader's calls it) is among the callers."""
-    if any(frame.name == "main" for frame in event.frames):
+    """Return the object file whose constructor (call_init of the loader's calls it) is among the callers.
+
+    Where the loader's functions have no names, it is what the loader calls when nothing but the loader runs yet.
+    """
+    frames = event.frames
+    if any(frame.name == "main" for frame in frames):
         return None  # dlopen runs constructors too
-    for newer, frame in zip(event.frames, event.frames[1:]):
+    alone = len(frames) > 1 and in_loader(frames[-1]) and not event.more_frames
+    for newer, frame in zip(frames, frames[1:]):
         if frame.name == "call_init" and newer.name != "call_init":
+            return newer.objfile
+        if alone and in_loader(frame) and not frame.name and not in_loader(newer) and not in_libc(newer):
             return newer.objfile
     return None
 
@@ -149,6 +159,8 @@ def _gave_memory(event: Event) -> bool:
     if event.failed:
         return False
     if event.syscall == "mprotect":  # how an arena other than main_arena grows: memory that was only reserved
+        if is_nameless(event.frames):
+            return event.requester.kind == "malloc" and event.args[2] == PROT_READ | PROT_WRITE
         return any(frame.name in _HEAP_GROWTH for frame in event.frames)
     if event.result is not None:
         return (event.delta or 0) > 0

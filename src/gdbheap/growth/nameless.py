@@ -1,4 +1,4 @@
-"""Calls of malloc from a glibc whose own functions have no names: which operation made them, and for which request.
+"""Calls of malloc from a glibc whose own functions have no names, or no variables: what made them, and for what.
 
 malloc's public functions have names all the same, the arena follows from the state, and the size of the chunk from the
 one that malloc then returned, or, as a range, from what the kernel was asked for.
@@ -6,7 +6,8 @@ one that malloc then returned, or, as a range, from what the kernel was asked fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from gdbheap.growth.event import Event, Frame
 from gdbheap.growth.names import INTERNAL, PUBLIC, function_of, in_libc
@@ -26,16 +27,19 @@ _AMOUNT = {"brk": (0, 0), "mprotect": (1, 0), "mmap": (1, 1), "mremap": (2, 0)}
 
 
 def is_nameless(frames: Sequence[Frame]) -> bool:
-    """Return whether no function inside malloc is named among the callers, though frames of libc are there.
+    """Return whether the callers tell nothing of what was asked inside malloc, though frames of libc are there.
 
-    Where any of its variables can be read, there are debug symbols.
+    Its functions have no names there; or they have, but no source file, and so no variables: as in a static program,
+    and where a distribution's libc has a table of its functions (.gnu_debugdata). Where any variable can be read, there
+    are debug symbols.
     """
     inside = False
     for frame in frames:
         name = function_of(frame)
-        if frame.variables or (name in INTERNAL and name not in _EXPORTED):
+        internal = name in INTERNAL and name not in _EXPORTED
+        if frame.variables or (internal and frame.file is not None):
             return False
-        inside = inside or in_libc(frame) or name in PUBLIC
+        inside = inside or in_libc(frame) or name in PUBLIC or internal
     return inside
 
 
@@ -45,9 +49,40 @@ def public_name(event: Event) -> str:
     return requested.calls[-1].name if requested is not None and requested.calls else ""
 
 
+def previous_of(event: Event, earlier: Iterable[Event]) -> Event | None:
+    """Return the newest of ``earlier`` (oldest first) that the same thread made, None where there is none."""
+    events = earlier if isinstance(earlier, Sequence) else tuple(earlier)
+    same = (one for one in reversed(events) if (one.process, one.tid) == (event.process, event.tid))
+    return next(same, None)
+
+
+def goes_on_after(event: Event, previous: Event | None) -> bool:
+    """Return whether malloc makes the call because the thread's previous one did not get it what it wanted.
+
+    That was refused, or what it reserved for a heap is given back; and malloc was called from the same place.
+    """
+    if previous is None or previous.result is None or previous.requester.kind != "malloc":
+        return False
+    unfinished = previous.failed or (previous.syscall == "munmap" and not gives_back(public_name(previous)))
+    return unfinished and _outside(event.frames) == _outside(previous.frames)
+
+
+def _outside(frames: Sequence[Frame]) -> tuple[int, ...]:
+    """Return the places in the code from the caller of malloc's public function outwards."""
+    public = next((place for place, frame in enumerate(frames) if function_of(frame) in PUBLIC), None)
+    if public is None:
+        public = next((place for place, frame in enumerate(frames) if not in_libc(frame)), 0) - 1
+    return tuple([frame.pc for frame in frames[public + 1 :]])
+
+
+def gives_back(name: str) -> bool:
+    """Return whether a public function of malloc's is for giving memory back."""
+    return name.startswith(("free", "cfree", "malloc_trim", "operator delete"))
+
+
 def asks_for_memory(event: Event) -> bool:
     """Return whether a nameless call is for a request, so that a chunk is returned in the end."""
-    if public_name(event).startswith(("free", "cfree", "malloc_trim", "operator delete")):
+    if gives_back(public_name(event)):
         return False
     if event.syscall == "brk":
         return event.args[0] == 0 or event.break_before is None or event.args[0] > event.break_before
@@ -87,10 +122,22 @@ def _needed(nb: int | None, event: Event) -> int:
     raise Unpredictable("What malloc returned was not seen, and without debug symbols nothing else tells the size.")
 
 
-def chunk_sizes(event: Event) -> tuple[int, int] | None:
-    """Return the smallest and the largest chunk that would have led to this very call, None where that is not known.
+class ChunkRange(NamedTuple):
+    """The sizes of chunk, in bytes, that would have led to a call: from ``low`` to ``high``.
 
-    More is asked of the kernel for a larger chunk, so that both can be searched for.
+    ``branch`` is what malloc's simulation does for each of them, None where not all of them lead the same way.
+    """
+
+    low: int
+    high: int
+    branch: Call | None
+
+
+def chunk_sizes(event: Event) -> ChunkRange | None:
+    """Return which chunks would have led to this very call, None where that is not known.
+
+    More is asked of the kernel for a larger chunk, so that the smallest and the largest can be searched for; they
+    need not have gone the same way: what decides on that is the size as well, and larger is larger there too.
     """
     state = event.state
     place = _AMOUNT.get(event.syscall)
@@ -100,11 +147,13 @@ def chunk_sizes(event: Event) -> tuple[int, int] | None:
     if requested is None:
         return None
 
+    def called(count: int) -> object:
+        nb = abi.min_size + count * abi.alignment
+        return advance(nameless_steps(event._replace(requested=requested._replace(nb=nb))))
+
     def compare(count: int) -> int:
         """Return -1, 0 or 1: a chunk of this many steps leads to a smaller call than this one, to it, or a larger."""
-        nb = abi.min_size + count * abi.alignment
-        candidate = event._replace(requested=requested._replace(nb=nb))
-        call = advance(nameless_steps(candidate))
+        call = called(count)
         if not isinstance(call, Call) or call.syscall not in _AMOUNT:
             return -1
         argument, rank = _AMOUNT[call.syscall]
@@ -122,7 +171,11 @@ def chunk_sizes(event: Event) -> tuple[int, int] | None:
         return None
     if low > high or compare(low) != 0 or compare(high) != 0:
         return None
-    return abi.min_size + low * abi.alignment, abi.min_size + high * abi.alignment
+    first, last = called(low), called(high)
+    assert isinstance(first, Call)
+    assert isinstance(last, Call)
+    branch = first if first.path == last.path else None
+    return ChunkRange(abi.min_size + low * abi.alignment, abi.min_size + high * abi.alignment, branch)
 
 
 def _first(compare: Callable[[int], int], most: int, wanted: int) -> int:

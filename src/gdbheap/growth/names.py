@@ -214,6 +214,7 @@ MEANINGS: Mapping[str, str] = {
 _SUFFIX = re.compile(r"(\.(constprop|isra|part|cold|lto_priv|localalias)\b|@).*$")
 _LIBC = re.compile(r"^(libc|libpthread)[-.](so|\d)")
 _LOADER = re.compile(r"^ld(64)?[-.].*\bso\b")
+_MUSL = re.compile(r"^(ld-musl-|libc\.musl-)")
 RUNTIME_FILE = re.compile(r"^(libstdc\+\+|libc\+\+|libc\+\+abi|libgcc_s|libdl|librt|libresolv|libanl|libnss_\w+)[-.]")
 OTHER_MALLOC_FILE = re.compile(
     r"^lib(jemalloc|tcmalloc|mimalloc|hoard|scudo|snmalloc|rpmalloc|dmalloc|efence|duma|tbbmalloc|umem|ltalloc"
@@ -244,6 +245,11 @@ def _is_libc_file(path: str | None) -> bool:
 @lru_cache(maxsize=1024)
 def _is_loader_file(path: str | None) -> bool:
     return _LOADER.match(base_name(path)) is not None
+
+
+def in_musl(frame: Frame) -> bool:
+    """Return whether a frame's code is in musl's C library, which is its own dynamic loader."""
+    return _MUSL.match(base_name(frame.objfile)) is not None
 
 
 def function_of(frame: Frame) -> str:

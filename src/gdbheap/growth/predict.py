@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from gdbheap.growth.event import Event, Frame
-from gdbheap.growth.nameless import chunk_sizes, is_nameless, nameless_steps
+from gdbheap.growth.nameless import ChunkRange, chunk_sizes, goes_on_after, is_nameless, nameless_steps
 from gdbheap.simulate.arenas import heap_trim, new_arena
 from gdbheap.simulate.calls import SYSCALLS, Call, Outcome, Steps, Unpredictable, advance
 from gdbheap.simulate.mmapped import free_mmapped, mremap_chunk, munmap_chunk
@@ -27,15 +27,22 @@ class Prediction:
     """The system call that the allocator's state and the request lead to, beside the one that was made.
 
     ``call`` is None where nothing can be predicted; ``reason`` then says why. ``outcome`` is the allocator after the
-    operation, where this was its last call. ``chunk_sizes`` are the smallest and the largest chunk that would have led
-    to the call that was made, where the size itself is not known.
+    operation, where this was its last call. ``chunk_sizes`` are the chunks that would have led to the call that was
+    made, where the size itself is not known.
     """
 
     call: Call | None
     exact: bool | None
     reason: str | None = None
     outcome: Outcome | None = None
-    chunk_sizes: tuple[int, int] | None = None
+    chunk_sizes: ChunkRange | None = None
+
+    @property
+    def path(self) -> str | None:
+        """The branch that malloc took; also where only a range of sizes is known and all of them lead there."""
+        sizes = self.chunk_sizes
+        call = self.call if self.call is not None or sizes is None else sizes.branch
+        return None if call is None else call.path
 
 
 class _Running:
@@ -86,6 +93,7 @@ def predictions(events: Iterable[Event], caught: CaughtAt = every_call) -> dict[
     """
     found: dict[int, Prediction] = {}
     running: dict[tuple[int, int], _Running] = {}
+    newest: dict[tuple[int, int], Event] = {}
     begun: set[tuple[int, int]] = set()  # the threads that were seen
     for event in events:
         if event.reading is None:
@@ -93,6 +101,8 @@ def predictions(events: Iterable[Event], caught: CaughtAt = every_call) -> dict[
         thread = (event.process, event.tid)
         first_seen = thread not in begun
         begun.add(thread)
+        previous = newest.get(thread)
+        newest[thread] = event
         caller = _caller(event)
         before = running.pop(thread, None)
         current = before
@@ -100,7 +110,7 @@ def predictions(events: Iterable[Event], caught: CaughtAt = every_call) -> dict[
             try:
                 current = _Running(_steps(event), caller, caught(event.id))
             except Unpredictable as error:
-                found[event.id] = Prediction(None, None, error.reason, chunk_sizes=_chunk_sizes(event))
+                found[event.id] = Prediction(None, None, error.reason, chunk_sizes=_chunk_sizes(event, previous))
                 continue
             if before is not None and before.reason and before.caller == caller and not current.makes(event):
                 # The operation went on where the prediction could not.
@@ -119,7 +129,7 @@ def predictions(events: Iterable[Event], caught: CaughtAt = every_call) -> dict[
         exact = current.makes(event)
         if not exact and is_nameless(event.frames):
             # Which operation it was is only a guess then, and was not the right one.
-            found[event.id] = Prediction(None, None, _NO_NAMES, chunk_sizes=_chunk_sizes(event))
+            found[event.id] = Prediction(None, None, _NO_NAMES, chunk_sizes=_chunk_sizes(event, previous))
             continue
         if event.result is not None:
             current.answer(event.result)
@@ -233,7 +243,12 @@ def _steps(event: Event) -> Steps:
     raise Unpredictable(_NO_NAMES)
 
 
-def _chunk_sizes(event: Event) -> tuple[int, int] | None:
-    """Return what is known of the chunk's size from the call alone, where no function inside malloc has a name."""
+def _chunk_sizes(event: Event, previous: Event | None) -> ChunkRange | None:
+    """Return what is known of the chunk's size from the call alone, where no function inside malloc has a name.
+
+    It is not where the call is another try, after the thread's ``previous`` one: the first tells the size.
+    """
     known = event.requested is not None and event.requested.nb is not None
-    return chunk_sizes(event) if not known and is_nameless(event.frames) else None
+    if known or not is_nameless(event.frames) or goes_on_after(event, previous):
+        return None
+    return chunk_sizes(event)

@@ -9,6 +9,7 @@ from gdbheap.growth.decision import (
     decide,
 )
 from gdbheap.growth.event import Event, Frame, Requester
+from gdbheap.growth.nameless import goes_on_after, previous_of
 from gdbheap.growth.names import (
     INTERNAL,
     LOCALE,
@@ -22,6 +23,9 @@ from gdbheap.growth.names import (
     THREAD,
     base_name,
     function_of,
+    in_libc,
+    in_loader,
+    in_musl,
 )
 from gdbheap.simulate.kernel import (
     MADV_DONTNEED,
@@ -41,6 +45,8 @@ from gdbheap.simulate.kernel import (
 OWN_MAPPING = "a chunk that is a mapping of its own"
 #: The purpose of a call that is about a heap of an arena other than main_arena.
 HEAP_OF_AN_ARENA = "the heap of a thread's arena"
+#: The purpose of a call from inside musl, where no unwinding information tells who asked for it.
+OF_MUSL = "musl's C library: its malloc, its loader, or what the program asked of it"
 #: How the purpose of a call begins that an allocator other than glibc's made; the name of its file follows.
 ANOTHER_MALLOC = "another malloc: "
 #: The purpose of malloc_trim's calls for the chunks that are free.
@@ -55,6 +61,8 @@ def requester(event: Event, earlier: Iterable[Event] = ()) -> Requester:
     who made a mapping that goes without a frame that tells. Other processes' are passed over.
     Without glibc's debug symbols, where libc's own functions have no names, the arguments help to decide.
     """
+    if event.frames and in_musl(event.frames[0]):
+        return Requester("other", OF_MUSL)
     found = decide(event.frames)
     if not found.known:
         return _nobody(event, found)
@@ -63,15 +71,17 @@ def requester(event: Event, earlier: Iterable[Event] = ()) -> Requester:
     name = function_of(event.frames[found.index])
     if found.libc and (name in INTERNAL or name in PUBLIC):
         # Without names, the page that holds the message of a failed check looks like malloc's.
-        if found.unnamed and _is_message(event):
+        if found.unnamed and _is_message(event) and not goes_on_after(event, previous_of(event, earlier)):
             return Requester("other", "the text of an error message")
+        if found.unnamed and _Mappings(event.process, earlier).is_reserved(event):
+            return Requester("malloc", HEAP_OF_AN_ARENA)
         return Requester("malloc", _malloc_purpose(event, name))
     if _frees_chunk(event, earlier):
         return Requester("malloc", _malloc_purpose(event, "munmap_chunk"))
     if found.libc:
-        return _in_libc_itself(event, name, found.unnamed)
+        return _in_libc_itself(event, name, found.unnamed, earlier)
     if found.unnamed:
-        return _nameless(event)
+        return _nameless(event, earlier)
     return _program(event, found)
 
 
@@ -88,10 +98,18 @@ def _frees_chunk(event: Event, earlier: Iterable[Event]) -> bool:
     return maker is not None and maker.requester.kind == "malloc"
 
 
-def _nameless(event: Event) -> Requester:
-    """Judge a call by code of libc that has no name, without debug symbols, by its arguments."""
+def _nameless(event: Event, earlier: Iterable[Event]) -> Requester:
+    """Judge a call by code of libc that has no name, without debug symbols: by its arguments, or by who made a mapping.
+
+    From glibc 2.42 on the public functions of malloc may be missing among the callers.
+    """
     if _is_message(event):
         return Requester("other", "the text of an error message")
+    if event.syscall not in ("brk", "mmap"):
+        made = _Mappings(event.process, earlier).around(event.args[0])
+        if made is None or made.requester.kind != "malloc":
+            stack = made is not None and made.requester.kind == "thread-stack"
+            return Requester("thread-stack", _stack_purpose(event)) if stack else Requester("other", "libc's own")
     if _like_malloc(event):
         return Requester("malloc", _malloc_purpose(event, ""))
     return Requester("other", "libc's own")
@@ -145,6 +163,8 @@ def _program(event: Event, found: Decision) -> Requester:
     where = base_name(frame.objfile) or "unknown code"
     if OTHER_MALLOC_FILE.match(where) or _calls_itself_malloc(outwards):
         return Requester("other", f"{ANOTHER_MALLOC}{where}")
+    if not any(frame.function or in_libc(frame) or in_loader(frame) for frame in event.frames):
+        return Requester("other", f"code of {where} without a name: perhaps of a C library that is linked into it")
     function = f" in {function_of(frame)}" if function_of(frame) else ""
     library = f" of {where}" if ".so" in where or not function else ""
     wrapper = found.wrapper.lstrip("_").replace("mmap64", "mmap") or event.syscall
@@ -162,7 +182,7 @@ def _calls_itself_malloc(frames: Sequence[Frame]) -> bool:
     return False
 
 
-def _in_libc_itself(event: Event, name: str, unnamed: bool) -> Requester:
+def _in_libc_itself(event: Event, name: str, unnamed: bool, earlier: Iterable[Event]) -> Requester:
     """Judge a call by a named function of libc that is none of malloc's.
 
     ``unnamed`` says that functions without a name lie between: those may be malloc's.
@@ -177,7 +197,7 @@ def _in_libc_itself(event: Event, name: str, unnamed: bool) -> Requester:
     if "getrandom" in name or name.startswith("arc4random"):
         return Requester("other", "the state of getrandom in the vDSO")
     if unnamed and _anonymous(event):
-        return _nameless(event)
+        return _nameless(event, earlier)
     if name.startswith(("__gconv", "gconv_", "iconv_open")) or base_name(file) == "gconv-modules.cache":
         return Requester("other", "iconv's list of modules" if file else "iconv")
     if name.startswith("_nl_") or name in LOCALE or "/locale/" in file:
@@ -189,7 +209,7 @@ def _in_libc_itself(event: Event, name: str, unnamed: bool) -> Requester:
     if "nscd" in name:
         return Requester("other", "nscd's cache")
     if unnamed:
-        return _nameless(event)
+        return _nameless(event, earlier)
     return Requester("other", f"libc's own, in {name}")
 
 
@@ -237,6 +257,16 @@ class _Mappings:
             if start == address:
                 return event if size == length else None
         return None
+
+    def is_reserved(self, event: Event) -> bool:
+        """Whether ``event`` unmaps a part of what malloc has reserved for a heap of an arena."""
+        made = self.around(event.args[0]) if event.syscall == "munmap" else None
+        return made is not None and made.requester.purpose == HEAP_OF_AN_ARENA
+
+    def around(self, address: int) -> Event | None:
+        """Return the event that last mapped what ``address`` is in, None where none did."""
+        found = (made for start, size, made in self._newest_first() if start <= address < start + size)
+        return next(found, None)
 
     def name_at(self, address: int) -> str | None:
         """Return the base name of the file that was mapped at ``address`` last, None where none was."""
@@ -307,4 +337,6 @@ def _loader_mapping(event: Event, names: set[str], mappings: _Mappings) -> str:
         return f"zero-filled data of {mappings.name_before(address) or 'a library'} (.bss)"
     if names & _TLS:
         return "static TLS and thread control block"
+    if not any(names):  # without debug symbols
+        return "the loader's own memory: link maps, search paths, or static TLS"
     return "link maps and search paths (the loader's own malloc)"

@@ -20,10 +20,10 @@ def region_starts(events: Iterable[Event], caught: CaughtAt = every_call) -> tup
     found = []
     for event in of_main:
         prediction = predicted.get(event.id)
-        if prediction is None or prediction.call is None or event.result is None or event.failed:
+        if prediction is None or event.result is None or event.failed:
             continue
-        if prediction.call.path == "brk-moved" and event.break_before is not None:
+        if prediction.path == "brk-moved" and event.break_before is not None:
             found.append(event.break_before)
-        elif prediction.call.path == "mmap-fallback":
+        elif prediction.path == "mmap-fallback":
             found.append(event.result)
     return tuple(found)

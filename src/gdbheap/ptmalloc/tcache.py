@@ -225,6 +225,17 @@ def tcache_count(memory: Memory, abi: Abi, layout: Layout, address: int, size: i
         return None
 
 
+def count_in(abi: Abi, layout: Layout, data: bytes, size: int) -> int | None:
+    """Return how many chunks a tcache with these bytes (none: there is no tcache) has for chunks of ``size`` bytes.
+
+    None where it has no bin for them, or does not count them.
+    """
+    index = tcache_index(abi, layout, size)
+    if index is None or layout.tcache is None or layout.tcache_counts_down:
+        return None
+    return int(layout.tcache.decode(data, abi.order)["counts"][index]) if data else 0
+
+
 def tcache_is_dummy(symbols: Symbols, layout: Layout, address: int) -> bool:
     """Return whether the thread has no tcache: its pointer is 0 or leads into ``__tcache_dummy`` (glibc 2.43)."""
     if address == 0:

@@ -27,6 +27,7 @@ def event_object(event: Event, prediction: Prediction | None, reason: ArenaReaso
     requested = event.requested
     arena = event.state.arena if event.state is not None else None
     call = prediction.call if prediction is not None else None
+    sizes = prediction.chunk_sizes if prediction is not None else None
     return {
         "id": event.id,
         "process": event.process,
@@ -45,8 +46,8 @@ def event_object(event: Event, prediction: Prediction | None, reason: ArenaReaso
         "request": None if requested is None else requested.request,
         "chunk_size": None if requested is None else requested.nb,
         "chunk_size_from": None if requested is None else requested.nb_from,
-        "chunk_size_range": list(prediction.chunk_sizes) if prediction is not None and prediction.chunk_sizes else None,
-        "path": None if call is None else call.path,
+        "chunk_size_range": None if sizes is None else [sizes.low, sizes.high],
+        "path": None if prediction is None else prediction.path,
         "terms": [] if call is None else [{"name": term.name, "value": term.value} for term in call.terms],
         "predicted": None if call is None else list(call.args),
         "exact": None if prediction is None else prediction.exact,

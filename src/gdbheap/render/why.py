@@ -10,7 +10,7 @@ from gdbheap.growth.event import Event, Served
 from gdbheap.growth.explain import Explanation
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.names import meaning
-from gdbheap.growth.requester import ANOTHER_MALLOC
+from gdbheap.growth.requester import ANOTHER_MALLOC, OF_MUSL
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.render.callers import frame_text, inner_chain, place_text, shortened
 from gdbheap.render.calls import advice_name, call_text, sum_lines
@@ -47,9 +47,13 @@ def explanation_lines(explained: Explanation, style: Plain) -> Iterator[str]:
     prediction = explained.prediction
     if prediction is None or prediction.call is None:
         reason = prediction.reason if prediction is not None else event.unread
-        yield from _section(
-            style, "unknown", ["the branch that malloc took, and its sum", *([reason] if reason else [])]
-        )
+        branch = prediction.chunk_sizes.branch if prediction is not None and prediction.chunk_sizes else None
+        what = "the branch that malloc took, and its sum"
+        if branch is not None:
+            where = f"{branch.source}, path {branch.path}: each of these sizes leads there"
+            yield from _section(style, f"why {event.syscall}", [where])
+            what = "the sum, to the byte"
+        yield from _section(style, "unknown", [what, *([reason] if reason else [])])
         return
     yield from _section(style, f"why {event.syscall}", _why(prediction.call))
     yield from _section(style, "the sum", _sum(explained, prediction.call, style))
@@ -155,7 +159,7 @@ def _request(explained: Explanation) -> Iterator[str]:
         if requested.nb_from is not None:
             yield f"the chunk's size is that of {requested.nb_from}"
     elif explained.prediction is not None and explained.prediction.chunk_sizes is not None:
-        low, high = explained.prediction.chunk_sizes
+        low, high, _ = explained.prediction.chunk_sizes
         yield f"a chunk from {low:#x} to {high:#x}{_bytes_text(explained, low, high)}; {where}"
         yield "that is a range: any of these leads to this very call, and which it was is not known"
     elif event.syscall == "munmap" or (event.delta or 0) < 0 or _gives_pages_back(event):
@@ -172,7 +176,7 @@ def _not_malloc(explained: Explanation) -> str:
     event = explained.event
     file = f"; file {printable(event.file)}" if event.file is not None and event.syscall == "mmap" else ""
     whose = "not glibc's, whose sums are the ones that are known here"
-    whose = whose if explained.requester.purpose.startswith(ANOTHER_MALLOC) else "not malloc's"
+    whose = whose if explained.requester.purpose.startswith((ANOTHER_MALLOC, OF_MUSL)) else "not malloc's"
     return f"{explained.requester.kind}: {printable(explained.requester.purpose)}{file} - {whose}"
 
 
