@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from tests.support.debugger import Answers, Gdb
 from tests.support.environment import ROOT, needs
 from tests.support.programs import Programs
 from tests.support.symbols import reason_to_skip
+
+
+def pytest_configure() -> None:
+    """Have SIGINT end programs, where the tests run behind a shell's back (&), which makes all of them ignore it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,6 +12,7 @@ from tests.support.debugger import Answers, Gdb
 from tests.support.environment import glibc_version
 from tests.support.mallinfo import FIGURES, read_malloc_info
 from tests.support.programs import Programs
+from tests.support.symbols import wanted, with_symbols
 
 #: Inside GDB: every list, followed with GDB's own values. Links of fastbins and tcache are unmasked as glibc does it.
 WALK = """
@@ -91,7 +92,7 @@ def walk_all(path):
 def walk(answers: Answers, name: str) -> str:
     """Return the command that writes GDB's own walk of all lists into an answer."""
     code = f"MASKED = {glibc_version() >= (2, 32)}\n{WALK}"
-    return f"python exec({code + f'walk_all({str(answers.path(name))!r})'!r}, {{}})"
+    return f"python exec({with_symbols(code + f'walk_all({str(answers.path(name))!r})')!r}, {{}})"
 
 
 def name_of(item: dict[str, Any]) -> str:
@@ -288,10 +289,11 @@ def test_before_malloc_a_thread_has_none(gdb: Gdb, answers: Answers, programs: P
         args=["no-tcache"],
     ).succeeded()
     (item,) = answers["none"]["tcaches"]
-    assert item["known"]
     assert item["address"] is None
     assert item["why"] in result.stdout
-    assert "has no tcache yet" in item["why"]
+    # Without debug symbols a thread's variables are told from what they hold, and here that is nothing.
+    assert item["known"] or not wanted()
+    assert ("has no tcache yet" if item["known"] else "cannot be found") in item["why"]
 
 
 def test_a_tcache_that_cannot_be_found(gdb: Gdb, answers: Answers, programs: Programs) -> None:

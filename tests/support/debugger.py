@@ -168,7 +168,7 @@ class Answers:
         """
         pairs = ", ".join(f"{key!r}: {expression}" for key, expression in expressions.items())
         code = f"{READING}\njson.dump({{'schema': 'gdbheap/1', {pairs}}}, open({str(self.path(name))!r}, 'w'))"
-        return f"python exec({code!r}, {{}})"
+        return f"python exec({symbols.with_symbols(code)!r}, {{}})"
 
 
 def malloc_events(events: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -190,6 +190,30 @@ def wanted() -> bool:
     return os.environ.get(VARIABLE) != "none"
 
 
+#: Inside GDB: read the libraries again, with the separate debug symbols of a folder.
+RELOADING = """
+import gdb
+
+def reload(folder):
+    gdb.execute('set debug-file-directory ' + folder, to_string=True)
+    gdb.execute('nosharedlibrary', to_string=True)
+    gdb.execute('sharedlibrary', to_string=True)
+"""
+
+
+def with_symbols(code: str) -> str:
+    """Return Python code for GDB that runs ``code``, an oracle's, with glibc's debug symbols.
+
+    Where the tests run without, GDB has them for that moment only: gdbheap has looked, and will look, without.
+    """
+    if wanted():
+        return code
+    return (
+        f"{RELOADING}\nreload('/usr/lib/debug')\ntry:\n    exec({code!r}, {{}})\n"
+        f"finally:\n    reload({WITHOUT[0].split()[-1]!r})"
+    )
+
+
 @lru_cache(maxsize=4)
 def _found_by(path: str) -> bool:
     from tests.support.debugger import Gdb

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from gdbheap.debugger.images import thread_pointer
 from gdbheap.elf import dynamic_symbols
+from gdbheap.growth.inside import MallocCode, malloc_code
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import read_arenas
@@ -24,13 +26,13 @@ class DynamicSymbols:
 
     def __init__(self, source: Source) -> None:
         try:
-            self._addresses: Mapping[str, int] = dynamic_symbols(source.memory, source.image)
+            self.addresses: Mapping[str, int] = dynamic_symbols(source.memory, source.image)
         except MemoryFault:
-            self._addresses = {}
+            self.addresses = {}
 
     def address(self, name: str) -> int | None:
         """Return the address of a variable or function that other objects may use."""
-        return self._addresses.get(name)
+        return self.addresses.get(name)
 
     def struct(self, name: str) -> Struct | None:
         """Return None: such symbols have no types."""
@@ -128,6 +130,7 @@ class LocatedSymbols:
 
     def __init__(self, beyond: Symbols, source: Source, found: Discovery, is_program: bool, machine: str) -> None:
         self._beyond = beyond
+        self._source = source
         self.found = found
         self.local = ThreadLocals(
             source, found.abi, found.main_arena.address, found.fitting, found.dummy, is_program, machine
@@ -135,6 +138,11 @@ class LocatedSymbols:
         self._addresses = {"main_arena": found.main_arena.address, "mp_": found.mp.address}
         if found.dummy is not None:
             self._addresses["__tcache_dummy"] = found.dummy
+
+    @cached_property
+    def malloc_code(self) -> MallocCode | None:
+        """Where the functions of malloc's are that have no names, None where that is not known."""
+        return malloc_code(DynamicSymbols(self._source).addresses)
 
     @property
     def is_outdated(self) -> bool:

@@ -12,10 +12,11 @@ from gdbheap.debugger import session
 from gdbheap.debugger.allocating import read_machine
 from gdbheap.debugger.commands.base import evaluate
 from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.frames import FrameReader
 from gdbheap.debugger.options import UsageError
 from gdbheap.debugger.target import each_thread, is_core
-from gdbheap.growth.event import plain_name
-from gdbheap.growth.names import INTERNAL
+from gdbheap.growth.inside import inside_malloc
+from gdbheap.growth.names import INTERNAL, function_of
 from gdbheap.render.predict import Setting
 from gdbheap.simulate.machine import Machine
 from gdbheap.simulate.operations import KINDS, Kind, Operation, Prediction, predict
@@ -126,32 +127,28 @@ def machine_and_setting(thread: int | None) -> tuple[Machine, Setting]:
     selected = gdb.selected_thread()
     wanted = thread if thread is not None else selected.num if selected is not None else None
     made: Machine | None = None
+    reader = FrameReader()
     inside: list[int] = []
     count = 0
     for item in each_thread():
         count += 1
         if item.num == wanted:
             made = read_machine(item)
-        if count <= _THREADS and _in_malloc():
+        if count <= _THREADS and _in_malloc(reader):
             inside.append(item.num)
     if made is None:
         raise TargetError(f"There is no thread {wanted}: 'info threads' lists them.")
     return made, Setting(_thread_text(made), tuple(_limits(made, inside, count)))
 
 
-def _in_malloc() -> bool:
+def _in_malloc(reader: FrameReader) -> bool:
     """Whether the selected thread is inside malloc, by its newest frames."""
     try:
-        frame: gdb.Frame | None = gdb.newest_frame()
-        for _ in range(_DEPTH):
-            if frame is None:
-                return False
-            if plain_name(frame.name()) in INTERNAL:
-                return True
-            frame = frame.older()
+        frames = reader.read().frames[:_DEPTH]
     except gdb.error:
-        pass
-    return False
+        return False
+    named = [function_of(frame) in INTERNAL for frame in frames]
+    return bool(inside_malloc(frames, named, session.target().malloc_code))
 
 
 def _thread_text(machine: Machine) -> str:

@@ -15,6 +15,7 @@ from gdbheap.debugger import settings
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.processes import shrinks_heaps_with_mmap
 from gdbheap.debugger.static_tls import StaticTls
+from gdbheap.growth.inside import MallocCode
 from gdbheap.growth.reading import ProcessFacts
 from gdbheap.memory import Memory, MemoryFault, ReadPlan
 from gdbheap.ptmalloc.abi import Abi
@@ -192,6 +193,12 @@ class Target:
         located = self.identified.located
         return located is not None and located.is_outdated
 
+    @property
+    def malloc_code(self) -> MallocCode | None:
+        """Where the functions of malloc's are that have no names, None where debug symbols name them."""
+        located = self.identified.located
+        return None if located is None else located.malloc_code
+
     @cached_property
     def process_facts(self) -> ProcessFacts:
         """What readings of the allocator have in common; asked for once malloc is in use, when it is settled."""
@@ -237,6 +244,9 @@ class Target:
         if several is not None:
             return several, 4, False
         single = self.symbols.address("__libc_single_threaded_internal")
+        version = self.release.version
+        if single is None and self.identified.located is not None and version is not None and version >= (2, 36):
+            single = self.symbols.address("__libc_single_threaded")  # the same variable, by the name for others
         return None if single is None else (single, 1, True)
 
     def variables_of(self, arena: int | None) -> ReadPlan:

@@ -17,6 +17,8 @@ from gdbheap.symbols import Struct
 
 #: Bytes of a program's thread-local variables that are looked through at most.
 _MOST_LOCALS = 1 << 16
+#: Bins of a tcache that may be damaged: one corrupt list does not make it another struct.
+_MOST_WRONG = 8
 _EM_386, _EM_X86_64, _EM_AARCH64 = 3, 62, 183
 
 
@@ -89,15 +91,16 @@ def find_variables(
         if any(values) and all(value == 0 or value in arenas for value in values)
     ]
     found: list[tuple[int, Generation]] = []
-    for generation in generations:
-        tcache = generation.layout.tcache
-        if tcache is None or any(tcache == other.layout.tcache for _, other in found):
-            continue
-        for offset, values in columns.items():
-            used = [value for value in values if value and not _is_dummy(value, dummy, tcache)]
-            none = len(used) < len(values) and dummy is not None and any(values) and not used
-            if (used or none) and all(_is_tcache(memory, abi, tcache, value) for value in used):
-                found.append((offset, generation))
+    for most_wrong in (0, _MOST_WRONG):  # a damaged one only where none is sound
+        for generation in () if found else generations:
+            tcache = generation.layout.tcache
+            if tcache is None or any(tcache == other.layout.tcache for _, other in found):
+                continue
+            for offset, values in columns.items():
+                used = [value for value in values if value and not _is_dummy(value, dummy, tcache)]
+                none = len(used) < len(values) and dummy is not None and any(values) and not used
+                if (used or none) and all(_is_tcache(memory, abi, tcache, value, most_wrong) for value in used):
+                    found.append((offset, generation))
     tcaches = {offset for offset, _ in found}
     return ThreadVariables(
         tcaches.pop() if len(tcaches) == 1 else None,
@@ -110,8 +113,11 @@ def _is_dummy(value: int, dummy: int | None, tcache: Struct) -> bool:
     return dummy is not None and dummy <= value < dummy + tcache.size
 
 
-def _is_tcache(memory: Memory, abi: Abi, tcache: Struct, address: int) -> bool:
-    """Return whether a tcache of this layout can be at ``address``: in a chunk of its size, with sound bins."""
+def _is_tcache(memory: Memory, abi: Abi, tcache: Struct, address: int, most_wrong: int) -> bool:
+    """Return whether a tcache of this layout can be at ``address``: in a chunk of its size, with sound bins.
+
+    Up to ``most_wrong`` bins may be damaged.
+    """
     if address % abi.alignment or address <= abi.header:
         return False
     try:
@@ -125,8 +131,8 @@ def _is_tcache(memory: Memory, abi: Abi, tcache: Struct, address: int) -> bool:
         return False
     fields = tcache.decode(data, abi.order)
     entries = fields["entries"]
-    if any(entry % abi.alignment for entry in entries):
-        return False
-    counts = fields.get("counts")
+    wrong = len([entry for entry in entries if entry % abi.alignment])
+    counts = fields.get("counts") or ()
+    differ = len([entry for count, entry in zip(counts, entries) if (count == 0) != (entry == 0)])
     # A thread may be stopped between the two words that it changes.
-    return counts is None or sum((count == 0) != (entry == 0) for count, entry in zip(counts, entries)) <= 1
+    return wrong + max(differ - 1, 0) <= most_wrong

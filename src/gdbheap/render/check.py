@@ -82,7 +82,8 @@ def _abort_lines(abort: Abort, style: Plain) -> Iterator[str]:
     yield style.paint("bad", f"thread {abort.thread} stopped in malloc: {message}")
     check = CHECKS.get(abort.check or "")
     if check is not None:
-        yield _line("the check", f"{printable(abort.function)}: {check.condition}")
+        function = f"{printable(abort.function)}: " if abort.function else ""
+        yield _line("the check", f"{function}{check.condition}")
     elif abort.function:
         yield _line("in", printable(abort.function))
     yield _line("the call", _call_text(abort))
@@ -100,7 +101,8 @@ def _call_text(abort: Abort) -> str:
     if abort.call is None and abort.function.startswith("tcache_thread"):
         return "none: the thread ends, and its tcache is given back"
     if abort.call is None:
-        return "the stack does not tell which of malloc's functions was called"
+        unknown = "the stack does not tell which of malloc's functions was called"
+        return unknown if abort.caller is None else f"{unknown} by {_frame_text(abort.caller)}"
     given = [] if abort.pointer is None else [f"{abort.pointer:#x}"]
     if abort.request is not None:
         given.append(f"{abort.request}")

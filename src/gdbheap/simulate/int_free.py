@@ -134,7 +134,7 @@ def free_chunk(machine: Machine, arena: int, chunk: int, size: int, locked: bool
     """Give a chunk back to its arena (_int_free_chunk): to a fastbin, to its neighbours, or to the kernel."""
     words, word_size = machine.words, machine.word_size
     function = "_int_free_chunk" if machine.released_241 else "_int_free"
-    if machine.has_fastbins and size <= machine.largest_fast and size <= machine.max_fast:
+    if machine.is_fast(size):
         _to_fastbin(machine, arena, chunk, size, locked, function)
     elif words[chunk + word_size] & IS_MMAPPED:
         if machine.counts_down:
@@ -172,10 +172,12 @@ def _to_fastbin(machine: Machine, arena: int, chunk: int, size: int, locked: boo
             f"the chunk at {head:#x}, the front of fastbin {index}, has {machine.size(head):#x} bytes",
         )
     if machine.steps is not None:
+        limit = machine.variables.max_fast
+        known = "" if limit is None else f" {limit:#x}"
         machine.note(
             "take",
             function,
-            f"The chunk has {size:#x} bytes, at most global_max_fast {machine.max_fast:#x}: it becomes the front of "
+            f"The chunk has {size:#x} bytes, at most global_max_fast{known}: it becomes the front of "
             f"fastbin {index} of {machine.name(arena)}.",
             chunk,
         )

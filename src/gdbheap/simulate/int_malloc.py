@@ -39,7 +39,7 @@ def int_malloc(machine: Machine, arena: int, request: int) -> int | None:
     if not arena:
         return _from_kernel(machine, 0, nb)
     words, size = machine.words, machine.word_size
-    if machine.has_fastbins and nb <= machine.largest_fast and nb <= machine.max_fast:
+    if machine.has_fastbins and nb <= machine.largest_fast:
         found = _from_fastbin(machine, arena, nb)
         if found is not None:
             return found
@@ -78,10 +78,12 @@ def _from_fastbin(machine: Machine, arena: int, nb: int) -> int | None:
     words, size = machine.words, machine.word_size
     index = fastbin_index(machine.abi, nb)
     place = arena + machine.fastbins_at + index * size
-    victim = words[place]
+    victim, limit = words[place], machine.variables.max_fast
     if not victim:
-        if machine.steps is not None:
+        if machine.steps is not None and (limit is None or nb <= limit):
             machine.note("look", _FUNCTION, f"Fastbin {index} is empty.")
+        return None
+    if not machine.is_fast(nb):
         return None
     _check_fast(machine, victim, "malloc(): unaligned fastbin chunk detected 2", index)
     words[place] = machine.reveal(victim + 2 * size)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gdbheap.memory import Memory
 from gdbheap.ptmalloc.abi import NON_MAIN_ARENA
-from gdbheap.ptmalloc.bins import bin_index
+from gdbheap.ptmalloc.bins import bin_index, fastbin_index
 from gdbheap.ptmalloc.heaps import heap_for, heap_max_size
 from gdbheap.ptmalloc.params import SIGNED, Params
 from gdbheap.ptmalloc.tcache import SMALL_BINS
@@ -285,14 +285,21 @@ class Machine:
             raise Unpredictable("It is not known whether glibc counts on one thread only (SINGLE_THREAD_P).")
         return self.variables.single
 
-    @property
-    def max_fast(self) -> int:
-        """The largest chunk in bytes that a fastbin takes, 0 where there are none (global_max_fast)."""
-        if not self.has_fastbins:
-            return 0
-        if self.variables.max_fast is None:
-            raise Unpredictable("global_max_fast, the limit of fastbins, is not known.")
-        return self.variables.max_fast
+    def is_fast(self, size: int) -> bool:
+        """Return whether a chunk of ``size`` bytes may go into a fastbin: it is no larger than global_max_fast.
+
+        Raises Unpredictable where that is not known.
+        """
+        if not self.has_fastbins or size > self.largest_fast:
+            return False
+        if self.variables.max_fast is not None:
+            return size <= self.variables.max_fast
+        # mallopt empties main_arena's fastbins before it lowers the limit, so that a chunk in one of them is below it.
+        bins = self.main_arena + self.fastbins_at
+        for index in range(fastbin_index(self.abi, size), fastbin_index(self.abi, self.largest_fast) + 1):
+            if self.words[bins + index * self.word_size]:
+                return True
+        raise Unpredictable("global_max_fast, the limit of fastbins, is not known.")
 
     def have_fastchunks(self, arena: int) -> bool:
         """Whether malloc believes that a fastbin of the arena may hold a chunk."""
