@@ -135,8 +135,8 @@ def test_logging(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
     """GDB's log has what the terminal has."""
     log = tmp_path / "log"
     gdb(
-        "break stop_here", "run", f"set logging file {log}", "set logging redirect on", "set logging enabled on",
-        "heap check", "heap chunks", "set logging enabled off", program=programs["totals"],
+        "break stop_here", "run", f"set logging file {log}", "set logging redirect on", "set logging on",
+        "heap check", "heap chunks", "set logging off", program=programs["totals"],
     ).succeeded()  # fmt: skip
     text = log.read_text()
     assert "The heap is sound" in text

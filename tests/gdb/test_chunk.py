@@ -14,6 +14,7 @@ from tests.gdb.test_bins import walk
 from tests.gdb.test_chunks import HARMFUL
 from tests.support.debugger import Answers, Gdb
 from tests.support.programs import Programs
+from tests.support.symbols import remember
 
 
 def asking(answers: Answers, name: str, expressions: str, options: str = "") -> str:
@@ -133,11 +134,11 @@ def test_what_is_where_no_chunk_is(gdb: Gdb, answers: Answers, programs: Program
     expressions = {
         "stack": "$sp",
         "other_stack": "$other",
-        "arena": "&main_arena.bins[7]",
-        "thread_arena": "&((struct malloc_state *) main_arena.next)->system_mem",
-        "params": "&mp_.top_pad",
-        "heap_info": "((unsigned long) main_arena.next) & ~0x3ffffff",
-        "reserved": "((unsigned long) main_arena.next | 0x3ffffff)",
+        "arena": "$bins_7",
+        "thread_arena": "$system_mem",
+        "params": "$top_pad",
+        "heap_info": "$next & ~0x3ffffff",
+        "reserved": "($next | 0x3ffffff)",
         "code": "main",
         "library": "(void *) printf",
         "data": "small_chunks",
@@ -158,6 +159,12 @@ def test_what_is_where_no_chunk_is(gdb: Gdb, answers: Answers, programs: Program
         "break stop_here",
         "run",
         f"python import re; {other}; {vdso}",
+        remember(
+            bins_7="(unsigned long) &main_arena.bins[7]",
+            system_mem="(unsigned long) &((struct malloc_state *) main_arena.next)->system_mem",
+            top_pad="(unsigned long) &mp_.top_pad",
+            next="(unsigned long) main_arena.next",
+        ),
         *commands,
         program=programs["threads"],
     )
@@ -319,7 +326,7 @@ def test_content_around_an_address(gdb: Gdb, answers: Answers, programs: Program
 @pytest.mark.parametrize("name", ["census", "threads"])
 def test_a_core_file_says_the_same(gdb: Gdb, answers: Answers, programs: Programs, name: str) -> None:
     """Everything but what free would do, where there is no thread of the same number."""
-    asked = [f"large_chunks[{place}]" for place in (0, 10, 11, 640, 699)] + ["main_arena.top", "main_arena.next"]
+    asked = [f"large_chunks[{place}]" for place in (0, 10, 11, 640, 699)] + ["$top", "$next"]
     if name == "census":
         asked += [f"(char *) mapped[{place}] + 100" for place in range(9)]
     else:
@@ -328,11 +335,17 @@ def test_a_core_file_says_the_same(gdb: Gdb, answers: Answers, programs: Program
     gdb(
         "break stop_here",
         "run",
+        remember(top="(unsigned long) main_arena.top", next="(unsigned long) main_arena.next"),
         asking(answers, "live", str(asked)),
         f"generate-core-file {core}",
         program=programs[name],
     ).succeeded()
-    gdb(f"core-file {core}", asking(answers, "core", str(asked)), program=programs[name]).succeeded()
+    gdb(
+        f"core-file {core}",
+        remember(top="(unsigned long) main_arena.top", next="(unsigned long) main_arena.next"),
+        asking(answers, "core", str(asked)),
+        program=programs[name],
+    ).succeeded()
     live, dead = list(answered(answers, "live")), list(answered(answers, "core"))
     assert len(live) == len(dead) == len(asked)
     states = set()
@@ -432,7 +445,9 @@ def test_a_tcache_that_cannot_be_read(gdb: Gdb, answers: Answers, programs: Prog
     gdb(
         "break stop_here",
         "run",
-        "set variable tcache = 0x123450",
+        f"heap chunk fast[3] -json {answers.path('before')}",
+        remember(tcache_at="(unsigned long) &tcache"),
+        "set *(unsigned long *) $tcache_at = 0x123450",
         f"heap chunk fast[3] -json {answers.path('chunk')}",
         program=programs["totals"],
     ).succeeded()

@@ -14,6 +14,7 @@ from tests.support.debugger import Answers, Gdb
 from tests.support.environment import needs
 from tests.support.mallinfo import FIGURES
 from tests.support.programs import Programs
+from tests.support.symbols import remember
 
 SVG = "{http://www.w3.org/2000/svg}"
 FREE = ("tcache", "fastbin", "unsorted", "small", "large", "free")
@@ -225,7 +226,8 @@ def test_the_words_are_gdbs(gdb: Gdb, answers: Answers, programs: Programs) -> N
         "echo words\\n", "heap map -words -count 60 -rows 3 -width 80 -ascii", "echo end\\n",
         f"heap map -words -count 60 -rows 3 {answers.into('words')}",
         f"heap chunks -arena 0 -count 60 {answers.into('chunks')}",
-        "x/4000gx mp_.sbrk_base",
+        remember(base="(long)mp_.sbrk_base"),
+        "x/4000gx $base",
         program=programs["totals"],
     ).succeeded()  # fmt: skip
     truth = examined(result.stdout[result.stdout.index("\nend\n") :])

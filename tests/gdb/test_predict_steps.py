@@ -16,6 +16,7 @@ from tests.support.debugger import Gdb
 from tests.support.environment import ROOT
 from tests.support.operations import PROFILES, random_operations
 from tests.support.programs import Programs
+from tests.support.symbols import wanted
 
 
 def step(gdb: Gdb, program: Path, folder: Path, seed: int, count: int, profile: str, threads: bool = False) -> None:
@@ -29,6 +30,7 @@ def step(gdb: Gdb, program: Path, folder: Path, seed: int, count: int, profile: 
         "run",
         f'set $operations = "{operations}"',
         f'set $answer = "{answer}"',
+        f"set $unknown = {int(not wanted())}",
         f"source {ROOT / 'tests' / 'support' / 'stepping.py'}",
         program=program,
         args=[str(operations), "/dev/null", *(["threads"] if threads else [])],
@@ -37,6 +39,8 @@ def step(gdb: Gdb, program: Path, folder: Path, seed: int, count: int, profile: 
     found = json.loads(answer.read_text())
     assert found["difference"] is None, f"seed {seed}, profile {profile}: {found['difference']}"
     assert found["operations"] == len(entries) >= count
+    print(f"unknown: {found['unknown']} of {found['operations']}")
+    assert found["unknown"] <= (0 if wanted() else 0.5 * len(entries))
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -1,7 +1,7 @@
 """Sourced by GDB at before_operations of c_fixtures/ops: predicts each operation, lets it run, and compares.
 
-``operations``, ``answer`` and ``first`` are convenience variables of GDB: the file with the operations, the file for
-what was found, and how many operations to leave alone at first.
+``operations`` and ``answer`` are convenience variables of GDB: the file with the operations, and the file for what was
+found. ``unknown`` is whether a prediction may be that it is not known.
 """
 
 from __future__ import annotations
@@ -96,10 +96,11 @@ def _compare(entry: Entry, prediction: Prediction, pointer: int, first: int) -> 
 
 
 def step() -> dict[str, object]:
-    """Go through all operations; return how many there were and the first difference."""
+    """Go through all operations; return how many there were, how many were unknown, and the first difference."""
     with open(_text("operations"), encoding="ascii") as file:
         entries = parse_sequence(file)
     memory: dict[int, int] = {}
+    may_be_unknown, unknown = bool(gdb.parse_and_eval("$unknown")), 0
     gdb.execute("break before_operation", to_string=True)
     gdb.execute("break after_operation", to_string=True)
     for number, entry in enumerate(entries):
@@ -110,14 +111,18 @@ def step() -> dict[str, object]:
         first = events[-1].id if events else 0
         gdb.execute("continue", to_string=True)
         pointer = int(gdb.parse_and_eval("(unsigned long) pointer"))
-        difference = _compare(entry, prediction, pointer, first)
+        if may_be_unknown and prediction.end == "unknown":
+            unknown, difference = unknown + 1, None
+        else:
+            difference = _compare(entry, prediction, pointer, first)
         if difference is not None:
-            return {"operations": number, "difference": f"operation {number}, {entry}: {difference}"}
+            text = f"operation {number}, {entry}: {difference}"
+            return {"operations": number, "unknown": unknown, "difference": text}
         if entry.name in TAKES_MEMORY and (pointer or entry.name == "free" or not entry.arguments[-1]):
             memory.pop(entry.arguments[0], None)
         if entry.result >= 0 and (pointer or entry.name not in TAKES_MEMORY):
             memory[entry.result] = pointer
-    return {"operations": len(entries), "difference": None}
+    return {"operations": len(entries), "unknown": unknown, "difference": None}
 
 
 with open(_text("answer"), "w", encoding="ascii") as output:

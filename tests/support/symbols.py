@@ -190,14 +190,19 @@ def wanted() -> bool:
     return os.environ.get(VARIABLE) != "none"
 
 
-#: Inside GDB: read the libraries again, with the separate debug symbols of a folder.
+#: Inside GDB: read the libraries again, with the separate debug symbols of a folder; the selected frame stays.
 RELOADING = """
 import gdb
 
 def reload(folder):
+    level, frame = 0, gdb.selected_frame().newer() if gdb.selected_thread() is not None else None
+    while frame is not None:
+        level, frame = level + 1, frame.newer()
     gdb.execute('set debug-file-directory ' + folder, to_string=True)
     gdb.execute('nosharedlibrary', to_string=True)
     gdb.execute('sharedlibrary', to_string=True)
+    if level:
+        gdb.execute('frame %d' % level, to_string=True)
 """
 
 
@@ -212,6 +217,15 @@ def with_symbols(code: str) -> str:
         f"{RELOADING}\nreload('/usr/lib/debug')\ntry:\n    exec({code!r}, {{}})\n"
         f"finally:\n    reload({WITHOUT[0].split()[-1]!r})"
     )
+
+
+def remember(**expressions: str) -> str:
+    """Return a GDB command that keeps what C ``expressions`` of glibc's variables are, as ``$name`` of each name."""
+    code = (
+        f"import gdb\nfor name, text in {expressions!r}.items():\n"
+        "    gdb.set_convenience_variable(name, int(gdb.parse_and_eval(text)))"
+    )
+    return f"python exec({with_symbols(code)!r}, {{}})"
 
 
 @lru_cache(maxsize=4)

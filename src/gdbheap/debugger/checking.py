@@ -98,7 +98,7 @@ def _explained(target: Target, state: HeapState, lists: FreeFacts, facts: CheckF
     rules = Rules(target.layout, target.safe_linking, target.release.version)
     single = _single_thread(target)
     own = {address - state.abi.header: name for address, name in facts.tcaches.items()}
-    free = _freeing()
+    free, limited = _freeing()
     catcher = Catcher(
         memory, state, checked.lists, CatchFacts(rules, free, single, facts.curbrk, frozenset(own))
     )  # fmt: skip
@@ -112,7 +112,15 @@ def _explained(target: Target, state: HeapState, lists: FreeFacts, facts: CheckF
         elif suspect is not None and not explained:
             suspect = replace(suspect, holders=holders_of(target, suspect))
         explained.append(replace(finding, catches=catcher.catches(finding, near), culprit=suspect))
-    return replace(checked, findings=(*explained, *rest))
+    notes = (*checked.notes, *([_LIMIT] if limited else []))
+    return replace(checked, findings=(*explained, *rest), notes=notes)
+
+
+#: What is said where global_max_fast is not known.
+_LIMIT = (
+    "The limit of fastbins (global_max_fast) is not known without debug symbols: what free says of a small chunk may "
+    "be missing above."
+)
 
 
 def _single_thread(target: Target) -> bool | None:
@@ -123,15 +131,19 @@ def _single_thread(target: Target) -> bool | None:
     return target.is_single_thread(flag)
 
 
-def _freeing() -> Callable[[int, bool], Freed | None] | None:
-    """Return what says how free of a pointer ends, called by the selected thread; None where that cannot be told."""
+def _freeing() -> tuple[Callable[[int, bool], Freed | None] | None, bool]:
+    """Return what says how free of a pointer ends, called by the selected thread; None where that cannot be told.
+
+    The second value is whether that may depend on a limit of fastbins that is not known.
+    """
     thread = gdb.selected_thread()
     try:
         machine = None if thread is None else read_machine(thread)
     except (MemoryFault, TargetError, gdb.error):
-        return None
+        return None, False
     if machine is None:
-        return None
+        return None, False
     bare = machine.above()
     bare.has_tcache = False
-    return lambda pointer, without: foretell((bare if without else machine).above(), pointer).end
+    limited = machine.has_fastbins and machine.variables.max_fast is None
+    return (lambda pointer, without: foretell((bare if without else machine).above(), pointer).end), limited

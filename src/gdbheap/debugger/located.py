@@ -10,12 +10,12 @@ from functools import cached_property
 from gdbheap.debugger.images import thread_pointer
 from gdbheap.elf import dynamic_symbols
 from gdbheap.growth.inside import MallocCode, malloc_code
-from gdbheap.memory import Memory, MemoryFault
+from gdbheap.memory import Memory, MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import read_arenas
 from gdbheap.ptmalloc.discover import Discovery, Source
 from gdbheap.ptmalloc.generations import Generation
-from gdbheap.ptmalloc.thread_locals import ThreadVariables, distances, find_variables
+from gdbheap.ptmalloc.thread_locals import ThreadVariables, distances, find_key, find_variables
 from gdbheap.symbols import Struct, Symbols
 
 _BANNER = re.compile(rb"GNU C Library [^\n\0]{0,80}release version (\d+)\.(\d+)")
@@ -160,10 +160,24 @@ class LocatedSymbols:
 
     def address(self, name: str) -> int | None:
         """Return the address of a variable or function of glibc's."""
+        if name == "tcache_key" and name not in self._addresses:
+            self._look_for_key()
         found = self._addresses.get(name)
         if found is None and _cannot_be_another(name, self.local.is_program):
             return self._beyond.address(name)
         return found
+
+    def _look_for_key(self) -> None:
+        """See where tcache_key is, once the selected thread's tcache has a chunk."""
+        layout, memory = self.found.layout.tcache, PageCache(self._source.memory)
+        variable = None if layout is None or self.is_outdated else self.local.address("tcache")
+        try:
+            tcache = 0 if variable is None else self.found.abi.read_word(memory, variable)
+            found = find_key(memory, self.found.abi, layout, tcache, self._source.image) if layout and tcache else None
+        except MemoryFault:
+            return
+        if found is not None:
+            self._addresses["tcache_key"] = found
 
     def struct(self, name: str) -> Struct | None:
         """Return the layout of one of malloc's structs."""

@@ -19,6 +19,8 @@ from gdbheap.symbols import Struct
 _MOST_LOCALS = 1 << 16
 #: Bins of a tcache that may be damaged: one corrupt list does not make it another struct.
 _MOST_WRONG = 8
+#: Bins of a tcache whose first chunk is asked for the key.
+_MOST_SAMPLES = 9
 _EM_386, _EM_X86_64, _EM_AARCH64 = 3, 62, 183
 
 
@@ -136,3 +138,32 @@ def _is_tcache(memory: Memory, abi: Abi, tcache: Struct, address: int, most_wron
     differ = len([entry for count, entry in zip(counts, entries) if (count == 0) != (entry == 0)])
     # A thread may be stopped between the two words that it changes.
     return wrong + max(differ - 1, 0) <= most_wrong
+
+
+def find_key(memory: Memory, abi: Abi, layout: Struct, tcache: int, image: ElfImage) -> int | None:
+    """Return the address of tcache_key (glibc 2.34), None where the ``tcache`` at this address does not tell it.
+
+    It is a random number that each chunk in a tcache has as its second word, and the only variable of libc's that
+    holds it. Raises MemoryFault where the tcache is unreadable.
+    """
+    fronts = layout.decode(memory.read(tcache, layout.size), abi.order)["entries"]
+    words = []
+    for front in [front for front in fronts if front and front % abi.alignment == 0][:_MOST_SAMPLES]:
+        try:
+            words.append(abi.read_word(memory, front + abi.word_size))
+        except MemoryFault:
+            continue
+    # Someone may have written into a chunk after its free; up to glibc 2.33 the word is the tcache's own address.
+    key = max(words, key=words.count, default=0)
+    if key in (0, tcache) or 2 * words.count(key) <= len(words):
+        return None
+    places = []
+    for segment in image.segments:
+        if segment.writable:
+            start = round_up(segment.start, abi.word_size)
+            try:
+                data = memory.read(start, (segment.end - start) // abi.word_size * abi.word_size)
+            except MemoryFault:
+                continue
+            places += [start + at * abi.word_size for at, word in enumerate(abi.words(data)) if word == key]
+    return places[0] if len(places) == 1 else None
