@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.debugger import Answers, Gdb
+from tests.support.environment import glibc_version
 from tests.support.programs import Programs
 from tests.support.symbols import remember, wanted
 
@@ -126,7 +127,7 @@ def test_the_stack_of_another_thread(looked: Looked) -> None:
     stack = {item["address"]: item for item in looked.references("config", "stack")}
     held = stack[looked.truth["on_stack"]]
     assert held["thread"] == 2
-    assert held["where"].endswith(" hold")
+    assert held["where"].endswith(" hold"), held
     assert held["live"]
     (own,) = [item for item in stack.values() if item["thread"] == 1 and "stop_with" in item["where"]]
     assert own["live"]
@@ -213,7 +214,8 @@ def test_malloc_itself_points_to_free_chunks(gdb: Gdb, answers: Answers, program
                 assert not item["mangled"]
             else:
                 assert item["chunk"]["state"] in (chunk["state"], "unsorted", "small", "large")
-                assert item["mangled"] == (chunk["state"] in ("tcache", "fastbin"))
+                mangled = glibc_version() >= (2, 32)
+                assert item["mangled"] == (mangled and chunk["state"] in ("tcache", "fastbin"))
             aims = "start" if chunk["state"] == "tcache" else "header"
             assert item["aim"] == aims
     assert heads >= len(states)
@@ -224,7 +226,7 @@ def test_malloc_itself_points_to_free_chunks(gdb: Gdb, answers: Answers, program
     [
         ("", "needs an address"),
         ("0", "nothing is mapped there"),
-        ("$arena", "libc.so.6"),
+        ("$arena", "/libc"),
         ("$sp", "[stack]"),
         ("no_such_thing", "no_such_thing"),
         ("config->name[100000000]", "Cannot access memory"),

@@ -84,8 +84,13 @@ def _hooks(target: Target) -> tuple[str, ...]:
     if version is None or version >= (2, 34):
         return ()
 
+    code = target.malloc_code
+
     def is_set(name: str, default: str) -> bool:
-        return target.word(name) not in (None, 0, target.symbols.address(default) if default else None)
+        function = target.word(name)
+        if function and default and code is not None and code.possible <= function < code.end:
+            return False  # one of malloc's own functions, which have no names
+        return function not in (None, 0, target.symbols.address(default) if default else None)
 
     return tuple(name for name, default in _HOOKS.items() if is_set(name, default))
 
