@@ -102,7 +102,8 @@ class GdbSymbols:
         if re.fullmatch(r"[\w./+@-]+", path) is None:  # it becomes part of a command
             return None
         table = gdb.execute(f"maint print msymbols -objfile {path}", to_string=True)
-        found = re.search(rf"^\[ *\d+\] \w (0x[0-9a-f]+) {re.escape(name)}\b(?![@$.])", table, re.MULTILINE)
+        # What is called S leads through the procedure linkage table to whoever has the symbol.
+        found = re.search(rf"^\[ *\d+\] [^S\W] (0x[0-9a-f]+) {re.escape(name)}\b(?![@$.])", table, re.MULTILINE)
         return int(found.group(1), 16) if found else None
 
     def struct(self, name: str) -> Struct | None:
