@@ -86,7 +86,9 @@ run() {
         mount --bind "$work" "$root/work"
         export HOME=/root LC_ALL=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
         unset DEBUGINFOD_URLS
-        exec chroot "$root" /bin/sh -c "cd /work && exec \"\$@\"" sh "$@"
+        # This shell stays: as the first process of its namespace it takes leave of those whose parents have ended.
+        chroot "$root" /bin/sh -c "cd /work && exec \"\$@\"" sh "$@" && exit
+        exit $?
     ' sh "$root" "$work" "$@"
 }
 

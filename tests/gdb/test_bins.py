@@ -51,6 +51,13 @@ def walk_tcaches():
     found, selected = {}, gdb.selected_thread()
     for thread in gdb.selected_inferior().threads():
         thread.switch()
+        try:
+            number('(long)tcache')
+        except gdb.error as error:
+            if 'thread-local' not in str(error):
+                raise
+            selected.switch()
+            return None  # of a process without libpthread, which is a library of its own up to glibc 2.33
         if not number('(long)tcache'):
             found[thread.num] = None
             continue
@@ -145,6 +152,8 @@ def test_each_list_is_as_gdb_walks_it(seen: Answers) -> None:
 def test_each_tcache_is_as_gdb_walks_it(seen: Answers) -> None:
     """Every thread's, with the counts that glibc keeps; `heap tcache` says the same."""
     truth, bins = seen["walk"]["tcaches"], seen["bins"]
+    if truth is None:
+        pytest.skip("GDB cannot read thread-local variables of a process without libpthread")
     assert seen["tcache"]["tcaches"] == bins["tcaches"]
     assert bins["threads_left_out"] == 0
     assert [str(item["thread"]) for item in bins["tcaches"]] == sorted(truth, key=int)

@@ -13,6 +13,7 @@ from gdbheap.ptmalloc.finding import KINDS
 from tests.support.corruptions import CALLS, CRASH, MODES, own_version, why_not
 from tests.support.debugger import Answers, Gdb, Result
 from tests.support.programs import Programs
+from tests.support.symbols import NAMES, wanted
 
 #: What glibc prints where an assertion fails, and what stands for it in the table of checks.
 ASSERTION = re.compile(r"assert\w* fail\w*.*sysmalloc|sysmalloc.*assert", re.IGNORECASE)
@@ -84,6 +85,9 @@ def test_the_message_is_foretold(gdb: Gdb, answers: Answers, programs: Programs,
     first = certain[0]
     assert first["kind"] == kind, result.stdout
     foretold = [catch for catch in first["catches"] if catch["message"] == message]
+    if not foretold and not wanted() and message == "free(): invalid next size (fast)":
+        assert any("global_max_fast" in note and "may be missing" in note for note in check["notes"])
+        return
     assert foretold, f"{message} is not foretold:\n{result.stdout}"
     assert any(fits(catch, answers["truth"]) for catch in foretold), (foretold, answers["truth"])
     assert {finding["kind"] for finding in check["findings"]} <= KINDS.keys()
@@ -127,16 +131,18 @@ def test_at_an_abort(gdb: Gdb, answers: Answers, programs: Programs, mode: str) 
     assert says(check["said"], message)
     assert abort["check"] == message
     assert abort["message"] == message or ASSERTION.search(abort["message"])
-    if truth["call"] != "exit":
+    # Without debug symbols no variable can be read, and from glibc 2.42 on malloc's own frame is gone as well.
+    if truth["call"] != "exit" and (wanted() or abort["call"] is not None):
         assert abort["call"] == truth["call"] or truth["call"].startswith("mall"), abort
     if abort["pointer"] is not None and truth["pointer"]:
         assert abort["pointer"] == truth["pointer"]
-    if truth["call"] in ("free", "realloc"):
+    if truth["call"] in ("free", "realloc") and wanted():
         # Where nothing of what free was given is left in its variables, that is said, and not guessed.
         assert abort["pointer"] == truth["pointer"] or (nothing_is_left(mode) and abort["pointer"] is None)
     if truth["call"] == "malloc":
         left_out = "function" in abort and abort["function"] == "tcache_get_n" and own_version() >= (2, 42)
-        assert abort["request"] == truth["request"] or (left_out and abort["request"] is None), abort
+        known = abort["request"] == truth["request"] or (left_out and abort["request"] is None)
+        assert known if wanted() else abort["request"] is None, abort
     if truth["call"] in ("free", "realloc", "malloc"):
         assert "corrupt.c" in abort["caller"], abort
     names = [value["name"] for value in abort["compared"]]
@@ -153,6 +159,8 @@ def test_at_an_abort(gdb: Gdb, answers: Answers, programs: Programs, mode: str) 
 
 def test_in_malloc_printerr(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     """Before the signal, the same is told."""
+    if not wanted():
+        pytest.skip(NAMES)
     check = at_the_end(gdb, answers, programs, "free-prev", "set breakpoint pending on", "break malloc_printerr")
     assert check["abort"]["message"] == "double free or corruption (!prev)"
     assert check["abort"]["pointer"] == answers["truth"]["pointer"]
@@ -167,15 +175,16 @@ def test_a_crash(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     assert any(catch["message"] == "SIGSEGV" and fits(catch, answers["truth"]) for catch in first["catches"])
     abort = answers["after"]["abort"]
     assert abort["message"] is None
-    assert abort["call"] == "free"
-    assert abort["pointer"] == answers["truth"]["pointer"]
+    if wanted():
+        assert abort["pointer"] == answers["truth"]["pointer"]
+    assert abort["call"] == "free" or (abort["call"] is None and not wanted())
     assert [finding["address"] for finding in answers["after"]["findings"]][:1] == [first["address"]]
     assert answers["after"]["findings"][0]["doubtful"] is None
 
 
 def test_one_arena(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     """Only what belongs to it is looked at, by number, name or address."""
-    names = ("0", "main_arena", "2", "main_arena.next")
+    names = ("0", "main_arena", "2", *(("main_arena.next",) if wanted() else ()))
     asked = [f"heap check -arena {name} {answers.into(str(place))}" for place, name in enumerate(names)]
     gdb("break stop_here", "run", f"heap check {answers.into('all')}", *asked, program=programs["threads"]).succeeded()
     chunks = [answers[str(place)]["chunks"] for place in range(len(names))]

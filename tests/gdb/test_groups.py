@@ -41,7 +41,7 @@ def recorded(
         *(f"heap events -by {by} {answers.into(by)}" for by in BY),
         *(f"heap events {option} {answers.into(name)}" for name, option in FILTERS.items()),
         program=programs[request.param] if own else needs(request.param),
-        args=() if own else ["-S", "-c", "x = [[n] * 99 for n in range(9999)]; del x; y = bytes(9999999)"],
+        args=() if own else ["-S", "-c", "x=list(map(lambda*n:[n]*99,range(9999)));x=0;y=bytes(9999999)"],
     ).succeeded()
     return answers
 

@@ -22,6 +22,7 @@ from gdbheap.simulate.paths import PATHS
 from tests.support.debugger import Answers, Gdb
 from tests.support.environment import ROOT
 from tests.support.programs import Programs
+from tests.support.symbols import remember, wanted
 
 pytest.importorskip("jsonschema", minversion="4.0")
 import jsonschema
@@ -36,9 +37,9 @@ SEEN = (
 CHUNKS = (
     "(long) large_chunks[3] + 8",
     "small_chunks[2][3]",
-    "(long) main_arena.next | 0x3ffffff",
+    "$next | 0x3ffffff",
     "$sp",
-    "main_arena.top",
+    "$top",
     "*(void **) &small_chunks",
     "totals_before",
     "0",
@@ -129,7 +130,8 @@ def test_what_is_printed_is_what_is_written(gdb: Gdb, answers: Answers, programs
 
 def test_one_chunk(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     asked = [f"heap chunk -json {answers.path(str(place))} -- {text}" for place, text in enumerate(CHUNKS)]
-    gdb("break stop_here", "run", *asked, program=programs["threads"]).succeeded()
+    arena = remember(top="(unsigned long) main_arena.top", next="(unsigned long) main_arena.next")
+    gdb("break stop_here", "run", arena, *asked, program=programs["threads"]).succeeded()
     for place, text in enumerate(CHUNKS):
         assert not errors(answers[str(place)]), text
     assert len({answers[str(place)]["where"] for place in range(len(CHUNKS))}) == 5
@@ -233,7 +235,9 @@ def test_predictions(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     for place, command in enumerate(asked):
         every_key_is_held(answers[str(place)], command)
     ends = {item["end"] for place in range(3) for item in answers[str(place)]["predictions"]}
-    assert ends == {"chunk", "null", "done", "abort", "crash"}
+    # Without debug symbols one of the operations has no answer, and so have those behind it.
+    unknown = {"unknown", "null"} if "unknown" in ends and not wanted() else set()
+    assert ends | unknown == {"chunk", "null", "done", "abort", "crash"} | unknown
 
 
 @pytest.mark.parametrize(
@@ -272,6 +276,8 @@ def test_predictions(gdb: Gdb, answers: Answers, programs: Programs) -> None:
 def test_a_wrong_value_is_found(sound: dict[str, dict[str, Any]], command: str, change: Change) -> None:
     answer = copy.deepcopy(sound[command])
     change(answer)
+    if answer == sound[command] and not wanted():
+        pytest.skip("the event has nothing there that could be wrong: without debug symbols it is unknown")
     assert errors(answer)
 
 

@@ -10,6 +10,7 @@ import pytest
 from tests.support.debugger import Answers, Gdb
 from tests.support.environment import glibc_version
 from tests.support.programs import Programs
+from tests.support.symbols import wanted
 
 #: The message that each mode of broken.c aborts with in glibc 2.33 to 2.40; None where it gets a SIGSEGV.
 MODES = {
@@ -74,6 +75,8 @@ def test_requests_that_are_refused(gdb: Gdb, answers: Answers, programs: Program
     gdb("break stop_here", "run", *commands, program=programs["totals"]).succeeded()
     for name in asked:
         last = answers[name]["predictions"][-1]
+        if last["end"] == "unknown" and name == "resized" and not wanted():
+            continue  # without debug symbols not even malloc(24) is known everywhere
         assert (last["end"], last["result"], last["calls"]) == ("null", 0, []), name
         assert not last["lists"], name
 

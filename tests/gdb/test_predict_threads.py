@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.debugger import Answers, Gdb
 from tests.support.programs import Programs
+from tests.support.symbols import wanted
 
 SIZES = (24, 100, 600, 1500, 5000, 60000, 100)
 
@@ -30,13 +31,18 @@ def test_the_thread_that_alone_runs(gdb: Gdb, answers: Answers, programs: Progra
     gdb(
         "break stop_here", "run", "set scheduler-locking on", f"thread {thread}", *commands, program=programs["threads"]
     ).succeeded()
+    known = 0
     for place, size in enumerate(SIZES):
         answer = answers[str(place)]
         (predicted,) = answer["predictions"]
         assert answer["thread"] == thread
+        if predicted["end"] == "unknown" and not wanted():
+            continue
+        known += 1
         assert predicted["end"] == "chunk"
         assert predicted["result"] == answers[f"real{place}"]["pointer"], f"malloc({size}) in thread {thread}"
         assert any("threads: another one may run first" in text for text in answer["limits"])
+    assert known or not wanted()
 
 
 def test_a_core_file_answers_the_same(gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path) -> None:
@@ -56,7 +62,7 @@ def test_a_core_file_answers_the_same(gdb: Gdb, answers: Answers, programs: Prog
         f"heap predict growth {answers.into('core_growth')}",
         program=programs["totals"],
     ).succeeded()
-    assert len(answers["live"]["predictions"]) == 8
+    assert len(answers["live"]["predictions"]) == 8 or not wanted()
     assert answers["core"]["predictions"] == answers["live"]["predictions"]
     assert answers["core_growth"]["growth"] == answers["live_growth"]["growth"]
 
@@ -72,6 +78,9 @@ def test_the_first_malloc_ever(gdb: Gdb, answers: Answers, programs: Programs) -
         program=programs["seed"],
     ).succeeded()
     (predicted,) = answers["predicted"]["predictions"]
+    if predicted["end"] == "unknown" and not wanted():
+        assert "SINGLE_THREAD_P" in predicted["message"]  # from glibc 2.36 on a symbol tells
+        return
     assert predicted["result"] == answers["real"]["pointer"]
     moved = [call for call in predicted["calls"] if call["syscall"] == "brk" and call["args"] != [0]]
     assert moved[-1]["args"] == [answers["after"]["brk"]]

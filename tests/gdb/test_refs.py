@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from tests.support.debugger import Answers, Gdb
+from tests.support.environment import glibc_version
 from tests.support.programs import Programs
+from tests.support.symbols import remember, wanted
 
 HEADER = 16
 #: Inside GDB: address and value of each aligned word of writable memory that is in a range, by a plain loop.
@@ -117,15 +119,15 @@ def test_variables_are_named(looked: Looked) -> None:
     assert {Path(item["file"]).name for item in variables.values()} == {"leaky"}
     local = {item["address"]: item for item in looked.references("config", "tls")}
     assert local.pop(truth["in_thread"])["thread"] == 2
-    # pthread_create keeps the argument of the thread's function.
-    assert [item["where"] for item in local.values()] == ["the thread's descriptor: arg"]
+    # pthread_create keeps the argument of the thread's function, where debug symbols describe.
+    assert [item["where"] for item in local.values()] == (["the thread's descriptor: arg"] if wanted() else [])
 
 
 def test_the_stack_of_another_thread(looked: Looked) -> None:
     stack = {item["address"]: item for item in looked.references("config", "stack")}
     held = stack[looked.truth["on_stack"]]
     assert held["thread"] == 2
-    assert held["where"].endswith(" hold")
+    assert held["where"].endswith(" hold"), held
     assert held["live"]
     (own,) = [item for item in stack.values() if item["thread"] == 1 and "stop_with" in item["where"]]
     assert own["live"]
@@ -212,7 +214,8 @@ def test_malloc_itself_points_to_free_chunks(gdb: Gdb, answers: Answers, program
                 assert not item["mangled"]
             else:
                 assert item["chunk"]["state"] in (chunk["state"], "unsorted", "small", "large")
-                assert item["mangled"] == (chunk["state"] in ("tcache", "fastbin"))
+                mangled = glibc_version() >= (2, 32)
+                assert item["mangled"] == (mangled and chunk["state"] in ("tcache", "fastbin"))
             aims = "start" if chunk["state"] == "tcache" else "header"
             assert item["aim"] == aims
     assert heads >= len(states)
@@ -223,7 +226,7 @@ def test_malloc_itself_points_to_free_chunks(gdb: Gdb, answers: Answers, program
     [
         ("", "needs an address"),
         ("0", "Nothing is mapped there"),
-        ("&main_arena", "main_arena"),
+        ("$arena", "main_arena"),
         ("$sp", "on the stack of thread 1"),
         ("no_such_thing", "no_such_thing"),
         ("config->name[100000000]", "Cannot access memory"),
@@ -231,7 +234,8 @@ def test_malloc_itself_points_to_free_chunks(gdb: Gdb, answers: Answers, program
     ],
 )
 def test_what_is_no_chunk_is_said(gdb: Gdb, programs: Programs, expression: str, said: str) -> None:
-    result = gdb("break stop_here", "run", f"heap refs {expression}", program=programs["leaky"])
+    arena = remember(arena="(unsigned long) &main_arena")
+    result = gdb("break stop_here", "run", arena, f"heap refs {expression}", program=programs["leaky"])
     result.has_no_internal_error()
     assert said in result.stderr, result.describe()
 

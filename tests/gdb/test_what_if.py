@@ -34,7 +34,7 @@ CALL = re.compile(r"(?:\[pid +\d+\] |\d+ +)?(brk|mmap|munmap|mremap|mprotect|mad
 def counted(program: Path, operations: Path, tunables: str, folder: Path) -> Counter[str]:
     """Return how often the program made each system call, by strace."""
     log = folder / "strace"
-    environment = {**plain_environment(), "GLIBC_TUNABLES": tunables}
+    environment = {**plain_environment(), **({"GLIBC_TUNABLES": tunables} if tunables else {})}
     command = ["strace", "-f", "-o", str(log), str(program), str(operations)]
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
     found = (CALL.match(line) for line in log.read_text().splitlines())
@@ -75,6 +75,8 @@ def test_the_kernel_is_asked_as_often(
     assert len(outcomes) == len(SETTINGS)
     for (shown, tunables), outcome in zip(SETTINGS.items(), outcomes):
         assert outcome["problem"] is None
+        if tunables and glibc_version() < (2, 34):
+            continue  # there the loader copies GLIBC_TUNABLES to where the heap would begin
         real = counted(programs["ops"], operations, tunables, tmp_path)
         real.subtract(counted(programs["ops"], nothing, tunables, tmp_path))
         predicted = Counter({item["syscall"]: item["count"] for item in outcome["calls"]})

@@ -29,9 +29,12 @@ from gdbheap.simulate.state import Release
 from gdbheap.simulate.trials import Trials
 from gdbheap.symbols import Field, Struct
 from tests.support.debugger import Answers, Gdb
+from tests.support.symbols import with_symbols
 
 #: In GDB: where glibc's allocator is in libc, and its structs.
 FACTS = """
+import json, os
+import gdb
 from gdbheap.debugger import session
 target = session.target()
 structs = {}
@@ -40,7 +43,6 @@ for name in ('state', 'par', 'heap_info', 'tcache'):
     structs[name] = [struct.name, struct.size, {k: [f.offset, f.size, f.count] for k, f in struct.fields.items()}]
 base = min(int(line.split('-')[0], 16) for line in open('/proc/%d/maps' % gdb.selected_inferior().pid)
            if line.rstrip().endswith(target.libc))
-import os
 """
 
 
@@ -59,13 +61,12 @@ class LibcFacts:
 def libc_facts(gdb: Gdb, answers: Answers, program: Path) -> LibcFacts:
     """Ask GDB for the facts about this machine's glibc."""
     code = FACTS + (
-        "import json, gdb\n"
         "json.dump({'schema': 'gdbheap/1', 'structs': structs, 'main_arena': target.main_arena - base, "
         "'mp': target.mp - base, 'version': target.release.version, 'libc': os.path.realpath(target.libc), "
         "'max_fast': int(gdb.parse_and_eval('global_max_fast'))}, "
         f"open({str(answers.path('facts'))!r}, 'w'))"
     )
-    gdb("break main", "run", f"python exec({code!r})", program=program, args=["1", "1"]).succeeded()
+    gdb("break main", "run", f"python exec({with_symbols(code)!r})", program=program, args=["1", "1"]).succeeded()
     found = answers["facts"]
 
     def struct(name: str) -> Struct:

@@ -18,6 +18,7 @@ from gdbheap.simulate.public import usable_size
 from gdbheap.simulate.sequence import Entry, entry_text, replay
 from tests.support.debugger import Gdb
 from tests.support.recorded_kernel import Heaps, RecordedKernel, in_heap, mapping_start
+from tests.support.symbols import with_symbols
 
 #: How large requests are, by profile.
 PROFILES: Mapping[str, Callable[[random.Random], int]] = {
@@ -142,7 +143,8 @@ def record(gdb: Gdb, program: Path, folder: Path, entries: list[Entry], threads:
     operations.write_text("".join(f"{entry_text(entry)}\n" for entry in entries))
     code = _SNAPSHOT.format(path=str(snapshot))
     arguments = [str(operations), str(log), *(["threads"] if threads else [])]
-    commands = ("break before_operations", "run", f"python exec({code!r}, {{}})", "continue")
+    # What is compared is the simulated allocator, not how its start was found.
+    commands = ("break before_operations", "run", f"python exec({with_symbols(code)!r}, {{}})", "continue")
     gdb(*commands, program=program, args=arguments).succeeded()
     results = [Result(*values) for values in _RESULT.iter_unpack(log.read_bytes())]
     return Recording(entries, results, pickle.loads(snapshot.read_bytes()))  # noqa: S301 (our own file)

@@ -151,6 +151,44 @@ def debug_file() -> Path | None:
     return found if found.exists() else None
 
 
+#: Inside GDB: read the libraries again, with the separate debug symbols of a folder; the selected frame stays.
+RELOADING = """
+import gdb
+
+def reload(folder):
+    level, frame = 0, gdb.selected_frame().newer() if gdb.selected_thread() is not None else None
+    while frame is not None:
+        level, frame = level + 1, frame.newer()
+    gdb.execute('set debug-file-directory ' + folder, to_string=True)
+    gdb.execute('nosharedlibrary', to_string=True)
+    gdb.execute('sharedlibrary', to_string=True)
+    if level:
+        gdb.execute('frame %d' % level, to_string=True)
+"""
+
+
+def with_symbols(code: str) -> str:
+    """Return Python code for GDB that runs ``code``, an oracle's, with glibc's debug symbols.
+
+    Where the tests run without, GDB has them for that moment only: gdbheap has looked, and will look, without.
+    """
+    if wanted():
+        return code
+    return (
+        f"{RELOADING}\nreload('/usr/lib/debug')\ntry:\n    exec({code!r}, {{}})\n"
+        f"finally:\n    reload({WITHOUT[0].split()[-1]!r})"
+    )
+
+
+def remember(**expressions: str) -> str:
+    """Return a GDB command that keeps what C ``expressions`` of glibc's variables are, as ``$name`` of each name."""
+    code = (
+        f"import gdb\nfor name, text in {expressions!r}.items():\n"
+        "    gdb.set_convenience_variable(name, int(gdb.parse_and_eval(text)))"
+    )
+    return f"python exec({with_symbols(code)!r}, {{}})"
+
+
 @lru_cache(maxsize=4)
 def _found_by(path: str) -> bool:
     from tests.support.debugger import Gdb

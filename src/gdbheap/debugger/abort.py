@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import gdb
 
-from gdbheap.debugger.busy import FATAL, is_malloc
+from gdbheap.debugger.busy import FATAL, malloc_places
 from gdbheap.debugger.target import Target, each_thread
 from gdbheap.growth.abort import Abort
 from gdbheap.growth.event import Frame
+from gdbheap.growth.inside import aborts
 from gdbheap.growth.names import INTERNAL, PUBLIC, function_of
 from gdbheap.growth.request import malloc_call
 from gdbheap.memory import MemoryFault, PageCache
@@ -43,13 +44,15 @@ def read_abort(
 
 
 def _read(target: Target, state: HeapState, thread: int, frames: Sequence[Frame], findings: Sequence[Finding]) -> Abort:
-    inside = [place for place, frame in enumerate(frames) if is_malloc(frame)]
+    inside = malloc_places(frames, target.malloc_code)
+    unnamed = aborts(frames, inside)
     # From glibc 2.42 on the function that checks may have left the stack to malloc_printerr_tail.
     named = bool(inside)
     inside = inside or [max(place for place, frame in enumerate(frames) if _is_fatal(frame))]
-    behind = (place for place, frame in enumerate(frames) if place >= inside[0] - 1 and not _is_fatal(frame))
+    begin = inside[0] - (0 if unnamed else 1)
+    behind = (place for place, frame in enumerate(frames) if place >= begin and not _is_fatal(frame))
     first = next(behind, len(frames))
-    fatal = any(_is_fatal(frame) for frame in frames[:first])
+    fatal = unnamed or any(_is_fatal(frame) for frame in frames[:first])
     message = _message(target) if fatal else None
     check = _check_of(message)
     call, request, caller = _call(frames, inside)
@@ -111,7 +114,8 @@ def _call(frames: Sequence[Frame], inside: Sequence[int]) -> tuple[str | None, i
     for function, frame in names.items():
         if function in _OTHERS:
             name, last = _OTHERS[function], frames.index(frame)
-    return name, None, frames[last + 1] if name is not None and last + 1 < len(frames) else None
+    unnamed = not frames[last].function  # the public function's own frame is gone, but not its caller's
+    return name, None, frames[last + 1] if (name is not None or unnamed) and last + 1 < len(frames) else None
 
 
 def _tail_called(

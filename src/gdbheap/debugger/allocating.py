@@ -60,6 +60,10 @@ def read_glibc(target: Target) -> Glibc:
     key = target.word("tcache_key")
     entry = target.symbols.struct("tcache_entry")
     marks = entry is not None and "key" in entry.fields
+    version = target.release.version
+    known = key is not None or version is None or version < (2, 34)
+    if not known or (key == 0 and not _initialized(target)):
+        key = UNKNOWN_KEY % (1 << 8 * target.abi.word_size)
     return Glibc(
         abi=target.abi,
         layout=target.layout,
@@ -68,8 +72,9 @@ def read_glibc(target: Target) -> Glibc:
         main_arena=target.main_arena,
         params=read_params(target.memory, target.abi, target.layout, target.mp),
         safe_linking=target.safe_linking,
-        key=UNKNOWN_KEY % (1 << 8 * target.abi.word_size) if key == 0 and not _initialized(target) else key,
+        key=key,
         marks=marks or entry is None,
+        key_known=known,
         always_fail_morecore=target.flag("__always_fail_morecore"),
         may_shrink_heap=target.may_shrink_heap,
         hooks=_hooks(target),
@@ -84,8 +89,13 @@ def _hooks(target: Target) -> tuple[str, ...]:
     if version is None or version >= (2, 34):
         return ()
 
+    code = target.malloc_code
+
     def is_set(name: str, default: str) -> bool:
-        return target.word(name) not in (None, 0, target.symbols.address(default) if default else None)
+        function = target.word(name)
+        if function and default and code is not None and code.possible <= function < code.end:
+            return False  # one of malloc's own functions, which have no names
+        return function not in (None, 0, target.symbols.address(default) if default else None)
 
     return tuple(name for name, default in _HOOKS.items() if is_set(name, default))
 
@@ -129,6 +139,8 @@ def _max_fast(target: Target) -> int | None:
 def _tcache(target: Target, thread: gdb.InferiorThread) -> int | None:
     """Return the address of the thread's tcache: 0 where it has none, -1 where it will never have one."""
     address = target.tcache_address(thread)
+    if address is None and not _initialized(target):
+        return 0  # it would be a chunk, and there is no heap yet
     if address is None or not tcache_is_dummy(target.symbols, target.layout, address):
         return address
     if address:  # glibc 2.43: inactive at the dummy's start, disabled behind it

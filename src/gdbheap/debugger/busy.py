@@ -10,6 +10,7 @@ import gdb
 from gdbheap.debugger.frames import FrameReader
 from gdbheap.debugger.target import Target, each_thread
 from gdbheap.growth.event import Frame
+from gdbheap.growth.inside import MallocCode, aborts, inside_malloc
 from gdbheap.growth.names import INTERNAL, PUBLIC, function_of, in_libc, known_to_libc
 from gdbheap.ptmalloc.state import HeapState
 
@@ -60,6 +61,7 @@ def read_busy(target: Target, state: HeapState) -> Busy:
     names = {arena.address: arena.name for arena in state.ring.arenas}
     reader = FrameReader()
     excused: set[int] = set()  # arenas whose lock a thread holds that will not go on
+    code = target.malloc_code
     running = [thread.num for thread in gdb.selected_inferior().threads() if thread.is_running()]
     for thread in each_thread():
         if thread.is_running():
@@ -69,24 +71,25 @@ def read_busy(target: Target, state: HeapState) -> Busy:
         except gdb.error:
             busy.notes.append(f"The stack of thread {thread.num} cannot be read, so it may be inside malloc.")
             continue
-        malloc = [frame for frame in frames if is_malloc(frame)]
+        inside = malloc_places(frames, code)
+        malloc = [frames[place] for place in inside]
         if not malloc:
             if any(function_of(frame) in _OWN_END and in_libc(frame) for frame in frames):
                 busy.dead[thread.num] = frames
                 excused.update(names)
             continue
         av = next((frame.variables["av"] for frame in malloc if frame.variables.get("av")), None)
-        if _is_dead(frames):
+        if _is_dead(frames, inside):
             busy.dead[thread.num] = frames
             excused.update(names if av is None else {av})
             continue
         function = function_of(malloc[-1])
-        function = PUBLIC.get(function, function)
+        function = PUBLIC.get(function, function) or "a function of malloc's own"
         tcache = target.tcache_address(thread)
         where = f"Thread {thread.num} is inside {function}"
         if tcache:
             busy.tcaches[tcache] = f"{where}; its tcache may be between two steps."
-        if all(function_of(frame) in PUBLIC or function_of(frame) in _TCACHE for frame in malloc):
+        if code is None and all(function_of(frame) in PUBLIC or function_of(frame) in _TCACHE for frame in malloc):
             continue  # the arena's lists are changed by functions of their own
         for address in [av] if av in names else names:
             busy.arenas.setdefault(address, f"{where}; lists of {names[address]} may be between two steps.")
@@ -115,16 +118,18 @@ def is_malloc(frame: Frame) -> bool:
     return in_libc(frame) or (frame.objfile is not None and known_to_libc(name) and name not in PUBLIC)
 
 
-def _is_dead(frames: Sequence[Frame]) -> bool:
+def malloc_places(frames: Sequence[Frame], code: MallocCode | None) -> list[int]:
+    """Return the places of the frames that are inside malloc, the newest first; ``code`` is the target's."""
+    return inside_malloc(frames, [is_malloc(frame) for frame in frames], code)
+
+
+def _is_dead(frames: Sequence[Frame], inside: Sequence[int]) -> bool:
     """Whether the selected thread was stopped in malloc by a fault, or by malloc's own checks."""
-    for frame in frames:
-        if function_of(frame) in FATAL:
-            return True
-        if is_malloc(frame):
-            break
+    if aborts(frames, inside) or any(function_of(frame) in FATAL for frame in frames[: inside[0]]):
+        return True
     try:
         signal = gdb.parse_and_eval("$_siginfo")
         number, code = int(signal["si_signo"]), int(signal["si_code"])
     except (gdb.error, ValueError):
         return False
-    return number in _FAULTS and code > 0 and bool(frames) and is_malloc(frames[0])
+    return number in _FAULTS and code > 0 and inside[0] == 0

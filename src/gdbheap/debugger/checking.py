@@ -125,6 +125,11 @@ def _explained(target: Target, state: HeapState, lists: FreeFacts, facts: CheckF
             "Which calls of free, realloc and malloc would notice cannot be told in full: what malloc would do is not "
             "known here ('heap predict malloc 1' says why).",
         )
+    elif trials.lacks_the_limit_of_fastbins:
+        notes += (
+            "The limit of fastbins (global_max_fast) is not known without debug symbols: what free says of a small "
+            "chunk may be missing above.",
+        )
     return replace(checked, findings=(*explained, *doubtful), notes=notes)
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from gdbheap.debugger.images import thread_pointer
 from gdbheap.elf import ElfImage, dynamic_symbols
-from gdbheap.memory import Memory, MemoryFault
+from gdbheap.growth.inside import MallocCode, malloc_code
+from gdbheap.memory import Memory, MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import read_arenas
 from gdbheap.ptmalloc.discover import Discovery, Source
 from gdbheap.ptmalloc.generations import Generation
-from gdbheap.ptmalloc.thread_locals import ThreadVariables, distances, find_variables
+from gdbheap.ptmalloc.thread_locals import ThreadVariables, distances, find_key, find_variables
 from gdbheap.symbols import Struct, Symbols
 
 _BANNER = re.compile(rb"GNU C Library [^\n\0]{0,80}release version (\d+)\.(\d+)")
@@ -24,13 +26,13 @@ class DynamicSymbols:
 
     def __init__(self, source: Source) -> None:
         try:
-            self._addresses: Mapping[str, int] = dynamic_symbols(source.memory, source.image)
+            self.addresses: Mapping[str, int] = dynamic_symbols(source.memory, source.image)
         except MemoryFault:
-            self._addresses = {}
+            self.addresses = {}
 
     def address(self, name: str) -> int | None:
         """Return the address of a variable or function that other objects may use."""
-        return self._addresses.get(name)
+        return self.addresses.get(name)
 
     def struct(self, name: str) -> Struct | None:
         """Return None: such symbols have no types."""
@@ -128,6 +130,7 @@ class LocatedSymbols:
 
     def __init__(self, beyond: Symbols, source: Source, found: Discovery, is_program: bool, machine: str) -> None:
         self._beyond = beyond
+        self._source = source
         self.found = found
         self.local = ThreadLocals(
             source, found.abi, found.main_arena.address, found.fitting, found.dummy, is_program, machine
@@ -135,6 +138,11 @@ class LocatedSymbols:
         self._addresses = {"main_arena": found.main_arena.address, "mp_": found.mp.address}
         if found.dummy is not None:
             self._addresses["__tcache_dummy"] = found.dummy
+
+    @cached_property
+    def malloc_code(self) -> MallocCode | None:
+        """Where the functions of malloc's are that have no names, None where that is not known."""
+        return malloc_code(DynamicSymbols(self._source).addresses)
 
     @property
     def is_outdated(self) -> bool:
@@ -152,10 +160,24 @@ class LocatedSymbols:
 
     def address(self, name: str) -> int | None:
         """Return the address of a variable or function of glibc's."""
+        if name == "tcache_key" and name not in self._addresses:
+            self._look_for_key()
         found = self._addresses.get(name)
         if found is None and _cannot_be_another(name, self.local.is_program):
             return self._beyond.address(name)
         return found
+
+    def _look_for_key(self) -> None:
+        """See where tcache_key is, once the selected thread's tcache has a chunk."""
+        layout, memory = self.found.layout.tcache, PageCache(self._source.memory)
+        variable = None if layout is None or self.is_outdated else self.local.address("tcache")
+        try:
+            tcache = 0 if variable is None else self.found.abi.read_word(memory, variable)
+            found = find_key(memory, self.found.abi, layout, tcache, self._source.image) if layout and tcache else None
+        except MemoryFault:
+            return
+        if found is not None:
+            self._addresses["tcache_key"] = found
 
     def struct(self, name: str) -> Struct | None:
         """Return the layout of one of malloc's structs."""

@@ -16,6 +16,7 @@ from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.images import has_musl_inside
 from gdbheap.debugger.processes import shrinks_heaps_with_mmap
 from gdbheap.debugger.static_tls import StaticTls
+from gdbheap.growth.inside import MallocCode
 from gdbheap.growth.reading import ProcessFacts
 from gdbheap.memory import Memory, MemoryFault, ReadPlan
 from gdbheap.ptmalloc.abi import Abi
@@ -108,7 +109,8 @@ class GdbSymbols:
         if re.fullmatch(r"[\w./+@-]+", path) is None:  # it becomes part of a command
             return None
         table = gdb.execute(f"maint print msymbols -objfile {path}", to_string=True)
-        found = re.search(rf"^\[ *\d+\] \w (0x[0-9a-f]+) {re.escape(name)}\b(?![@$.])", table, re.MULTILINE)
+        # What is called S leads through the procedure linkage table to whoever has the symbol.
+        found = re.search(rf"^\[ *\d+\] [^S\W] (0x[0-9a-f]+) {re.escape(name)}\b(?![@$.])", table, re.MULTILINE)
         return int(found.group(1), 16) if found else None
 
     def struct(self, name: str) -> Struct | None:
@@ -205,6 +207,12 @@ class Target:
         """Whether more is known of the layout by now than when this was made."""
         located = self.identified.located
         return located is not None and located.is_outdated
+
+    @property
+    def malloc_code(self) -> MallocCode | None:
+        """Where the functions of malloc's are that have no names, None where debug symbols name them."""
+        located = self.identified.located
+        return None if located is None else located.malloc_code
 
     @cached_property
     def process_facts(self) -> ProcessFacts:

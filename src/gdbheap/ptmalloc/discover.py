@@ -270,7 +270,8 @@ def _is_main_arena(source: Source, hit: _Hit) -> bool:
 def _is_arena(memory: Memory, abi: Abi, layout: Layout, arena: Arena) -> bool:
     if arena.flags & ~(7 if "have_fastchunks" not in layout.state.fields and layout.has_fastbins else 2):
         return False
-    if arena.attached_threads > _MOST_THREADS or arena.system_mem > arena.max_system_mem:
+    # max_system_mem follows system_mem only when sysmalloc has laid out the new memory.
+    if arena.attached_threads > _MOST_THREADS or (arena.system_mem and not arena.max_system_mem):
         return False
     if not any(arena.bins):  # malloc_init_state comes with the first request
         return arena.top == 0 and arena.system_mem == 0 and arena.attached_threads == 1

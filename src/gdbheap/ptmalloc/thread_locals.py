@@ -17,6 +17,10 @@ from gdbheap.symbols import Struct
 
 #: Bytes of a program's thread-local variables that are looked through at most.
 _MOST_LOCALS = 1 << 16
+#: Bins of a tcache that may be damaged: one corrupt list does not make it another struct.
+_MOST_WRONG = 8
+#: Bins of a tcache whose first chunk is asked for the key.
+_MOST_SAMPLES = 9
 _EM_386, _EM_X86_64, _EM_AARCH64 = 3, 62, 183
 
 
@@ -89,15 +93,16 @@ def find_variables(
         if any(values) and all(value == 0 or value in arenas for value in values)
     ]
     found: list[tuple[int, Generation]] = []
-    for generation in generations:
-        tcache = generation.layout.tcache
-        if tcache is None or any(tcache == other.layout.tcache for _, other in found):
-            continue
-        for offset, values in columns.items():
-            used = [value for value in values if value and not _is_dummy(value, dummy, tcache)]
-            none = len(used) < len(values) and dummy is not None and any(values) and not used
-            if (used or none) and all(_is_tcache(memory, abi, tcache, value) for value in used):
-                found.append((offset, generation))
+    for most_wrong in (0, _MOST_WRONG):  # a damaged one only where none is sound
+        for generation in () if found else generations:
+            tcache = generation.layout.tcache
+            if tcache is None or any(tcache == other.layout.tcache for _, other in found):
+                continue
+            for offset, values in columns.items():
+                used = [value for value in values if value and not _is_dummy(value, dummy, tcache)]
+                none = len(used) < len(values) and dummy is not None and any(values) and not used
+                if (used or none) and all(_is_tcache(memory, abi, tcache, value, most_wrong) for value in used):
+                    found.append((offset, generation))
     tcaches = {offset for offset, _ in found}
     return ThreadVariables(
         tcaches.pop() if len(tcaches) == 1 else None,
@@ -110,8 +115,11 @@ def _is_dummy(value: int, dummy: int | None, tcache: Struct) -> bool:
     return dummy is not None and dummy <= value < dummy + tcache.size
 
 
-def _is_tcache(memory: Memory, abi: Abi, tcache: Struct, address: int) -> bool:
-    """Return whether a tcache of this layout can be at ``address``: in a chunk of its size, with sound bins."""
+def _is_tcache(memory: Memory, abi: Abi, tcache: Struct, address: int, most_wrong: int) -> bool:
+    """Return whether a tcache of this layout can be at ``address``: in a chunk of its size, with sound bins.
+
+    Up to ``most_wrong`` bins may be damaged.
+    """
     if address % abi.alignment or address <= abi.header:
         return False
     try:
@@ -125,8 +133,37 @@ def _is_tcache(memory: Memory, abi: Abi, tcache: Struct, address: int) -> bool:
         return False
     fields = tcache.decode(data, abi.order)
     entries = fields["entries"]
-    if any(entry % abi.alignment for entry in entries):
-        return False
-    counts = fields.get("counts")
+    wrong = len([entry for entry in entries if entry % abi.alignment])
+    counts = fields.get("counts") or ()
+    differ = len([entry for count, entry in zip(counts, entries) if (count == 0) != (entry == 0)])
     # A thread may be stopped between the two words that it changes.
-    return counts is None or sum((count == 0) != (entry == 0) for count, entry in zip(counts, entries)) <= 1
+    return wrong + max(differ - 1, 0) <= most_wrong
+
+
+def find_key(memory: Memory, abi: Abi, layout: Struct, tcache: int, image: ElfImage) -> int | None:
+    """Return the address of tcache_key (glibc 2.34), None where the ``tcache`` at this address does not tell it.
+
+    It is a random number that each chunk in a tcache has as its second word, and the only variable of libc's that
+    holds it. Raises MemoryFault where the tcache is unreadable.
+    """
+    fronts = layout.decode(memory.read(tcache, layout.size), abi.order)["entries"]
+    words = []
+    for front in [front for front in fronts if front and front % abi.alignment == 0][:_MOST_SAMPLES]:
+        try:
+            words.append(abi.read_word(memory, front + abi.word_size))
+        except MemoryFault:
+            continue
+    # Someone may have written into a chunk after its free; up to glibc 2.33 the word is the tcache's own address.
+    key = max(words, key=words.count, default=0)
+    if key in (0, tcache) or 2 * words.count(key) <= len(words):
+        return None
+    places = []
+    for segment in image.segments:
+        if segment.writable:
+            start = round_up(segment.start, abi.word_size)
+            try:
+                data = memory.read(start, (segment.end - start) // abi.word_size * abi.word_size)
+            except MemoryFault:
+                continue
+            places += [start + at * abi.word_size for at, word in enumerate(abi.words(data)) if word == key]
+    return places[0] if len(places) == 1 else None

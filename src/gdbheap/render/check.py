@@ -108,7 +108,8 @@ def _call_text(abort: Abort) -> str:
     if abort.call is None and abort.function.startswith("tcache_thread"):
         return "none: the thread ends, and its tcache is given back"
     if abort.call is None:
-        return "the stack does not tell which of malloc's functions was called"
+        unknown = "the stack does not tell which of malloc's functions was called"
+        return unknown if abort.caller is None else f"{unknown} by {_frame_text(abort.caller)}"
     given = [] if abort.pointer is None else [f"{abort.pointer:#x}"]
     if abort.request is not None:
         given.append(f"{abort.request}")

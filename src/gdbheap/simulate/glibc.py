@@ -10,7 +10,7 @@ from gdbheap.ptmalloc.params import Params
 from gdbheap.simulate.facts import since
 from gdbheap.simulate.state import GrowthState, Release
 
-#: Stands for tcache_key before malloc has chosen it: a random number.
+#: Stands for tcache_key, a random number, before malloc has chosen it and where it is not known.
 UNKNOWN_KEY = 0x79656B6E776F6E6B
 
 
@@ -21,7 +21,8 @@ class Glibc:
     ``mp`` and ``main_arena`` are the addresses of the two variables, ``params`` are the fields of mp_ (which ones there
     are; not their values). ``safe_linking`` says whether links are mangled. ``key`` marks chunks in a tcache where
     it is the same for all threads (tcache_key, from glibc 2.34 on); None where the mark is the address of the tcache
-    (2.29 to 2.33) or there is none, which ``marks`` tells apart. ``always_fail_morecore`` and ``may_shrink_heap`` are
+    (2.29 to 2.33) or there is none, which ``marks`` tells apart. ``key_known`` is False where UNKNOWN_KEY stands for a
+    key that chunks have already. ``always_fail_morecore`` and ``may_shrink_heap`` are
     as in GrowthState. ``hooks`` are the functions of __malloc_hook and its like that are honoured (up to 2.33).
     ``processors`` is what __get_nprocs answers. ``partial`` says that memory which cannot be read may have been there
     all the same, as with a core file. ``scans_bins`` matters in 2.38 alone: whether memalign looks through bins, as in
@@ -37,6 +38,7 @@ class Glibc:
     safe_linking: bool
     key: int | None = None
     marks: bool = True
+    key_known: bool = True
     always_fail_morecore: bool | None = None
     may_shrink_heap: bool | None = None
     hooks: tuple[str, ...] = ()

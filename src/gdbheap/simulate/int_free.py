@@ -8,6 +8,7 @@ from dataclasses import replace
 from gdbheap.ptmalloc.abi import IS_MMAPPED, PREV_INUSE
 from gdbheap.ptmalloc.bins import bin_index, fastbin_index
 from gdbheap.simulate import tcache_lists
+from gdbheap.simulate.calls import Unpredictable
 from gdbheap.simulate.consolidate import malloc_consolidate
 from gdbheap.simulate.kernel_calls import drive, state_of, trim_after
 from gdbheap.simulate.machine import Machine
@@ -71,7 +72,7 @@ def tcache_free(machine: Machine, chunk: int, size: int, function: str) -> bool:
             machine.note("look", function, f"The chunk has {size:#x} bytes, more than the tcache takes.")
         return False
     entry = chunk + machine.header
-    if machine.marks and machine.words[entry + machine.word_size] == machine.key:
+    if machine.marks and is_marked(machine, entry, (index,)):
         look_for_double_free(machine, entry, (index,), function)
     count, limit = machine.tcache_number(index), machine.mp("tcache_count")
     if count < limit:
@@ -92,17 +93,39 @@ def tcache_free(machine: Machine, chunk: int, size: int, function: str) -> bool:
     return False
 
 
+def is_marked(machine: Machine, entry: int, bins: range | tuple[int, ...]) -> bool:
+    """Return whether the second word of ``entry`` is the mark of chunks in a tcache.
+
+    Raises Unpredictable where that mark is not known and the chunk is in one of ``bins`` indeed.
+    """
+    if machine.words[entry + machine.word_size] == machine.key:
+        return True
+    if machine.glibc.key_known:
+        return False
+    assert machine.thread.tcache is not None
+    for index in bins:
+        found = machine.words[machine.thread.tcache + machine.entries_at + index * machine.word_size]
+        for _ in range(machine.mp("tcache_count") + 1):
+            if found == entry:
+                raise Unpredictable("tcache_key is not known, by which free notices that the chunk is in the tcache.")
+            if not found or found & machine.align_mask:
+                break
+            found = machine.reveal(found)
+    return False
+
+
 def look_for_double_free(machine: Machine, entry: int, bins: range | tuple[int, ...], function: str) -> None:
     """Look for ``entry`` in bins of the tcache, as free does where its second word is the mark of chunks there."""
     words, tcache = machine.words, machine.thread.tcache
     assert tcache is not None
     limit = machine.mp("tcache_count")
     if machine.steps is not None:
+        key = f"{machine.key:#x}, " if machine.glibc.key_known else ""
         machine.note(
             "look",
             function,
-            f"The second word of the memory at {entry:#x} is {machine.key:#x}, the mark of chunks in a tcache: it may "
-            "be there already.",
+            f"The second word of the memory at {entry:#x} is {key}the mark of chunks in a tcache: it may be there "
+            "already.",
         )
     for index in bins:
         found, count = words[tcache + machine.entries_at + index * machine.word_size], 0

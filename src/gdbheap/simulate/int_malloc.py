@@ -78,7 +78,7 @@ def _from_fastbin(machine: Machine, arena: int, nb: int) -> int | None:
     words, size, limit = machine.words, machine.word_size, machine.variables.max_fast
     index = fastbin_index(machine.abi, nb)
     place = arena + machine.fastbins_at + index * size
-    victim = words[place]
+    victim, limit = words[place], machine.variables.max_fast
     if not victim:
         if machine.steps is not None and (limit is None or nb <= limit):
             machine.note("look", _FUNCTION, f"Fastbin {index} is empty.")

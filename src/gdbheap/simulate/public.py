@@ -7,7 +7,7 @@ from gdbheap.ptmalloc.tcache import SMALL_BINS
 from gdbheap.simulate import tcache_lists
 from gdbheap.simulate.arena_get import arena_get, arena_get_retry, start_malloc
 from gdbheap.simulate.calls import Unpredictable
-from gdbheap.simulate.int_free import free_chunk, free_mapping, int_free, look_for_double_free
+from gdbheap.simulate.int_free import free_chunk, free_mapping, int_free, is_marked, look_for_double_free
 from gdbheap.simulate.int_malloc import chunk_size_for, int_malloc, start_tcache
 from gdbheap.simulate.machine import Machine
 from gdbheap.simulate.trace import Freed
@@ -208,7 +208,7 @@ def _free_242(machine: Machine, chunk: int) -> None:
 
 def _to_tcache_242(machine: Machine, chunk: int, size: int) -> bool:
     words, entry = machine.words, chunk + machine.header
-    if machine.key and words[entry + machine.word_size] == machine.key and machine.has_own_tcache:
+    if machine.key and machine.has_own_tcache and is_marked(machine, entry, range(machine.entries_count)):
         look_for_double_free(machine, entry, range(machine.entries_count), "tcache_double_free_verify")
         words[entry + machine.word_size] = 0
     if not machine.has_own_tcache:

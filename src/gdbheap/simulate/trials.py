@@ -49,6 +49,11 @@ class Trials:
         self._bare.has_tcache = False
         self._kept: dict[Hashable, Outcome] = {}
 
+    @property
+    def lacks_the_limit_of_fastbins(self) -> bool:
+        """Whether what free of a small chunk does may depend on a global_max_fast that is not known."""
+        return self._machine.has_fastbins and self._machine.variables.max_fast is None
+
     def free(self, pointer: int, cached: bool) -> Outcome:
         """Try free(``pointer``), with the thread's tcache or (not ``cached``) as if there were none."""
         return self._once(
