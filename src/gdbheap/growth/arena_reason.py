@@ -77,6 +77,8 @@ def _nameless_operation(event: Event, reading: Reading) -> str | None:
         return None
     if requested.function == "tcache_init":
         return "thread"
+    if any(function_of(frame) in _NO_ARENA for frame in event.frames):
+        return None
     if gives_back(name):
         return "chunk"
     return "thread" if name and name != "realloc" else None
