@@ -98,7 +98,6 @@ def test_apropos(gdb: Gdb) -> None:
         ("heap tcache -c", {"heap tcache -count"}),
         ("heap predict mem", {"heap predict memalign"}),
         ("heap predict malloc 8; posix", {"heap predict malloc 8; posix_memalign"}),
-        ("heap predict aligned_alloc 64 unsorte", {"heap predict aligned_alloc 64 unsorted"}),
         ("heap predict malloc 8 -st", {"heap predict malloc 8 -steps"}),
         ("heap what-if run.ops mm", {"heap what-if run.ops mmap_threshold="}),
         ("heap chunk -b", {"heap chunk -bytes"}),
