@@ -97,6 +97,7 @@ def test_apropos(gdb: Gdb) -> None:
         ("heap bins -arena ", set()),
         ("heap tcache -c", {"heap tcache -count"}),
         ("heap predict mem", {"heap predict memalign"}),
+        ("heap predict malloc 8; posix", {"heap predict malloc 8; posix_memalign"}),
         ("heap predict malloc 8 -st", {"heap predict malloc 8 -steps"}),
         ("heap what-if run.ops mm", {"heap what-if run.ops mmap_threshold="}),
         ("heap chunk -b", {"heap chunk -bytes"}),

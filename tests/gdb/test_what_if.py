@@ -31,11 +31,11 @@ SETTINGS = {
 CALL = re.compile(r"(?:\[pid +\d+\] |\d+ +)?(brk|mmap|munmap|mremap|mprotect|madvise)\(")
 
 
-def counted(program: Path, operations: Path, tunables: str, folder: Path) -> Counter[str]:
+def counted(program: Path, operations: Path, tunables: str, folder: Path, *arguments: str) -> Counter[str]:
     """Return how often the program made each system call, by strace."""
     log = folder / "strace"
     environment = {**plain_environment(), **({"GLIBC_TUNABLES": tunables} if tunables else {})}
-    command = ["strace", "-f", "-o", str(log), str(program), str(operations)]
+    command = ["strace", "-f", "-o", str(log), str(program), str(operations), *arguments]
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
     found = (CALL.match(line) for line in log.read_text().splitlines())
     return Counter(match[1] for match in found if match)
@@ -85,6 +85,44 @@ def test_the_kernel_is_asked_as_often(
         assert outcome["held"] >= outcome["live"] + outcome["top"]
         assert outcome["peak"] >= outcome["held"]
         assert outcome["done"] == answers["whatif"]["operations"]
+
+
+@pytest.mark.parametrize("tunable", ["", "arena_max=1"])
+def test_in_an_arena_of_a_thread(gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path, tunable: str) -> None:
+    """A second thread does it all: in an arena of its own, or in main_arena where there may be one arena only."""
+    needs("strace")
+    operations, before = tmp_path / "operations", tmp_path / "before"
+    # What pthread_create asks for in the first thread; the program itself does nothing there.
+    created = "calloc 17 16 = 99999\n"
+    entries = [entry._replace(thread=2) for entry in plain(random_operations(7, 2000, "mixed"))]
+    before.write_text(created)
+    operations.write_text(created + "".join(f"{entry_text(entry)}\n" for entry in entries))
+    gdb(
+        "break before_operations",
+        "run",
+        f"heap what-if {operations} {tunable} {answers.into('all')}",
+        f"heap what-if {before} {tunable} {answers.into('before')}",
+        program=programs["ops"],
+        args=[str(before)],
+    ).succeeded()
+    predicted: Counter[str] = Counter()
+    for name, sign in (("all", 1), ("before", -1)):
+        outcome = answers[name]["outcomes"][-1]
+        assert outcome["problem"] is None
+        for item in outcome["calls"]:
+            predicted[item["syscall"]] += sign * item["count"]
+    listed, nothing = tmp_path / "listed", tmp_path / "nothing"
+    listed.write_text("".join(f"{entry_text(entry._replace(thread=1))}\n" for entry in entries))
+    nothing.write_text("# nothing\n")
+    given = f"glibc.malloc.{tunable}" if tunable else ""
+    real = counted(programs["ops"], listed, given, tmp_path, "/dev/null", "threads")
+    real.subtract(counted(programs["ops"], nothing, given, tmp_path, "/dev/null", "threads"))
+    # Whether a heap's reservation is cut at both ends is for the kernel to decide, by where it is; and at its end a
+    # thread frees what is in its tcache, which may shrink the heap once more.
+    for name in ("munmap", "madvise"):
+        assert abs(predicted.pop(name, 0) - real.pop(name, 0)) <= 1
+    assert +predicted == +real
+    assert (real["mprotect"] == 0) == (tunable == "arena_max=1")
 
 
 @pytest.mark.parametrize("bits", [64, 32])

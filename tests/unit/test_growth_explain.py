@@ -195,6 +195,15 @@ def test_the_first_growth_follows_from_the_first_chunk() -> None:
     assert (an_initial(top_pad=0).first_total, an_initial(top_pad=0).first_growth) == (0x2B0, 0x1000)
 
 
+def test_the_first_growth_of_a_32_bit_program() -> None:
+    """The first chunk is 8 bytes into the memory there, and a second call makes it end on a page again."""
+    arena = an_arena(0x56982198, 0x21E68, system_mem=0x22000)
+    params = Params(0, {**DEFAULTS, "sbrk_base": 0x56982000})
+    initial = Initial(Abi(4), params, (arena,), False, 0x190, 1)
+    assert [call.rounded for call in initial.first_calls] == [0x21000, 0x1000]
+    assert (initial.first_total, initial.first_growth, initial.since) == (0x201A0, 0x22000, 0)
+
+
 def test_a_heap_that_gave_back() -> None:
     arena = replace(an_initial().main_arena, system_mem=0x8000)
     assert replace(an_initial(), arenas=(arena,)).since == -0x19000

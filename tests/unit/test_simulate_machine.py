@@ -79,6 +79,30 @@ def test_a_prediction_leaves_the_state_as_it_was(version: str, bits: int) -> Non
     assert first.source in SOURCES
 
 
+@pytest.mark.parametrize(("version", "bits"), EVERY)
+def test_checks_that_hold_are_steps(version: str, bits: int) -> None:
+    """free of a large chunk between two free ones: what is checked of it, and of each neighbour that it takes in."""
+    machine = fresh(version, bits).above()
+    pointers = []
+    for size in (3000, 3000, 3000, 24):
+        made = predict(machine, Operation("malloc", (size,)))
+        pointers.append(made.result or 0)
+        machine = made.after
+    for pointer in (pointers[0], pointers[2]):
+        machine = predict(machine, Operation("free", (pointer,))).after
+    found = predict(machine, Operation("free", (pointers[1],)))
+    checks = [(step.function, step.address) for step in found.steps if step.role == "check"]
+    chunk = pointers[1] - machine.header
+    assert [address for _, address in checks[:2]] == [chunk, chunk]
+    neighbours = [pointers[0] - machine.header, pointers[2] - machine.header]
+    assert [address for function, address in checks if function == "unlink_chunk"] == neighbours
+    broken = machine.above()
+    broken.words[neighbours[0] + 2 * machine.word_size] = chunk  # its fd does not lead back
+    found = predict(broken, Operation("free", (pointers[1],)))
+    assert (found.end, found.message) == ("abort", "corrupted double-linked list")
+    assert [step.role for step in found.steps[-2:]] == ["move", "fail"]
+
+
 def test_large_tcache_bins() -> None:
     """From 2.42 on tcache_max may be large: 2.43 keeps such bins in order and takes chunks of the very size."""
     machine = fresh("2.43").above()

@@ -186,5 +186,5 @@ def _limits(machine: Machine, busy: Busy, threads: int) -> Iterator[str]:
     yield (
         "It is assumed that the kernel refuses nothing."
         if not is_core()
-        else "The core file is taken as it is: what would come next if the process went on."
+        else "The core file is taken as it is: what would come if the process went on, and the kernel refused nothing."
     )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-from gdbheap.ptmalloc.abi import Abi, round_up
+from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.params import Params
+from gdbheap.simulate.calls import Call, Unpredictable, advance
+from gdbheap.simulate.facts import with_settings
+from gdbheap.simulate.state import GrowthState
+from gdbheap.simulate.sysmalloc import sysmalloc
 
 
 @dataclass(frozen=True)
@@ -31,22 +36,35 @@ class Initial:
         """main_arena."""
         return self.arenas[0]
 
+    @cached_property
+    def first_calls(self) -> tuple[Call, ...]:
+        """The calls of brk behind the first growth, as sysmalloc makes them; empty where it cannot be told."""
+        if self.first_chunk is None or self.first_owner is None:
+            return ()
+        empty = replace(self.main_arena, top=0, top_size=0, system_mem=0, max_system_mem=0, flags=0)
+        state = GrowthState(self.abi, self.params, empty, curbrk=self.params.get("sbrk_base"))
+        steps = sysmalloc(with_settings(state, sbrk_base=0), self.first_chunk)
+        calls: list[Call] = []
+        try:
+            step = advance(steps)
+            while isinstance(step, Call):
+                calls.append(step)
+                step = advance(steps, step.args[0])  # brk answers the break that was asked for
+        except Unpredictable:
+            return ()
+        return tuple(call for call in calls if call.rounded)
+
     @property
     def first_total(self) -> int | None:
         """The sum behind the first growth, before it is rounded up to pages (sysmalloc)."""
-        if self.first_chunk is None or self.first_owner is None:
-            return None
-        return self.first_chunk + self.params.get("top_pad") + self.abi.min_size
+        return self.first_calls[0].total if self.first_calls else None
 
     @property
     def first_growth(self) -> int | None:
-        """By how much the first brk moved, in bytes."""
-        total = self.first_total
-        if total is None:
-            return None
-        grown = round_up(total, self.abi.page_size)
+        """By how much brk moved at first, in bytes."""
+        grown = sum(call.rounded for call in self.first_calls)
         # More than the arena ever had: top_pad was changed since, or brk did not give this memory.
-        return grown if grown <= self.main_arena.max_system_mem else None
+        return grown if 0 < grown <= self.main_arena.max_system_mem else None
 
     @property
     def since(self) -> int | None:

@@ -105,7 +105,7 @@ def _steps(steps: Sequence[Step], style: Plain) -> Iterator[str]:
     width = max((len(step.function) for step in steps), default=0)
     for number, step in enumerate(steps, 1):
         text = style.paint("bad", step.text) if step.role == "fail" else step.text
-        yield f"{number:>3}  {step.role:<4}  {step.function:<{width}}  {text}"
+        yield f"{number:>3}  {step.role:<5}  {step.function:<{width}}  {text}"
 
 
 def _calls(item: Prediction) -> Iterator[str]:

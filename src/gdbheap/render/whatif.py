@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gdbheap.render.style import Plain
-from gdbheap.render.units import human_size
+from gdbheap.render.units import count_of, human_size
 from gdbheap.simulate.whatif import Outcome
 
 _ROWS: Sequence[tuple[str, Callable[[Outcome], str]]] = (
@@ -44,7 +44,7 @@ def whatif_lines(outcomes: Sequence[Outcome], total: int, style: Plain) -> Itera
     cells = [[show(item) for _, show in _ROWS] for item in outcomes]
     widths = [max(len(head), *map(len, column)) for head, column in zip(heads, cells)]
     first = max(len(name) for name, _ in _ROWS)
-    yield f"{total:,} operations, from an empty heap"
+    yield f"{count_of(total, 'operation')}, from an empty heap"
     yield ""
     yield f"{'':<{first}}" + "".join(
         f"  {style.paint('heading', f'{head:>{width}}')}" for head, width in zip(heads, widths)

@@ -312,9 +312,11 @@ def _first_growth(initial: Initial) -> Iterator[str]:
         return
     first, top_pad = initial.first_chunk, initial.params.get("top_pad")
     yield f"the first chunk, {first:#x}, is the tcache of thread {initial.first_owner}: its first malloc made it"
+    whole, *rest = (call.rounded for call in initial.first_calls)
     yield (
-        f"{first:#x} + top_pad {top_pad:#x} + MINSIZE {initial.abi.min_size:#x} = {total:#x}, in whole pages {grown:#x}"
+        f"{first:#x} + top_pad {top_pad:#x} + MINSIZE {initial.abi.min_size:#x} = {total:#x}, in whole pages {whole:#x}"
     )
+    yield from (f"and {more:#x} more, so that it ends on a page behind its first chunk" for more in rest)
     yield f"so brk moved by {grown:#x} ({human_size(grown)}) for main_arena at first, if top_pad was then as it is now"
     if since > 0:
         yield f"since then it took {since:#x} bytes ({human_size(since)}) more than it gave back"

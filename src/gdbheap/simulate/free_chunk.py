@@ -61,7 +61,7 @@ class Foretold:
 def foretell(machine: Machine, pointer: int) -> Foretold:
     """Return what free(``pointer``) would do; nothing is raised for a fact that is missing."""
     found = predict(machine, Operation("free", (pointer,)))
-    steps = tuple(step for step in found.steps if step.role != "call")
+    steps = tuple(step for step in found.steps if step.role not in ("call", "check"))
     calls = tuple(call for call, _ in found.calls)
     if found.end == "unknown":
         return Foretold(pointer, steps, calls, None, found.message)

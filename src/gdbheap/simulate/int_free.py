@@ -59,6 +59,14 @@ def check_chunk(machine: Machine, chunk: int, size: int) -> None:
             f"the size word at {chunk + machine.word_size:#x} is {machine.words[chunk + machine.word_size]:#x}; a size "
             f"is a multiple of {machine.align_mask + 1:#x}, at least {machine.min_size:#x}",
         )
+    if machine.steps is not None:
+        machine.note(
+            "check",
+            "_int_free",
+            f"The pointer {pointer:#x} and the size {size:#x} are multiples of {machine.align_mask + 1:#x}, the size "
+            f"is at least {machine.min_size:#x}, and the chunk does not wrap around.",
+            chunk,
+        )
 
 
 def tcache_free(machine: Machine, chunk: int, size: int, function: str) -> bool:
@@ -74,6 +82,10 @@ def tcache_free(machine: Machine, chunk: int, size: int, function: str) -> bool:
     entry = chunk + machine.header
     if machine.marks and is_marked(machine, entry, (index,)):
         look_for_double_free(machine, entry, (index,), function)
+    elif machine.marks and machine.steps is not None:
+        machine.note(
+            "check", function, "Its second word is not the mark of chunks in a tcache: it is in none already.", chunk
+        )
     count, limit = machine.tcache_number(index), machine.mp("tcache_count")
     if count < limit:
         if machine.steps is not None:
@@ -189,6 +201,14 @@ def _to_fastbin(machine: Machine, arena: int, chunk: int, size: int, locked: boo
         raise machine.abort(
             function, "double free or corruption (fasttop)", f"the chunk is the front of fastbin {index} already"
         )
+    if machine.steps is not None:
+        machine.note(
+            "check",
+            function,
+            f"The size word behind it, at {chunk + size:#x}, is {following:#x}, a size below system_mem, and it is not "
+            f"the front of fastbin {index} already.",
+            chunk,
+        )
     entry = chunk + 2 * word_size
     words[entry] = head ^ (entry >> 12) if machine.safe_linking else head
     words[place] = chunk
@@ -282,6 +302,14 @@ def merge_chunk(machine: Machine, arena: int, chunk: int, size: int) -> None:
             function,
             "free(): invalid next size (normal)",
             f"the size word of the chunk behind it, at {following:#x}, is {next_word:#x}",
+        )
+    if machine.steps is not None:
+        machine.note(
+            "check",
+            function,
+            f"It is not the top chunk and does not end behind that; the chunk behind it, at {following:#x}, has "
+            f"PREV_INUSE set and a size below system_mem, {next_size:#x}.",
+            chunk,
         )
     if not words[chunk + word_size] & PREV_INUSE:
         before = words[chunk]

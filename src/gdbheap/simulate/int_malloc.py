@@ -354,6 +354,14 @@ def _check_unsorted(machine: Machine, unsorted: int, victim: int, back: int, len
             "malloc(): invalid next->prev_inuse (unsorted)",
             f"PREV_INUSE is set in the chunk behind the unsorted one at {victim:#x}",
         )
+    if machine.steps is not None:
+        machine.note(
+            "check",
+            _FUNCTION,
+            f"The unsorted chunk at {victim:#x} has a size, {length:#x}, that fits system_mem, its links and prev_size "
+            "behind it agree with it, and PREV_INUSE is clear there.",
+            victim,
+        )
 
 
 def _split_remainder(machine: Machine, arena: int, unsorted: int, victim: int, length: int, nb: int) -> int:
@@ -580,6 +588,11 @@ def _from_top(machine: Machine, arena: int, nb: int) -> int | None:
             "malloc(): corrupted top size",
             f"the top chunk at {top:#x} has the size word {words[top + size]:#x}, more than system_mem, "
             f"{words[arena + machine.system_mem_at]:#x}",
+        )
+    if machine.steps is not None and length and machine.checks_merge:
+        system_mem = words[arena + machine.system_mem_at]
+        machine.note(
+            "check", _FUNCTION, f"The size of the top chunk, {length:#x}, is at most system_mem, {system_mem:#x}.", top
         )
     if length < nb + machine.min_size:
         if machine.steps is not None:

@@ -368,6 +368,13 @@ class Machine:
         words[bk + 2 * size] = fd
         if self.steps is not None:
             self.touched.add(bin_index(self.abi, length))
+            self.note(
+                "check",
+                "unlink_chunk",
+                f"prev_size behind the free chunk at {chunk:#x} is its size, {length:#x}, and fd {fd:#x} and bk "
+                f"{bk:#x} lead back to it.",
+                chunk,
+            )
         if word < self.min_large:
             return
         smaller = words[chunk + 4 * size]

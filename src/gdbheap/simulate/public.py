@@ -200,6 +200,13 @@ def _free_242(machine: Machine, chunk: int) -> None:
             f"the size word at {size_at:#x} is {word:#x}; the size should be at least {machine.min_size:#x} and end "
             "within the address space",
         )
+    if machine.steps is not None:
+        machine.note(
+            "check",
+            "free",
+            f"The pointer is aligned, and {size:#x} bytes from {chunk:#x} on do not wrap around.",
+            chunk,
+        )
     if word & IS_MMAPPED:
         free_mapping(machine, chunk)
         return

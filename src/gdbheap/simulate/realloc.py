@@ -140,6 +140,14 @@ def _int_realloc(machine: Machine, arena: int, chunk: int, size: int, nb: int) -
             "realloc(): invalid next size",
             f"the size word of the chunk behind it, at {following:#x}, is {next_word:#x}",
         )
+    if machine.steps is not None:
+        machine.note(
+            "check",
+            _FUNCTION,
+            f"The sizes of the chunk, {size:#x}, and of the one behind it, at {following:#x}, {next_size:#x}, are "
+            "below system_mem.",
+            chunk,
+        )
     top = words[arena + machine.top_at]
     new_size = size
     if size < nb:

@@ -10,6 +10,7 @@ ROLES: Mapping[str, str] = {
     "look": "Something was looked at, and the operation went on.",
     "take": "This is where the request gets its memory from, or where a freed chunk goes.",
     "move": "Something else changes on the way.",
+    "check": "A check of glibc's holds.",
     "call": "A system call is made.",
     "fail": "A check of glibc's fails, or memory that is not there is read.",
 }

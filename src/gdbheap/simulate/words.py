@@ -9,7 +9,7 @@ from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import Abi, round_down, round_up
 
 #: Addresses are looked up by blocks of that many bits where those in a range are wanted.
-_BLOCK_BITS = 16
+_BLOCK_BITS = 14
 
 
 class Mapped:
@@ -117,19 +117,13 @@ class Words(dict[int, int]):
         first, last = start >> _BLOCK_BITS, (end - 1) >> _BLOCK_BITS
         within = range(first, last + 1)
         for block in within if len(within) < len(blocks) else [block for block in blocks if block in within]:
-            found = blocks.pop(block, ())
-            if first < block < last:
-                for address in found:
-                    del self[address]
-                continue
-            kept = []
-            for address in found:
-                if start <= address < end:
-                    del self[address]
-                else:
-                    kept.append(address)
-            if kept:
-                blocks[block] = kept
+            found = gone = blocks.pop(block, [])
+            if not first < block < last:
+                gone = [address for address in found if start <= address < end]
+                if len(gone) < len(found):
+                    blocks[block] = [address for address in found if not start <= address < end] if gone else found
+            for address in gone:
+                del self[address]
         self._filed = len(self)
 
     def _file_new(self) -> dict[int, list[int]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, number
+import re
+
+from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand, expression_completions, number
 from gdbheap.debugger.options import Option, Parsed, UsageError
 
 #: The operations, as gdbheap.simulate.operations has them, which is not imported before it is needed.
@@ -48,10 +50,14 @@ class HeapPredict(HeapCommand):
         return super().split(argument.replace(";", " ; "))
 
     def completions(self, text: str, word: str) -> list[str]:
-        """Return the options, or the operations."""
+        """Return the options, the operations, or what an argument of one can be."""
         last = text.split()[-1:] if text and not text[-1].isspace() else []
         if last and last[0].startswith("-"):
             return super().completions(text, word)
+        operation = text.rpartition(";")[2].lstrip()
+        if " " in operation or "(" in operation:
+            argument = re.split(r"[\s(,;]", text)[-1]
+            return expression_completions(argument, word) if argument else []
         return [name for name in (*_OPERATIONS, "growth") if name.startswith(word)]
 
     def answer(self, parsed: Parsed) -> Answer:
