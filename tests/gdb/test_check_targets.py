@@ -31,7 +31,7 @@ int main(void)
         kept[i] = malloc(24 + 56 * i);
     for (int i = 0; i < 60; i += 4)
         free(kept[i]);
-    kept[0] = malloc(400000);
+    kept[0] = malloc(8 << 20); /* a mapping of its own, on aarch64 with huge pages too */
     stop_here();
     memset(kept[59], 'A', malloc_usable_size(kept[59]) + sizeof(size_t));
     stop_here();
