@@ -86,13 +86,15 @@ def test_where_nothing_can_be_written(
     assert path in result.stderr or os.path.dirname(path) in result.stderr
 
 
-def test_a_full_disk(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "before"), WRITERS.items())
+def test_a_full_disk(gdb: Gdb, programs: Programs, tmp_path: Path, command: str, before: Sequence[str]) -> None:
     """A file that cannot be written to its end is not there at all."""
     path = tmp_path / "answer"
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    limit = "python import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))"
+    limit = "python import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))"
     assert hard in (-1, resource.RLIM_INFINITY), "the limit can be lowered and lifted again"
-    result = write(gdb, programs, f"{limit}\n", (), path, f"heap chunks -json {path}")
+    result = gdb(*before, "break stop_here", "run", limit, command.format(path), program=programs["growth"])
+    result.has_no_internal_error()
     assert result.status == 1, result.describe()
     assert "too large" in result.stderr, result.stderr
     nothing_else(tmp_path)

@@ -84,6 +84,7 @@ def _read(target: Target, state: HeapState, thread: int, frames: Sequence[Frame]
     memory = PageCache(target.memory)
     return Abort(
         thread=thread,
+        fault=not fatal,
         message=message,
         check=check,
         function=function_of(frames[first]) if named else "",
@@ -208,7 +209,11 @@ def _is_unmerged(target: Target, chunk: int, size: int | None) -> bool:
 
 
 def _message(target: Target) -> str | None:
-    """Return what malloc said: the argument of malloc_printerr, or the copy that libc keeps (__abort_msg)."""
+    """Return what malloc said: the copy that libc keeps (__abort_msg), or before that malloc_printerr's argument."""
+    pointer = target.word("__abort_msg")
+    text = None if not pointer else _text(target, pointer + 4)  # struct abort_msg_s: an unsigned int, then the text
+    if text:
+        return text.strip()
     frame: gdb.Frame | None = gdb.newest_frame()
     for _ in range(32):
         if frame is None:
@@ -226,9 +231,7 @@ def _message(target: Target) -> str | None:
             frame = frame.older()
         except gdb.error:
             break
-    pointer = target.word("__abort_msg")
-    text = None if not pointer else _text(target, pointer + 4)  # struct abort_msg_s: an unsigned int, then the text
-    return None if text is None else text.strip()
+    return None
 
 
 def _assertion(target: Target, frame: gdb.Frame) -> str | None:

@@ -35,7 +35,7 @@ def verdict(abort: Abort | None, checked: Checked) -> str | None:
     if not certain:  # and then none was left out either: certain ones are kept first
         if abort is None:
             return None
-        what = f"'{printable(abort.message)}'" if abort.message is not None else _FAULT
+        what = _end_text(abort) if abort.message is None else f"'{printable(abort.message)}'"
         return f"malloc ended the program in thread {abort.thread}: {what}; the heap itself shows nothing wrong now."
     found = count_of(len(certain) + checked.more, "finding")
     first = certain[0]
@@ -85,8 +85,12 @@ def _summary(arenas: Sequence[Arena], checked: Checked, style: Plain) -> Iterato
         yield style.paint("good", f"The heap is sound: {looked}.")
 
 
+def _end_text(abort: Abort) -> str:
+    return _FAULT if abort.fault else "one of its checks failed; what it printed is not known"
+
+
 def _abort_lines(abort: Abort, style: Plain) -> Iterator[str]:
-    message = _FAULT if abort.message is None else printable(abort.message)
+    message = _end_text(abort) if abort.message is None else printable(abort.message)
     yield style.paint("bad", f"thread {abort.thread} stopped in malloc: {message}")
     check = CHECKS.get(abort.check or "")
     if check is not None:
@@ -196,6 +200,7 @@ def _abort_object(abort: Abort) -> dict[str, object]:
     caller = abort.caller
     return {
         "thread": abort.thread,
+        "fault": abort.fault,
         "message": abort.message,
         "check": abort.check,
         "function": abort.function or None,
