@@ -7,22 +7,20 @@ from collections.abc import Mapping, Sequence
 
 import gdb
 
-from gdbheap.debugger.busy import FATAL, is_malloc
+from gdbheap.debugger.abort_message import check_of, kept_message, text_at
+from gdbheap.debugger.busy import FATAL, has_aborted, is_malloc
 from gdbheap.debugger.target import Target, each_thread
 from gdbheap.growth.abort import Abort
 from gdbheap.growth.event import Frame
 from gdbheap.growth.names import INTERNAL, PUBLIC, function_of
 from gdbheap.growth.request import malloc_call
-from gdbheap.memory import MemoryFault, PageCache
+from gdbheap.memory import PageCache
 from gdbheap.ptmalloc.arena import Arena
-from gdbheap.ptmalloc.checks import CHECKS
 from gdbheap.ptmalloc.compared import compared
 from gdbheap.ptmalloc.finding import Finding
 from gdbheap.ptmalloc.heaps import heap_for, heap_max_size
 from gdbheap.ptmalloc.state import HeapState
 
-#: How much of a message is read, in bytes.
-_LONGEST = 512
 #: The variables of malloc's functions that hold the chunk that they work on, and those that hold what the user gave.
 _CHUNKS = ("p", "victim", "oldp", "tc_victim", "e")
 _POINTERS = ("mem", "oldmem")
@@ -45,8 +43,8 @@ def _read(target: Target, state: HeapState, thread: int, frames: Sequence[Frame]
     inside = [place for place, frame in enumerate(frames) if is_malloc(frame)]
     first = next(place for place, frame in enumerate(frames) if place >= inside[0] - 1 and not _is_fatal(frame))
     fatal = any(_is_fatal(frame) for frame in frames[:first])
-    message = _message(target) if fatal else None
-    check = _check_of(message)
+    message = _message(target) if fatal or has_aborted(frames) else None
+    check = check_of(message)
     call, request, caller = _call(frames, inside)
     variables = _variables(first, len(frames))
     chunk = next((variables[name] for name in _CHUNKS if name in variables), None)
@@ -156,40 +154,14 @@ def _message(target: Target) -> str | None:
             try:
                 value = frame.read_var("str")
                 if not value.is_optimized_out:
-                    return _text(target, int(value))
+                    return text_at(target, int(value))
             except (gdb.error, ValueError, RuntimeError):
                 pass
         try:
             frame = frame.older()
         except gdb.error:
             break
-    pointer = target.word("__abort_msg")
-    text = None if not pointer else _text(target, pointer + 4)  # struct abort_msg_s: an unsigned int, then the text
-    return None if text is None else text.strip()
-
-
-def _text(target: Target, address: int) -> str | None:
-    memory = PageCache(target.memory)
-    data = bytearray()
-    try:
-        while len(data) < _LONGEST:
-            byte = memory.read(address + len(data), 1)
-            if byte == b"\0":
-                break
-            data += byte
-    except MemoryFault:
-        if not data:
-            return None
-    return data.decode("utf-8", "surrogateescape")
-
-
-def _check_of(message: str | None) -> str | None:
-    """Return the key of CHECKS for what glibc printed."""
-    if message is None:
-        return None
-    if message in CHECKS:
-        return message
-    return "assertion in sysmalloc" if "sysmalloc" in message and "assert" in message else None
+    return kept_message(target)
 
 
 def _arena(target: Target, state: HeapState, av: int | None, chunk: int | None) -> Arena | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import gdb
 
+from gdbheap.debugger.abort_message import check_of, kept_message
 from gdbheap.debugger.frames import FrameReader
 from gdbheap.debugger.target import Target, each_thread
 from gdbheap.growth.event import Frame
@@ -23,6 +25,7 @@ _INSIDE = INTERNAL | frozenset(
 _TCACHE = frozenset({"tcache_get", "tcache_put", "tcache_get_n", "tcache_put_n"})
 #: Where malloc ends that has found the heap corrupt.
 FATAL = frozenset({"malloc_printerr", "__malloc_assert", "__libc_assert_fail", "__assert_fail", "__libc_message"})
+_SIGABRT = 6
 #: Signals that the processor raises: memory that is not there, or not as it must be.
 _FAULTS = (4, 7, 8, 11)
 
@@ -60,9 +63,11 @@ def read_busy(target: Target, state: HeapState) -> Busy:
             continue
         malloc = [frame for frame in frames if is_malloc(frame)]
         if not malloc:
+            if _may_be_malloc(target, frames):
+                _note_nameless(target, busy, names, thread)
             continue
         av = next((frame.variables["av"] for frame in malloc if frame.variables.get("av")), None)
-        if _is_dead(frames):
+        if _is_dead(frames) or (has_aborted(frames) and check_of(kept_message(target)) is not None):
             busy.dead[thread.num] = frames
             excused.update(names if av is None else {av})
             continue
@@ -72,7 +77,8 @@ def read_busy(target: Target, state: HeapState) -> Busy:
         where = f"Thread {thread.num} is inside {function}"
         if tcache:
             busy.tcaches[tcache] = f"{where}; its tcache may be between two steps."
-        if all(function_of(frame) in PUBLIC or function_of(frame) in _TCACHE for frame in malloc):
+        without_names = _nameless_inside(frames, malloc[0])
+        if not without_names and all(function_of(frame) in PUBLIC or function_of(frame) in _TCACHE for frame in malloc):
             continue  # the arena's lists are changed by functions of their own
         for address in [av] if av in names else names:
             busy.arenas.setdefault(address, f"{where}; lists of {names[address]} may be between two steps.")
@@ -86,6 +92,29 @@ def read_busy(target: Target, state: HeapState) -> Busy:
                 f"may be between two steps."
             )
     return busy
+
+
+def _nameless_inside(frames: Sequence[Frame], malloc: Frame) -> bool:
+    """Whether functions without a name are inside the newest frame of malloc's: they may change an arena's lists."""
+    inside = frames[: next(place for place, frame in enumerate(frames) if frame is malloc)]
+    return any(not frame.name for frame in inside)
+
+
+def _may_be_malloc(target: Target, frames: Sequence[Frame]) -> bool:
+    """Whether the newest functions are of the object that malloc is in, and none has a name that says what it is."""
+    if target.identified.located is None or not frames or frames[0].objfile != target.libc:
+        return False
+    inside = itertools.takewhile(lambda frame: frame.objfile == target.libc, frames)
+    return not any(frame.name for frame in inside)
+
+
+def _note_nameless(target: Target, busy: Busy, names: dict[int, str], thread: gdb.InferiorThread) -> None:
+    where = f"Thread {thread.num} is inside a function without a name, which may be malloc's"
+    tcache = target.tcache_address(thread)
+    if tcache:
+        busy.tcaches[tcache] = f"{where}; its tcache may be between two steps."
+    for address, name in names.items():
+        busy.arenas.setdefault(address, f"{where}; lists of {name} may be between two steps.")
 
 
 def _running(threads: Sequence[int]) -> str:
@@ -108,9 +137,25 @@ def _is_dead(frames: Sequence[Frame]) -> bool:
             return True
         if is_malloc(frame):
             break
+    number, code = _signal()
+    return number in _FAULTS and code > 0 and bool(frames) and is_malloc(frames[0])
+
+
+def has_aborted(frames: Sequence[Frame]) -> bool:
+    """Whether the selected thread was stopped by the signal of abort, though nothing says who called that.
+
+    Without debug symbols the functions in which malloc ends have no names.
+    """
+    if _signal()[0] != _SIGABRT:
+        return False
+    newer = frames[: next((place for place, frame in enumerate(frames) if is_malloc(frame)), 0)]
+    return bool(newer) and all(in_libc(frame) for frame in newer) and any(not frame.name for frame in newer)
+
+
+def _signal() -> tuple[int, int]:
+    """Return the signal that stopped the selected thread, and its code; zeros where there is none."""
     try:
         signal = gdb.parse_and_eval("$_siginfo")
-        number, code = int(signal["si_signo"]), int(signal["si_code"])
+        return int(signal["si_signo"]), int(signal["si_code"])
     except (gdb.error, ValueError):
-        return False
-    return number in _FAULTS and code > 0 and bool(frames) and is_malloc(frames[0])
+        return 0, 0

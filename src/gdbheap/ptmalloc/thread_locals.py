@@ -6,7 +6,7 @@ distances is whose follows from what the threads have there.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gdbheap.elf import ElfImage, thread_offset_slots
@@ -17,6 +17,8 @@ from gdbheap.symbols import Struct
 
 #: Bytes of a program's thread-local variables that are looked through at most.
 _MOST_LOCALS = 1 << 16
+#: Bins of a tcache that are damaged at most for it to be taken for one.
+_MOST_DAMAGED = 4
 _EM_386, _EM_X86_64, _EM_AARCH64 = 3, 62, 183
 
 
@@ -88,16 +90,9 @@ def find_variables(
         for offset, values in columns.items()
         if any(values) and all(value == 0 or value in arenas for value in values)
     ]
-    found: list[tuple[int, Generation]] = []
-    for generation in generations:
-        tcache = generation.layout.tcache
-        if tcache is None or any(tcache == other.layout.tcache for _, other in found):
-            continue
-        for offset, values in columns.items():
-            used = [value for value in values if value and not _is_dummy(value, dummy, tcache)]
-            none = len(used) < len(values) and dummy is not None and any(values) and not used
-            if (used or none) and all(_is_tcache(memory, abi, tcache, value) for value in used):
-                found.append((offset, generation))
+    # A damaged tcache is one too, if nothing else can be it.
+    found = _tcaches(memory, abi, generations, columns, dummy, True)
+    found = found or _tcaches(memory, abi, generations, columns, dummy, False)
     tcaches = {offset for offset, _ in found}
     return ThreadVariables(
         tcaches.pop() if len(tcaches) == 1 else None,
@@ -106,12 +101,40 @@ def find_variables(
     )
 
 
+def _tcaches(
+    memory: Memory,
+    abi: Abi,
+    generations: Sequence[Generation],
+    columns: Mapping[int, Sequence[int]],
+    dummy: int | None,
+    soundly: bool,
+) -> list[tuple[int, Generation]]:
+    """Return the offsets, of those in ``columns`` with what each thread has there, that can be tcache's.
+
+    ``soundly`` asks for sound bins as well.
+    """
+    found: list[tuple[int, Generation]] = []
+    for generation in generations:
+        tcache = generation.layout.tcache
+        if tcache is None or any(tcache == other.layout.tcache for _, other in found):
+            continue
+        for offset, values in columns.items():
+            used = [value for value in values if value and not _is_dummy(value, dummy, tcache)]
+            none = len(used) < len(values) and dummy is not None and any(values) and not used
+            if (used or none) and all(_is_tcache(memory, abi, tcache, value, soundly) for value in used):
+                found.append((offset, generation))
+    return found
+
+
 def _is_dummy(value: int, dummy: int | None, tcache: Struct) -> bool:
     return dummy is not None and dummy <= value < dummy + tcache.size
 
 
-def _is_tcache(memory: Memory, abi: Abi, tcache: Struct, address: int) -> bool:
-    """Return whether a tcache of this layout can be at ``address``: in a chunk of its size, with sound bins."""
+def _is_tcache(memory: Memory, abi: Abi, tcache: Struct, address: int, soundly: bool) -> bool:
+    """Return whether a tcache of this layout can be at ``address``: in a chunk of its size, with sound bins.
+
+    Not ``soundly``, a few of them may be damaged.
+    """
     if address % abi.alignment or address <= abi.header:
         return False
     try:
@@ -125,8 +148,8 @@ def _is_tcache(memory: Memory, abi: Abi, tcache: Struct, address: int) -> bool:
         return False
     fields = tcache.decode(data, abi.order)
     entries = fields["entries"]
-    if any(entry % abi.alignment for entry in entries):
-        return False
     counts = fields.get("counts")
+    unaligned = sum(entry % abi.alignment != 0 for entry in entries)
     # A thread may be stopped between the two words that it changes.
-    return counts is None or sum((count == 0) != (entry == 0) for count, entry in zip(counts, entries)) <= 1
+    unequal = 0 if counts is None else sum((count == 0) != (entry == 0) for count, entry in zip(counts, entries))
+    return (unaligned == 0 and unequal <= 1) if soundly else unaligned + unequal <= _MOST_DAMAGED
