@@ -48,7 +48,7 @@ def _read(target: Target, state: HeapState, thread: int, frames: Sequence[Frame]
     first = inside[0] - (0 if unnamed else 1)
     first = next(place for place, frame in enumerate(frames) if place >= first and not _is_fatal(frame))
     fatal = unnamed or any(_is_fatal(frame) for frame in frames[:first])
-    message = _message(target) if fatal else None
+    message = (_message(target) or "") if fatal else None
     check = _check_of(message)
     call, request, caller = _call(frames, inside)
     variables = _variables(first, len(frames))
@@ -189,7 +189,7 @@ def _text(target: Target, address: int) -> str | None:
 
 def _check_of(message: str | None) -> str | None:
     """Return the key of CHECKS for what glibc printed."""
-    if message is None:
+    if not message:
         return None
     if message in CHECKS:
         return message

@@ -140,8 +140,8 @@ def _struct(name: str, described: gdb.Type) -> Struct:
         kind = field.type.strip_typedefs()
         count = 1
         if kind.code == gdb.TYPE_CODE_ARRAY:
-            low, high = kind.range()
-            count = high - low + 1
+            # GDB 10.1 ends with an internal error where it is asked for the bounds of an array that has none.
+            count = kind.sizeof // max(kind.target().sizeof, 1)
         fields[field.name] = Field(field.bitpos // 8, kind.sizeof, count)
     return Struct(name, described.sizeof, fields)
 

@@ -13,7 +13,8 @@ from gdbheap.ptmalloc.compared import Compared
 class Abort:
     """Where malloc ended.
 
-    ``message`` is what glibc printed (None: it was stopped by a fault of the processor), ``check`` the key of CHECKS
+    ``message`` is what glibc printed, empty where it keeps no copy of that (None: it was stopped by a fault of the
+    processor), ``check`` the key of CHECKS
     that it is, None where it is none of those. ``function`` is malloc's function that made the check. ``call`` is the
     public function that the program called with ``pointer`` or for ``request`` bytes, from ``caller``; each is None
     where it is not known. ``chunk`` is the chunk that the check was about, ``compared`` are the values that it looked

@@ -19,6 +19,8 @@ _INDENT = 14
 _ROW = 16
 _FAULT = "a fault of the processor (SIGSEGV or its like): malloc followed a wrong pointer"
 
+_ENDED = "it has called abort, and keeps no copy of what it printed"
+
 
 def _line(label: str, text: str) -> str:
     return f"  {label:<{_INDENT - 2}}{text}"
@@ -30,7 +32,7 @@ def verdict(abort: Abort | None, checked: Checked) -> str | None:
     if not certain:
         if abort is None:
             return None
-        what = f"'{printable(abort.message)}'" if abort.message is not None else _FAULT
+        what = f"'{printable(abort.message)}'" if abort.message else _reason(abort)
         return f"malloc ended the program in thread {abort.thread}: {what}; the heap itself shows nothing wrong now."
     found = count_of(len(certain) + checked.more, "finding")
     first = certain[0]
@@ -77,8 +79,12 @@ def _summary(arenas: Sequence[Arena], checked: Checked, style: Plain) -> Iterato
         yield style.paint("good", f"The heap is sound: {looked}.")
 
 
+def _reason(abort: Abort) -> str:
+    return _FAULT if abort.message is None else _ENDED
+
+
 def _abort_lines(abort: Abort, style: Plain) -> Iterator[str]:
-    message = _FAULT if abort.message is None else printable(abort.message)
+    message = printable(abort.message) if abort.message else _reason(abort)
     yield style.paint("bad", f"thread {abort.thread} stopped in malloc: {message}")
     check = CHECKS.get(abort.check or "")
     if check is not None:
