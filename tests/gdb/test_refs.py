@@ -127,7 +127,7 @@ def test_the_stack_of_another_thread(looked: Looked) -> None:
     stack = {item["address"]: item for item in looked.references("config", "stack")}
     held = stack[looked.truth["on_stack"]]
     assert held["thread"] == 2
-    assert held["where"].endswith(" hold"), held
+    assert held["where"].split()[-1] == "hold"  # GDB tells the number of a frame from release 11 on
     assert held["live"]
     (own,) = [item for item in stack.values() if item["thread"] == 1 and "stop_with" in item["where"]]
     assert own["live"]
