@@ -10,6 +10,7 @@ import pytest
 from gdbheap.ptmalloc.chunk import STATES
 from tests.support.debugger import Answers, Gdb, Result
 from tests.support.programs import Programs
+from tests.support.symbols import needs_symbols
 
 #: The last chunk before the damage in `totals`, in the order of its chunks, is fast[2]: its size word becomes 0.
 DAMAGE = "set *((long *) fast[2] - 1) = 0"
@@ -25,6 +26,7 @@ def by_address(answer: dict[str, Any]) -> dict[int, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def looked(gdb: Gdb, programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Answers, Result]:
     """Look at the same heap before and after its damage."""
+    needs_symbols(gdb)
     answers = Answers(tmp_path_factory.mktemp("looked"))
     result = gdb(
         "break stop_here", "run",

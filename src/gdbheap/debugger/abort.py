@@ -7,26 +7,25 @@ from collections.abc import Mapping, Sequence
 
 import gdb
 
-from gdbheap.debugger.busy import FATAL, is_malloc
+from gdbheap.debugger.busy import FATAL, abort_message, is_malloc, signal_number, text_at
 from gdbheap.debugger.target import Target, each_thread
 from gdbheap.growth.abort import Abort
 from gdbheap.growth.event import Frame
-from gdbheap.growth.names import INTERNAL, PUBLIC, function_of
+from gdbheap.growth.names import INTERNAL, PUBLIC, function_of, in_libc
 from gdbheap.growth.request import malloc_call
 from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import FLAG_BITS
 from gdbheap.ptmalloc.arena import Arena
-from gdbheap.ptmalloc.checks import CHECKS, Check
+from gdbheap.ptmalloc.checks import CHECKS, Check, check_of
 from gdbheap.ptmalloc.compared import compared
 from gdbheap.ptmalloc.finding import Finding
 from gdbheap.ptmalloc.heaps import heap_for, heap_max_size
 from gdbheap.ptmalloc.state import HeapState
 
-#: How much of a message is read, in bytes.
-_LONGEST = 512
 #: The variables of malloc's functions that hold the chunk that they work on, and those that hold what the user gave.
 _CHUNKS = ("p", "victim", "oldp", "tc_victim", "e")
 _POINTERS = ("mem", "oldmem")
+_SIGABRT = 6
 
 
 def read_abort(
@@ -46,12 +45,14 @@ def _read(target: Target, state: HeapState, thread: int, frames: Sequence[Frame]
     inside = [place for place, frame in enumerate(frames) if is_malloc(frame)]
     # From glibc 2.42 on the function that checks may have left the stack to malloc_printerr_tail.
     named = bool(inside)
-    inside = inside or [max(place for place, frame in enumerate(frames) if _is_fatal(frame))]
+    fatal_frames = [place for place, frame in enumerate(frames) if _is_fatal(frame)]
+    inside = inside or [max(fatal_frames, default=_last_of_libc(frames))]
     behind = (place for place, frame in enumerate(frames) if place >= inside[0] - 1 and not _is_fatal(frame))
     first = next(behind, len(frames))
-    fatal = any(_is_fatal(frame) for frame in frames[:first])
+    stopped = signal_number()
+    fatal = any(place < first for place in fatal_frames) or (stopped is not None and stopped[0] == _SIGABRT)
     message = _message(target) if fatal else None
-    check = _check_of(message)
+    check = check_of(message)
     call, request, caller = _call(frames, inside)
     if call is None:
         call, caller = _tail_called(frames, inside, CHECKS.get(check or ""))
@@ -84,7 +85,7 @@ def _read(target: Target, state: HeapState, thread: int, frames: Sequence[Frame]
         fault=not fatal,
         message=message,
         check=check,
-        function=function_of(frames[first]) if named else "",
+        function=_name_of(frames[first]) if named else "",
         call=call,
         pointer=pointer,
         request=request,
@@ -93,6 +94,18 @@ def _read(target: Target, state: HeapState, thread: int, frames: Sequence[Frame]
         chunk=chunk,
         compared=compared(memory, state.abi, arena, chunk, check) if check is not None else (),
     )
+
+
+def _last_of_libc(frames: Sequence[Frame]) -> int:
+    """Return the place of the last frame of libc's before the program's own: what has ended is in between."""
+    outside = (place for place, frame in enumerate(frames) if not in_libc(frame))
+    return max(next(outside, len(frames)) - 1, 0)
+
+
+def _name_of(frame: Frame) -> str:
+    """Return the name of a function of malloc's, empty where a frame has no name or is none of those."""
+    name = function_of(frame)
+    return name if name in _CHECKING or (is_malloc(frame) and name not in PUBLIC) else ""
 
 
 def _is_fatal(frame: Frame) -> bool:
@@ -206,10 +219,9 @@ def _is_unmerged(target: Target, chunk: int, size: int | None) -> bool:
 
 def _message(target: Target) -> str | None:
     """Return what malloc said: the copy that libc keeps (__abort_msg), or before that malloc_printerr's argument."""
-    pointer = target.word("__abort_msg")
-    text = None if not pointer else _text(target, pointer + 4)  # struct abort_msg_s: an unsigned int, then the text
-    if text:
-        return text.strip()
+    kept = abort_message(target)
+    if kept is not None:
+        return kept
     frame: gdb.Frame | None = gdb.newest_frame()
     for _ in range(32):
         if frame is None:
@@ -218,7 +230,7 @@ def _message(target: Target) -> str | None:
             try:
                 value = frame.read_var("str")
                 if not value.is_optimized_out:
-                    return _text(target, int(value))
+                    return text_at(target, int(value))
             except (gdb.error, ValueError, RuntimeError):
                 pass
         if frame.name() == "__malloc_assert":  # up to 2.35 no copy is kept
@@ -233,36 +245,12 @@ def _message(target: Target) -> str | None:
 def _assertion(target: Target, frame: gdb.Frame) -> str | None:
     """Return what __malloc_assert prints behind the program's name, None where its arguments are not known."""
     pointers = [_variable(frame, name) for name in ("file", "function", "assertion")]
-    file, function, assertion = (None if pointer is None else _text(target, pointer) for pointer in pointers)
+    file, function, assertion = (None if pointer is None else text_at(target, pointer) for pointer in pointers)
     line = _variable(frame, "line")
     if assertion is None or function is None:
         return None
     where = "" if file is None or line is None else f"{file}:{line}: "
     return f"{where}{function}: Assertion `{assertion}' failed."
-
-
-def _text(target: Target, address: int) -> str | None:
-    memory = PageCache(target.memory)
-    data = bytearray()
-    try:
-        while len(data) < _LONGEST:
-            byte = memory.read(address + len(data), 1)
-            if byte == b"\0":
-                break
-            data += byte
-    except MemoryFault:
-        if not data:
-            return None
-    return data.decode("utf-8", "surrogateescape")
-
-
-def _check_of(message: str | None) -> str | None:
-    """Return the key of CHECKS for what glibc printed."""
-    if message is None:
-        return None
-    if message in CHECKS:
-        return message
-    return "assertion in sysmalloc" if "sysmalloc" in message and "assert" in message.lower() else None
 
 
 def _arena(target: Target, state: HeapState, av: int | None, chunk: int | None) -> Arena | None:

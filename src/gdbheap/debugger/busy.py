@@ -11,6 +11,8 @@ from gdbheap.debugger.frames import FrameReader
 from gdbheap.debugger.target import Target, each_thread
 from gdbheap.growth.event import Frame
 from gdbheap.growth.names import INTERNAL, PUBLIC, function_of, in_libc, known_to_libc
+from gdbheap.memory import MemoryFault, PageCache
+from gdbheap.ptmalloc.checks import check_of
 from gdbheap.ptmalloc.state import HeapState
 
 #: Functions of malloc's that change lists and that no name of growth.names has, as the kernel is not called there.
@@ -36,6 +38,9 @@ _OWN_END = frozenset({"malloc_printerr", "malloc_printerr_tail", "__malloc_asser
 FATAL = _OWN_END | {"__libc_assert_fail", "__assert_fail", "__libc_message"}
 #: Signals that the processor raises: memory that is not there, or not as it must be.
 _FAULTS = (4, 7, 8, 11)
+_SIGABRT = 6
+#: How much of a message is read, in bytes.
+_LONGEST = 512
 
 
 @dataclass
@@ -71,12 +76,13 @@ def read_busy(target: Target, state: HeapState) -> Busy:
             continue
         malloc = [frame for frame in frames if is_malloc(frame)]
         if not malloc:
-            if any(function_of(frame) in _OWN_END and in_libc(frame) for frame in frames):
+            ended = any(function_of(frame) in _OWN_END and in_libc(frame) for frame in frames)
+            if ended or _has_aborted(target):
                 busy.dead[thread.num] = frames
                 excused.update(names)
             continue
         av = next((frame.variables["av"] for frame in malloc if frame.variables.get("av")), None)
-        if _is_dead(frames):
+        if _is_dead(frames) or _has_aborted(target):
             busy.dead[thread.num] = frames
             excused.update(names if av is None else {av})
             continue
@@ -102,6 +108,50 @@ def read_busy(target: Target, state: HeapState) -> Busy:
     return busy
 
 
+def abort_message(target: Target) -> str | None:
+    """Return what libc printed before it aborted the process, as it keeps it (__abort_msg); None where it did not."""
+    pointer = target.word("__abort_msg")
+    # struct abort_msg_s: an unsigned int, then the text
+    text = None if not pointer else text_at(target, pointer + 4)
+    return text.strip() if text else None
+
+
+def text_at(target: Target, address: int) -> str | None:
+    """Return the string at an address, as far as it can be read; None where nothing of it can."""
+    memory = PageCache(target.memory)
+    data = bytearray()
+    try:
+        while len(data) < _LONGEST:
+            byte = memory.read(address + len(data), 1)
+            if byte == b"\0":
+                break
+            data += byte
+    except MemoryFault:
+        if not data:
+            return None
+    return data.decode("utf-8", "surrogateescape")
+
+
+def signal_number() -> tuple[int, int] | None:
+    """Return the signal that the selected thread has stopped for, with its code; None where none is known."""
+    try:
+        signal = gdb.parse_and_eval("$_siginfo")
+        return int(signal["si_signo"]), int(signal["si_code"])
+    except (gdb.error, ValueError):
+        return None
+
+
+def _has_aborted(target: Target) -> bool:
+    """Whether the selected thread has got the SIGABRT that follows a message of malloc's.
+
+    It tells where no name on the stack does: without debug symbols of glibc's.
+    """
+    stopped = signal_number()
+    if stopped is None or stopped[0] != _SIGABRT:
+        return False
+    return check_of(abort_message(target)) is not None
+
+
 def _running(threads: Sequence[int]) -> str:
     several = f"Threads {', '.join(map(str, threads))} are" if len(threads) > 1 else f"Thread {threads[0]} is"
     return f"{several} running: memory may change while it is read, so what is found may be a step of theirs."
@@ -122,9 +172,15 @@ def _is_dead(frames: Sequence[Frame]) -> bool:
             return True
         if is_malloc(frame):
             break
-    try:
-        signal = gdb.parse_and_eval("$_siginfo")
-        number, code = int(signal["si_signo"]), int(signal["si_code"])
-    except (gdb.error, ValueError):
+    stopped = signal_number()
+    if stopped is None or not frames:
         return False
-    return number in _FAULTS and code > 0 and bool(frames) and is_malloc(frames[0])
+    number, code = stopped
+    if number not in _FAULTS or code <= 0:
+        return False
+    for frame in frames:
+        if is_malloc(frame):
+            return True
+        if function_of(frame) or not in_libc(frame):  # without debug symbols malloc's own functions have no names
+            return False
+    return False

@@ -251,6 +251,14 @@ CHECKS: Mapping[str, Check] = {
     ),
 }  # fmt: skip
 
+
+def check_of(message: str | None) -> str | None:
+    """Return the key of CHECKS for what glibc printed, None where it is none of those."""
+    if message is None or message in CHECKS:
+        return message
+    return "assertion in sysmalloc" if "sysmalloc" in message and "assert" in message.lower() else None
+
+
 #: What glibc does where it checks nothing: it reads through a wrong address.
 CRASH = "SIGSEGV"
 
