@@ -62,9 +62,22 @@ def fits(catch: dict[str, Any], truth: dict[str, Any]) -> bool:
     return (catch["low"] or 0) <= chunk <= (catch["high"] or chunk) if catch["call"] == "malloc" else True
 
 
+_NO_CALL = "no public function of malloc's is among the callers whose name would tell that it is malloc"
+#: What is not known at an abort without glibc's debug symbols, and what cannot be foretold.
+NAMELESS = {
+    "break-adjusted": "an arena whose counters are damaged is not found in memory",
+    "mallinfo-unaligned": _NO_CALL,
+    "malloc-info-unaligned": _NO_CALL,
+    "thread-shutdown": _NO_CALL,
+}
+UNFORETOLD = {"next-size-fast": "which chunks go into fastbins is decided by a variable without a public name"}
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_message_is_foretold(gdb: Gdb, answers: Answers, programs: Programs, mode: str) -> None:
     """The first finding is of the kind that was done, and names the message and the call; then glibc prints it."""
+    if mode in UNFORETOLD and not wanted():
+        pytest.skip(UNFORETOLD[mode])
     result = damaged(gdb, answers, programs, mode)
     message, kind = MODES[mode]
     assert says(result, message), f"glibc said something else:\n{result.stderr}"
@@ -105,6 +118,8 @@ def at_the_end(gdb: Gdb, answers: Answers, programs: Programs, mode: str, *befor
 @pytest.mark.parametrize("mode", [*MODES, *CALLS])
 def test_at_an_abort(gdb: Gdb, answers: Answers, programs: Programs, mode: str) -> None:
     """At SIGABRT the failing check comes first: its message, the program's call, the chunk and the values."""
+    if mode in NAMELESS and not wanted():
+        pytest.skip(NAMELESS[mode])
     check = at_the_end(gdb, answers, programs, mode)
     truth, abort = answers["truth"], check["abort"]
     message = MODES[mode].message if mode in MODES else CALLS[mode]

@@ -14,6 +14,7 @@ from tests.gdb.test_bins import walk
 from tests.gdb.test_chunks import HARMFUL
 from tests.support.debugger import Answers, Gdb
 from tests.support.programs import Programs
+from tests.support.symbols import wanted
 
 
 def asking(answers: Answers, name: str, expressions: str, options: str = "") -> str:
@@ -121,11 +122,13 @@ def test_every_free_chunk_is_found_on_its_list(gdb: Gdb, answers: Answers, progr
         # What such a chunk is linked by are malloc's own words.
         assert chunk["words"][0]["kind"] == "link"
         (foretold,) = [item for item in answer["free"] if item["pointer"] == address + 16]
+        if foretold["end"] is None and not wanted():  # the key and the largest fastbin have no public names
+            continue
         assert foretold["double_free"] == (foretold["end"] != "abort"), "it is free already"
         ends.add(foretold["end"])
     # free looks at the front of a fastbin only, and at the tcache of its own thread.
     unnoticed = {"tcache"} if name == "threads" else {"fastbin"} if truth["fastbins"] else set()
-    assert ends == {"abort", *unnoticed}
+    assert ends == {"abort", *unnoticed} or (not wanted() and ends <= {"abort", *unnoticed})
 
 
 def test_what_is_where_no_chunk_is(gdb: Gdb, answers: Answers, programs: Programs) -> None:
@@ -133,11 +136,11 @@ def test_what_is_where_no_chunk_is(gdb: Gdb, answers: Answers, programs: Program
     expressions = {
         "stack": "$sp",
         "other_stack": "$other",
-        "arena": "&main_arena.bins[7]",
-        "thread_arena": "&((struct malloc_state *) main_arena.next)->system_mem",
-        "params": "&mp_.top_pad",
-        "heap_info": "((unsigned long) main_arena.next) & ~0x3ffffff",
-        "reserved": "((unsigned long) main_arena.next | 0x3ffffff)",
+        "arena": "$places0",
+        "thread_arena": "$places1",
+        "params": "$places2",
+        "heap_info": "$places3 & ~0x3ffffff",
+        "reserved": "$places3 | 0x3ffffff",
         "code": "main",
         "library": "(void *) printf",
         "data": "small_chunks",
@@ -154,9 +157,17 @@ def test_what_is_where_no_chunk_is(gdb: Gdb, answers: Answers, programs: Program
         "maps = open('/proc/%d/maps' % gdb.selected_inferior().pid).read(); "
         "gdb.set_convenience_variable('vdso', int(re.search(r'([0-9a-f]+)-.*vdso', maps).group(1), 16))"
     )
+    places = (
+        "&main_arena.bins[7]",
+        "&((struct malloc_state *) main_arena.next)->system_mem",
+        "&mp_.top_pad",
+        "main_arena.next",
+    )
+    setting = "[gdb.set_convenience_variable('places%d' % place, number('(long)(' + text + ')')) for place, text in "
     result = gdb(
         "break stop_here",
         "run",
+        answers.python("places", {"set": f"{setting} enumerate({places!r})]"}),
         f"python import re; {other}; {vdso}",
         *commands,
         program=programs["threads"],
@@ -319,7 +330,9 @@ def test_content_around_an_address(gdb: Gdb, answers: Answers, programs: Program
 @pytest.mark.parametrize("name", ["census", "threads"])
 def test_a_core_file_says_the_same(gdb: Gdb, answers: Answers, programs: Programs, name: str) -> None:
     """Everything but what free would do, where there is no thread of the same number."""
-    asked = [f"large_chunks[{place}]" for place in (0, 10, 11, 640, 699)] + ["main_arena.top", "main_arena.next"]
+    asked = [f"large_chunks[{place}]" for place in (0, 10, 11, 640, 699)]
+    if wanted():
+        asked += ["main_arena.top", "main_arena.next"]
     if name == "census":
         asked += [f"(char *) mapped[{place}] + 100" for place in range(9)]
     else:
@@ -347,7 +360,7 @@ def test_a_core_file_says_the_same(gdb: Gdb, answers: Answers, programs: Program
                 for word in answer["chunk"]["words"]:
                     word["text"] = re.sub(r"of thread \d+", "of a thread", word["text"])
         assert one == other
-    assert len(states) >= 3
+    assert len(states) >= (3 if wanted() else 2)
 
 
 def test_a_corrupt_heap(gdb: Gdb, answers: Answers, programs: Programs) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.support.debugger import Answers, Gdb, Result
 from tests.support.environment import glibc_version
 from tests.support.programs import Programs
+from tests.support.symbols import wanted
 
 FIELDS = {"top": "top", "size": "top->mchunk_size", "unsorted": "bins[0]", "first": "bins[0]->mchunk_size"}
 ARENA = ", ".join(f"{name!r}: number('((struct malloc_state *)%d)->{member}' % a)" for name, member in FIELDS.items())
@@ -114,12 +116,21 @@ def malloc_calls(answers: Answers) -> list[tuple[str, list[int]]]:
     return [(event["syscall"], event["args"]) for event in events if event["kind"] == "malloc"]
 
 
+def unknown(foretold: dict[str, Any]) -> None:
+    """Fail unless it is said why nothing is foretold: tcache_key and global_max_fast have no public names."""
+    assert not wanted(), foretold
+    assert re.search("tcache_key|global_max_fast|fastbin|tcache", str(foretold)), foretold
+
+
 @pytest.mark.parametrize("mode", ENDS)
 def test_where_the_chunk_goes(gdb: Gdb, answers: Answers, programs: Programs, mode: str) -> None:
     """The list that it is on afterwards, the top chunk, the thresholds: as GDB reads them after free has run."""
     foretold, result = free(gdb, answers, programs, mode)
     result.succeeded()
     before, after = answers["before"], answers["after"]
+    if foretold["end"] is None:
+        unknown(foretold)
+        return
     assert foretold["end"] == ENDS[mode], foretold
     assert foretold["message"] is None
     victim, chunk, size = before["victim"], foretold["chunk"], foretold["size"]
@@ -162,6 +173,9 @@ def test_how_it_aborts(gdb: Gdb, answers: Answers, programs: Programs, mode: str
     """The message is the one that the C library then prints, to the letter."""
     foretold, result = free(gdb, answers, programs, mode)
     assert "SIGABRT" in result.stdout, result.describe()
+    if foretold["end"] is None:
+        unknown(foretold)
+        return
     assert foretold["end"] == "abort", foretold
     assert foretold["message"] == ABORTS[mode]
     assert foretold["message"] in result.stderr.splitlines(), result.describe()

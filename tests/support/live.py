@@ -28,7 +28,7 @@ from gdbheap.simulate.linux import WillingKernel
 from gdbheap.simulate.machine import Globals, Machine, Thread
 from gdbheap.simulate.state import Release
 from gdbheap.symbols import Field, Struct
-from tests.support.debugger import Answers, Gdb
+from tests.support.debugger import Answers, Gdb, oracle
 
 #: In GDB: where glibc's allocator is in libc, and its structs.
 FACTS = """
@@ -59,13 +59,14 @@ class LibcFacts:
 def libc_facts(gdb: Gdb, answers: Answers, program: Path) -> LibcFacts:
     """Ask GDB for the facts about this machine's glibc."""
     code = FACTS + (
-        "import json, gdb\n"
+        "import json, os\n"
+        "with symbols(): max_fast = number('global_max_fast')\n"
         "json.dump({'schema': 'gdbheap/1', 'structs': structs, 'main_arena': target.main_arena - base, "
         "'mp': target.mp - base, 'version': target.release.version, 'libc': os.path.realpath(target.libc), "
-        "'max_fast': int(gdb.parse_and_eval('global_max_fast'))}, "
+        "'max_fast': max_fast}, "
         f"open({str(answers.path('facts'))!r}, 'w'))"
     )
-    gdb("break main", "run", f"python exec({code!r})", program=program, args=["1", "1"]).succeeded()
+    gdb("break main", "run", f"python exec({oracle(code)!r}, {{}})", program=program, args=["1", "1"]).succeeded()
     found = answers["facts"]
 
     def struct(name: str) -> Struct:

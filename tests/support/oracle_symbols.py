@@ -51,13 +51,34 @@ def debug_symbols() -> Iterator[None]:
         re.MULTILINE,
     )
     distance = min(int(start, 16) for start in sections) & ~0xFFF
+    # GDB selects the newest frame when files come and go.
+    level = _level()
     gdb.execute(f"add-symbol-file {path} -o {distance:#x}", to_string=True)
     try:
+        _select(level)
         with contextlib.suppress(gdb.error):  # there is no process
             _find_locals()
         yield
     finally:
         gdb.execute(f"remove-symbol-file {path}", to_string=True)
+        _select(level)
+
+
+def _level() -> int | None:
+    """Return how many frames are newer than the selected one, None where there is no frame."""
+    try:
+        frame: gdb.Frame | None = gdb.selected_frame()
+    except gdb.error:
+        return None
+    count = -1
+    while frame is not None:
+        frame, count = frame.newer(), count + 1
+    return count
+
+
+def _select(level: int | None) -> None:
+    if level:
+        gdb.execute(f"frame {level}", to_string=True)
 
 
 def _find_locals() -> None:

@@ -31,6 +31,7 @@ NAMES = "it asserts the names of functions inside glibc, which only debug symbol
 TYPES = "pretty-printers are for glibc's types, which only debug symbols have"
 ALIGNED = "how large a chunk memalign asked for cannot be told from what it returned"
 UNDER_WAY = "inside the call malloc has not returned yet: until then there is a range, which other tests are about"
+SET = "it changes, or names, a variable of glibc's own that has no public name"
 RECOGNISED = "stacks are recognised by the places of variables, which only debug symbols tell"
 #: The tests that cannot hold without glibc's debug symbols, by module, each with the reason.
 NEEDED: Mapping[str, Mapping[str, str]] = {
@@ -41,6 +42,13 @@ NEEDED: Mapping[str, Mapping[str, str]] = {
         "test_main_arena_fails_and_a_new_one_is_tried": LIMITS,
         "test_the_choice_is_foreseen": ORACLE,
         "test_the_processors_are_counted": LIMITS,
+    },
+    "test_check": {
+        "test_a_crash": NAMES,
+    },
+    "test_chunk": {
+        "test_a_key_that_was_overwritten": SET,
+        "test_a_tcache_that_cannot_be_read": SET,
     },
     "test_paths": {
         "test_a_new_top_is_trimmed_before_it_serves": BRANCH,

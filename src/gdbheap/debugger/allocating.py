@@ -53,7 +53,9 @@ def read_machine(thread: gdb.InferiorThread) -> Machine:
 
 def read_glibc(target: Target) -> Glibc:
     """Return what the simulated allocator must know of the target's glibc."""
-    key = target.word("tcache_key")
+    key, version = target.tcache_key, target.release.version
+    if (key == 0 and not _initialized(target)) or (key is None and version is not None and version >= (2, 34)):
+        key = UNKNOWN_KEY % (1 << 8 * target.abi.word_size)
     entry = target.symbols.struct("tcache_entry")
     marks = entry is not None and "key" in entry.fields
     return Glibc(
@@ -64,7 +66,7 @@ def read_glibc(target: Target) -> Glibc:
         main_arena=target.main_arena,
         params=read_params(target.memory, target.abi, target.layout, target.mp),
         safe_linking=target.safe_linking,
-        key=UNKNOWN_KEY % (1 << 8 * target.abi.word_size) if key == 0 and not _initialized(target) else key,
+        key=key,
         marks=marks or entry is None,
         always_fail_morecore=target.flag("__always_fail_morecore"),
         may_shrink_heap=target.may_shrink_heap,

@@ -72,7 +72,7 @@ def _facts(target: Target, lists: FreeFacts, busy: Busy) -> CheckFacts:
                 )
             elif not tcache_is_dummy(target.symbols, target.layout, address):
                 tcaches.setdefault(address, f"the tcache of thread {thread.num}")
-    key = target.word("tcache_key")  # 2.34
+    key = target.tcache_key
     entry = target.symbols.struct("tcache_entry")
     return CheckFacts(
         safe_linking=target.safe_linking,

@@ -146,7 +146,7 @@ class MapView:
 
     def _keys(self) -> frozenset[int]:
         """Return the values that mark a chunk as one of a tcache: tcache_key (2.34), before that the tcache itself."""
-        key = session.target().word("tcache_key")
+        key = session.target().tcache_key
         return frozenset(tcache.address for tcache in self._facts.tcaches) if key is None else frozenset((key,))
 
 

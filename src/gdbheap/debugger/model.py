@@ -74,7 +74,7 @@ def read_tcaches(target: Target) -> tuple[dict[int, Tcache], list[str]]:
     found: dict[int, Tcache] = {}
     problems: list[str] = []
     memory = PageCache(target.memory)
-    key = target.word("tcache_key")  # 2.34
+    key = target.tcache_key
     for thread in each_thread():
         address = target.tcache_address(thread)
         if address is None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from operator import eq
 
@@ -21,7 +23,7 @@ from gdbheap.memory import Memory, MemoryFault, ReadPlan
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import read_arena
 from gdbheap.ptmalloc.layout import Layout
-from gdbheap.ptmalloc.tcache import detect_safe_linking, observe_safe_linking
+from gdbheap.ptmalloc.tcache import detect_safe_linking, observe_safe_linking, tcache_is_dummy
 from gdbheap.simulate.state import Release
 from gdbheap.symbols import Field, Struct
 
@@ -298,6 +300,37 @@ class Target:
             return self.memory.read(address, 1) != b"\0"
         except MemoryFault:
             return None
+
+    @property
+    def tcache_key(self) -> int | None:
+        """What marks the chunks in every tcache (tcache_key, from glibc 2.34 on), None where there is no such mark.
+
+        None, too, where it is not known: where no symbol tells it, it is what the chunks in tcaches have.
+        """
+        known = self.word("tcache_key")
+        if known is None and self.release.version is not None and self.release.version >= (2, 34):
+            return self._mark_of_chunks()
+        return known
+
+    def _mark_of_chunks(self) -> int | None:
+        """Return the mark of the chunks at the fronts of all tcaches; one that was overwritten does not count."""
+        marks: Counter[int] = Counter()
+        tcache = self.layout.tcache
+        for thread in each_thread():
+            address = self.tcache_address(thread)
+            if tcache is None or not address or tcache_is_dummy(self.symbols, self.layout, address):
+                continue
+            try:
+                entries = tcache.decode(self.memory.read(address, tcache.size), self.abi.order)["entries"]
+            except MemoryFault:
+                continue
+            for pointer in filter(None, entries):
+                with suppress(MemoryFault):
+                    marks[self.abi.read_word(self.memory, pointer + self.abi.word_size)] += 1
+        ordered = marks.most_common(2)
+        if not ordered or (len(ordered) == 2 and ordered[0][1] == ordered[1][1]):
+            return None
+        return ordered[0][0] or None
 
     @property
     def safe_linking(self) -> bool:

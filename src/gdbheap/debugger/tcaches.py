@@ -69,7 +69,7 @@ def read_thread_tcaches(target: Target, wanted: Sequence[int] | None = None) -> 
 
 def tcache_key(target: Target) -> int | None:
     """Return what the key of every chunk in a tcache is, None where it is the tcache's own address or not known."""
-    return target.word("tcache_key")  # 2.34
+    return target.tcache_key
 
 
 def key_of(target: Target, tcache: int | None) -> int | None:

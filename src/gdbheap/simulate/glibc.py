@@ -10,7 +10,7 @@ from gdbheap.ptmalloc.params import Params
 from gdbheap.simulate.facts import since
 from gdbheap.simulate.state import GrowthState, Release
 
-#: Stands for tcache_key before malloc has chosen it: a random number.
+#: Stands for tcache_key, a random number, before malloc has chosen it, and while no chunk tells it.
 UNKNOWN_KEY = 0x79656B6E776F6E6B
 
 
