@@ -535,6 +535,7 @@ static void break_adjusted(void)
 {
     size_t *size;
 
+    result = malloc(24); /* makes the heap */
     result = malloc(0x8000);
     size = top_size();
     *size += 0x1000;
@@ -543,6 +544,7 @@ static void break_adjusted(void)
 
 static void sysmalloc_assert(void)
 {
+    result = malloc(24); /* makes the heap */
     result = malloc(0x8000);
     *top_size() &= ~(size_t)1;
     will("malloc", NULL, 0x1fe00);
