@@ -257,7 +257,7 @@ def test_top_goes_as_far_as_is_said(gdb: Gdb, programs: Programs, tmp_path_facto
             "break stop_here",
             "run",
             "heap catch brk",
-            f"print (long)malloc({request})",
+            f"print ((long (*)(unsigned long)) __libc_malloc)({request})",
             f"heap events {answers.into('events')}",
             program=programs["foreign"],
         )

@@ -43,6 +43,8 @@ from gdbheap.simulate.kernel import (
 
 #: The purpose of a call that is about one mmapped chunk.
 OWN_MAPPING = "a chunk that is a mapping of its own"
+#: The purpose of a mapping that is a chunk's own, or was made where the break could not be moved: nothing tells which.
+A_MAPPING = "a mapping"
 #: The purpose of a call that is about a heap of an arena other than main_arena.
 HEAP_OF_AN_ARENA = "the heap of a thread's arena"
 #: The purpose of a call from inside musl, where no unwinding information tells who asked for it.
@@ -153,7 +155,7 @@ def _malloc_purpose(event: Event, name: str) -> str:
     heap = {"new_heap", "alloc_new_heap", "grow_heap", "shrink_heap", "heap_trim"}
     if name in heap or event.syscall in ("mprotect", "madvise") or (_anonymous(event) and event.args[2] == PROT_NONE):
         return HEAP_OF_AN_ARENA
-    return "a mapping"
+    return A_MAPPING
 
 
 def _program(event: Event, found: Decision) -> Requester:

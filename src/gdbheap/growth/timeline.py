@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from gdbheap.growth.event import Event, whole_pages
 from gdbheap.growth.history import Gap, History
 from gdbheap.growth.reading import Reading
-from gdbheap.growth.requester import HEAP_OF_AN_ARENA, OWN_MAPPING
+from gdbheap.growth.requester import A_MAPPING, HEAP_OF_AN_ARENA, OWN_MAPPING
 from gdbheap.simulate.kernel import MAP_FIXED, PROT_NONE
 
 #: The kinds of memory, in the order in which they are drawn on top of each other. Only ``rest`` is not malloc's.
@@ -346,9 +346,33 @@ def _compare(events: Sequence[Event], counter: _Counter) -> tuple[int | None, in
     newest, reading = next(_readings(events[::-1]), (None, None))
     if newest is None or reading is None or counter.before["mmapped"] is None:
         return None, None
-    ours = counter.before["mmapped"] + sum(
-        step.delta or 0
-        for step in counter.steps["mmapped"]
-        if step.event.id < newest.id and (step.event.syscall != "mmap" or step.event.requester.purpose == OWN_MAPPING)
-    )
+    others = _in_place_of_the_break(events, reading)
+    if others is None:
+        return None, None
+    steps = [step for step in counter.steps["mmapped"] if step.event.id < newest.id and step.event.id not in others]
+    ours = counter.before["mmapped"] + sum(step.delta or 0 for step in steps)
     return newest.id, reading.state.params.get("mmapped_mem") + _counted_off(newest) - ours
+
+
+def _in_place_of_the_break(events: Sequence[Event], reading: Reading) -> set[int] | None:
+    """Return the numbers of malloc's mappings that took the place of the break, None where that cannot be told.
+
+    From glibc 2.35 on a function of its own makes them, which debug symbols name. Else they are known by the refused
+    brk right before them, unless malloc never moves the break, as with huge pages.
+    """
+    found: set[int] = set()
+    before: dict[int, Event] = {}
+    for event in events:
+        if event.requester.kind != "malloc":
+            continue
+        last = before.get(event.tid)
+        before[event.tid] = event
+        if event.syscall != "mmap" or event.requester.purpose in (OWN_MAPPING, HEAP_OF_AN_ARENA):
+            continue
+        if event.requester.purpose == A_MAPPING:
+            if reading.state.params.values.get("hp_pagesize"):
+                return None
+            if last is None or last.syscall != "brk" or last.args[0] in (0, last.result):
+                continue
+        found.add(event.id)
+    return found
