@@ -428,7 +428,7 @@ ELSEWHERE = ("madvise", (0x1000, 0x1000, 4), 0)
     ("stack", "reading", "reason"),
     [
         ("[libc.so.6] brk <- sbrk <- ? <- ? <- malloc <- [a.out] main", a_reading(), "debug symbols"),
-        ("[libc.so.6] __brk <- sysmalloc <- [a.out] main", a_reading(), "nb"),
+        ("[libc.so.6] __brk <- sysmalloc <- [a.out] main", a_reading(), "nothing else tells the size"),
         ("[libc.so.6] __mmap <- _int_new_arena <- arena_get2 <- [a.out] main", a_reading(), "size"),
         ("[libc.so.6] __brk <- systrim <- mtrim <- __malloc_trim <- [a.out] main", TRIMMED, "malloc_trim"),
         ("[libc.so.6] __mmap <- heap_trim <- mtrim <- __malloc_trim <- [a.out] main", TRIMMED, "malloc_trim"),
