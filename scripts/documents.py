@@ -46,6 +46,10 @@ VARYING: Sequence[tuple[re.Pattern[str], str]] = (
     (re.compile(r'(?<="process": )\d+|(?<="tid": )\d+'), "ID"),
     # Libraries, mappings and stacks; in JSON they are decimal.
     (re.compile(r"\b0x7f[0-9a-f]{10}\b|\b140[67]\d{11}\b"), "ADDRESS#"),
+    # The same among bytes: which page libc is mapped to follows from how long /etc/ld.so.cache is.
+    (re.compile(r"(?:[0-9a-f]{2} ){3}f7 ff 7f 00 00.*$", re.MULTILINE), "BYTES OF AN ADDRESS"),
+    # What the loader got and gave back: that cache as well.
+    (re.compile(r"^((?:the loader, before the program|loader|all) +\d+) .*$", re.MULTILINE), r"\1 SIZES"),
     # tcache_key, which a process makes anew each time.
     (re.compile(r"\b0x[0-9a-f]{12,16}(?=, the mark of chunks in a tcache)"), "KEY"),
     # How deep in libc a thread waits depends on how far it has come.

@@ -165,13 +165,17 @@ class Run:
         exact_or_listed(self.events)
 
 
+#: What is not known, and said to be so, where threads make their arenas at the same time.
+RACE = "shared by all threads without a lock"
+
+
 def exact_or_listed(events: Sequence[dict[str, Any]]) -> None:
     """Fail with a list of malloc's calls that were not predicted, and where another's was predicted."""
     missing = [
         f"event {event['id']}: {event['syscall']}{tuple(event['args'])}, predicted {event['predicted']}: "
         f"{event['unpredicted_because']} ({', '.join(str(frame['function']) for frame in event['frames'][:6])})"
         for event in malloc_events(events)
-        if not to_the_byte(event)
+        if not to_the_byte(event) and not (event["exact"] is None and RACE in (event["unpredicted_because"] or ""))
     ]
     assert not missing, "\n".join(missing)
     assert all(event["predicted"] is None for event in events if event["kind"] != "malloc")

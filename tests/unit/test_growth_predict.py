@@ -424,6 +424,24 @@ NOWHERE = ("brk", (0x1000,), 0x1000)
 ELSEWHERE = ("madvise", (0x1000, 0x1000, 4), 0)
 
 
+@pytest.mark.parametrize("read", [0x7FFFF0000000, 0x7FFFEC000000])
+def test_a_variable_that_another_thread_has_changed(read: int) -> None:
+    """malloc saw that there is no hint, and GDB the one that another thread has left since then."""
+    other = operation(asks(0x290), a_reading(curbrk=BASE), [("brk", (0x1000,), 0x1000)], tid=100)
+    reading = a_reading(0x5555555593B0, 0x20C50, curbrk=0x55555557A000, aligned_heap_area=read)
+    raced = [event._replace(reading=reading) for event in THREAD]
+    found = predictions([*other, *raced])
+    first, *rest = (found[event.id] for event in raced)
+    assert (first.call, first.exact) == (None, None)
+    assert "another has changed it" in (first.reason or "")
+    assert [item.exact for item in rest] == [True] * 3
+    # In a program of one thread nobody else can have changed it.
+    alone = predictions(raced)[raced[0].id]
+    assert alone.exact is False
+    assert alone.call is not None
+    assert alone.call.args[0] == read
+
+
 @pytest.mark.parametrize(
     ("stack", "reading", "reason"),
     [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gdbheap.growth.event import Event, Frame
 from gdbheap.growth.nameless import ChunkRange, chunk_sizes, goes_on_after, is_nameless, nameless_steps
 from gdbheap.simulate.arenas import heap_trim, new_arena
 from gdbheap.simulate.calls import SYSCALLS, Call, Outcome, Steps, Unpredictable, advance
 from gdbheap.simulate.mmapped import free_mmapped, mremap_chunk, munmap_chunk
+from gdbheap.simulate.state import GrowthState
 from gdbheap.simulate.sysmalloc import map_without_arena, sysmalloc
 from gdbheap.simulate.trim import mtrim, pages_inside, systrim
 
@@ -18,6 +19,10 @@ _MOST_CALLS = 16
 #: The functions that make several calls in one operation.
 _OPERATIONS = frozenset({"sysmalloc", "_int_new_arena", "systrim", "heap_trim", "mtrim"})
 _NO_NAMES = "No function of glibc's that decides on memory is among the callers (are its debug symbols installed?)."
+_RACE = (
+    "arena.c's aligned_heap_area is shared by all threads without a lock, and another has changed it since malloc "
+    "looked: where the heap was asked for follows from it."
+)
 _MALLOC_TRIM = frozenset({"__malloc_trim", "malloc_trim"})
 _FREE = frozenset({"__libc_free", "free", "cfree", "_int_free_chunk"})
 
@@ -112,6 +117,14 @@ def predictions(events: Iterable[Event], caught: CaughtAt = every_call) -> dict[
             except Unpredictable as error:
                 found[event.id] = Prediction(None, None, error.reason, chunk_sizes=_chunk_sizes(event, previous))
                 continue
+            several = sum(process == event.process for process, _ in begun) > 1
+            raced = _after_a_race(event, caller, caught(event.id)) if several and not current.makes(event) else None
+            if raced is not None:
+                found[event.id] = Prediction(None, None, _RACE)
+                if event.result is not None:
+                    raced.answer(event.result)
+                    running[thread] = raced
+                continue
             if before is not None and before.reason and before.caller == caller and not current.makes(event):
                 # The operation went on where the prediction could not.
                 found[event.id] = Prediction(None, None, before.reason)
@@ -136,6 +149,18 @@ def predictions(events: Iterable[Event], caught: CaughtAt = every_call) -> dict[
             running[thread] = current
         found[event.id] = Prediction(call, exact, current.reason, current.outcome)
     return found
+
+
+def _after_a_race(event: Event, caller: tuple[int, ...], caught: Container[str]) -> _Running | None:
+    """Return the operation as it is if another thread has changed aligned_heap_area; None where that does not tell."""
+    state = event.state
+    if event.syscall != "mmap" or state is None or state.aligned_heap_area in (None, event.args[0]):
+        return None
+    try:
+        other = _Running(_steps(event, replace(state, aligned_heap_area=event.args[0])), caller, caught)
+    except Unpredictable:
+        return None
+    return other if other.makes(event) else None
 
 
 def _is_later_advice(event: Event) -> bool:
@@ -197,9 +222,13 @@ def _trim_pad(event: Event) -> int | None:
     return _variable(event.frames, "__malloc_trim", "s") if pad is None else pad
 
 
-def _steps(event: Event) -> Steps:
-    """Return the operation of the allocator that made this call, from its innermost function that is known."""
-    state, frames, requested = event.state, event.frames, event.requested
+def _steps(event: Event, state: GrowthState | None = None) -> Steps:
+    """Return the operation of the allocator that made this call, from its innermost function that is known.
+
+    ``state`` is the allocator's before it, where that is not what was read.
+    """
+    frames, requested = event.frames, event.requested
+    state = event.state if state is None else state
     assert state is not None
     if is_nameless(frames):
         return nameless_steps(event)
