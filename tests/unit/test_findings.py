@@ -108,3 +108,18 @@ def test_one_size_that_runs_over_all_others() -> None:
     assert time.process_time() - begun < 5, "each of the 4001 chunks inside it is looked at once"
     assert [(finding.kind, finding.address) for finding in checked.findings] == [("chunk-size", place)]
     assert checked.more == 0
+
+
+def test_what_was_not_checked_is_not_called_sound() -> None:
+    """Where a tcache cannot be found or read, nothing found is not the same as a sound heap."""
+    case = Case()
+    why = "The tcache of thread 2 cannot be found, so it is not checked."
+    whole, partial = case.check(), case.check(unchecked=(why,))
+    unread = case.check(tcaches={0x77770000: "the tcache of thread 9"})
+    state = case.state(case.image.memory)
+    said = [list(check_lines(state, state.ring.arenas, None, item, Plain())) for item in (whole, partial, unread)]
+    assert [item.complete for item in (whole, partial, unread)] == [True, False, False]
+    assert [lines[0].startswith("The heap is sound: ") for lines in said] == [True, False, False]
+    assert said[1][0].startswith("Nothing is wrong in what could be checked: ")
+    assert why in said[1]
+    assert any("The tcache of thread 9 cannot be read" in line for line in said[2])

@@ -63,12 +63,12 @@ def check_now(named: str | None) -> Report:
 
 def _facts(target: Target, lists: FreeFacts, busy: Busy) -> CheckFacts:
     tcaches: dict[int, str] = {}
-    notes = list(busy.notes)
+    unchecked = []
     if target.layout.tcache is not None:
         for thread in each_thread():
             address = target.tcache_address(thread)
             if address is None:
-                notes.append(
+                unchecked.append(
                     f"The tcache of thread {thread.num} cannot be found (its thread-local variable is not readable), "
                     "so it is not checked."
                 )
@@ -87,7 +87,8 @@ def _facts(target: Target, lists: FreeFacts, busy: Busy) -> CheckFacts:
         busy=busy.arenas,
         busy_tcaches=busy.tcaches,
         running=busy.running,
-        notes=tuple(notes),
+        unchecked=tuple(unchecked),
+        notes=tuple(busy.notes),
     )
 
 

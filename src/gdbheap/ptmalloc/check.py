@@ -45,7 +45,7 @@ class CheckFacts:
     that is not known. ``known_starts`` are starts of main_arena's regions that recorded events told. ``busy`` are the
     arenas and ``busy_tcaches`` the tcaches, by address, that an operation may be changing, each with the sentence that
     says so. ``running`` is the sentence on threads that run meanwhile: nothing found is certain then, as two lists are
-    read at two moments. ``notes`` are sentences on what could not be read.
+    read at two moments. ``unchecked`` are sentences on what could not be looked at, ``notes`` other ones that matter.
     """
 
     safe_linking: bool
@@ -58,6 +58,7 @@ class CheckFacts:
     busy: Mapping[int, str] = field(default_factory=dict)
     busy_tcaches: Mapping[int, str] = field(default_factory=dict)
     running: str | None = None
+    unchecked: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -66,7 +67,7 @@ class Checked:
     """What a check found: ``findings``, the one nearest to the cause first.
 
     ``more`` is how many others there were that are certain too, ``more_doubtful`` how many that are not; they are not
-    kept. ``notes`` are sentences on what could not be checked, and on
+    kept. ``complete`` is whether all could be checked that was to be. ``notes`` are sentences on what could not, and on
     operations under way. ``chunks`` is how many chunks were met, ``listed`` how many are on free lists, ``mmapped`` how
     many have a mapping of their own. ``lists`` are all free lists.
     """
@@ -74,6 +75,7 @@ class Checked:
     findings: tuple[Finding, ...]
     more: int
     more_doubtful: int
+    complete: bool
     notes: tuple[str, ...]
     chunks: int
     listed: int
@@ -101,6 +103,7 @@ class _Check:
         self._arenas = arenas or state.ring.arenas
         self._findings = Findings(self._doubt)
         self._asked = {arena.address for arena in self._arenas}
+        self._unchecked = [*facts.unchecked]
         self._notes = [*facts.notes, *facts.busy.values()]
         self._chunks = 0
         self._mmapped = 0
@@ -117,7 +120,9 @@ class _Check:
                 limit = self._state.params.get("tcache_count")
                 self._views += checker.tcache(address, key, limit, name)
             except MemoryFault as fault:
-                self._notes.append(f"{name[:1].upper()}{name[1:]} cannot be read, so it is not checked: GDB {fault}.")
+                self._unchecked.append(
+                    f"{name[:1].upper()}{name[1:]} cannot be read, so it is not checked: GDB {fault}."
+                )
         self._twice()
         for view in self._views:
             if self._concerns(view.owner):
@@ -127,12 +132,12 @@ class _Check:
         self._elsewhere(checkers)
         if self._whole:
             self._find_mmapped(checkers)
-        notes = tuple(dict.fromkeys(self._notes))
+        notes = tuple(dict.fromkeys([*self._unchecked, *self._notes]))
         listed = sum(len(view.nodes) for view in self._views)
         findings = self._findings
         return Checked(
-            tuple(findings), findings.more, findings.more_doubtful, notes, self._chunks, listed, self._mmapped,
-            tuple(self._views),
+            tuple(findings), findings.more, findings.more_doubtful, not self._unchecked, notes, self._chunks, listed,
+            self._mmapped, tuple(self._views),
         )  # fmt: skip
 
     def _concerns(self, owner: int) -> bool:
@@ -354,7 +359,7 @@ class _Check:
                 self._bad_mapping(places[0], places[0] + lacking)
                 return
         if found.problem is not None:
-            self._notes.append(f"The chunks with mappings of their own are not checked: {found.problem}")
+            self._unchecked.append(f"The chunks with mappings of their own are not checked: {found.problem}")
 
     def _near_misses(self, start: int, last: int) -> Iterator[int]:
         """Yield the pages from ``start`` to ``last`` that begin with a header that is half right."""

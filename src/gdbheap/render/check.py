@@ -81,6 +81,8 @@ def _summary(arenas: Sequence[Arena], checked: Checked, style: Plain) -> Iterato
         yield f"checked: {looked}"
     elif checked.findings:
         yield f"Nothing is certainly wrong: {looked}."
+    elif not checked.complete:
+        yield f"Nothing is wrong in what could be checked: {looked}."
     else:
         yield style.paint("good", f"The heap is sound: {looked}.")
 
@@ -189,6 +191,7 @@ def check_object(abort: Abort | None, checked: Checked) -> dict[str, object]:
         "findings": [_finding_object(finding) for finding in checked.findings],
         "left_out": checked.more,
         "doubtful_left_out": checked.more_doubtful,
+        "complete": checked.complete,
         "notes": list(checked.notes),
         "chunks": checked.chunks,
         "listed": checked.listed,
