@@ -22,6 +22,7 @@ from gdbheap.simulate.paths import PATHS
 from tests.support.debugger import Answers, Gdb
 from tests.support.environment import ROOT
 from tests.support.programs import Programs
+from tests.support.symbols import wanted
 
 pytest.importorskip("jsonschema", minversion="4.0")
 import jsonschema
@@ -128,11 +129,12 @@ def test_what_is_printed_is_what_is_written(gdb: Gdb, answers: Answers, programs
 
 
 def test_one_chunk(gdb: Gdb, answers: Answers, programs: Programs) -> None:
-    asked = [f"heap chunk -json {answers.path(str(place))} -- {text}" for place, text in enumerate(CHUNKS)]
+    chunks = [text for text in CHUNKS if wanted() or "main_arena" not in text]
+    asked = [f"heap chunk -json {answers.path(str(place))} -- {text}" for place, text in enumerate(chunks)]
     gdb("break stop_here", "run", *asked, program=programs["threads"]).succeeded()
-    for place, text in enumerate(CHUNKS):
+    for place, text in enumerate(chunks):
         assert not errors(answers[str(place)]), text
-    assert len({answers[str(place)]["where"] for place in range(len(CHUNKS))}) == 5
+    assert len({answers[str(place)]["where"] for place in range(len(chunks))}) == (5 if wanted() else 4)
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +272,8 @@ def test_predictions(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     ],
 )
 def test_a_wrong_value_is_found(sound: dict[str, dict[str, Any]], command: str, change: Change) -> None:
+    if command == "heap why-grow" and not wanted():
+        pytest.skip("its example is of a call that is predicted")
     answer = copy.deepcopy(sound[command])
     change(answer)
     assert errors(answer)

@@ -225,7 +225,8 @@ def test_the_words_are_gdbs(gdb: Gdb, answers: Answers, programs: Programs) -> N
         "echo words\\n", "heap map -words -count 60 -rows 3 -width 80 -ascii", "echo end\\n",
         f"heap map -words -count 60 -rows 3 {answers.into('words')}",
         f"heap chunks -arena 0 -count 60 {answers.into('chunks')}",
-        "x/4000gx mp_.sbrk_base",
+        answers.python("base", {"base": "gdb.set_convenience_variable('base', number('(long)mp_.sbrk_base'))"}),
+        "x/4000gx $base",
         program=programs["totals"],
     ).succeeded()  # fmt: skip
     truth = examined(result.stdout[result.stdout.index("\nend\n") :])

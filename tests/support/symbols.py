@@ -31,6 +31,7 @@ NAMES = "it asserts the names of functions inside glibc, which only debug symbol
 TYPES = "pretty-printers are for glibc's types, which only debug symbols have"
 ALIGNED = "how large a chunk memalign asked for cannot be told from what it returned"
 UNDER_WAY = "inside the call malloc has not returned yet: until then there is a range, which other tests are about"
+MAX_FAST = "global_max_fast, which has no public name, decides about fastbins: predictions that meet them end there"
 SET = "it changes, or names, a variable of glibc's own that has no public name"
 RECOGNISED = "stacks are recognised by the places of variables, which only debug symbols tell"
 #: The tests that cannot hold without glibc's debug symbols, by module, each with the reason.
@@ -50,6 +51,9 @@ NEEDED: Mapping[str, Mapping[str, str]] = {
         "test_a_key_that_was_overwritten": SET,
         "test_a_tcache_that_cannot_be_read": SET,
     },
+    "test_json_schema": {
+        "test_predictions": MAX_FAST,
+    },
     "test_paths": {
         "test_a_new_top_is_trimmed_before_it_serves": BRANCH,
         "test_a_recording_that_begins_inside_malloc_trim": BRANCH,
@@ -59,6 +63,9 @@ NEEDED: Mapping[str, Mapping[str, str]] = {
         "test_huge_pages_are_tried_first": HEAPS,
         "test_remapping_in_place_moved_and_refused": BRANCH,
         "test_the_sum_of_an_aligned_mapping": ALIGNED,
+    },
+    "test_predict_replay": {
+        "test_every_operation_agrees": MAX_FAST,
     },
     "test_printers": {
         "test_a_value_without_an_address_and_one_that_cannot_be_read": TYPES,
