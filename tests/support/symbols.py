@@ -32,6 +32,9 @@ TYPES = "pretty-printers are for glibc's types, which only debug symbols have"
 ALIGNED = "how large a chunk memalign asked for cannot be told from what it returned"
 UNDER_WAY = "inside the call malloc has not returned yet: until then there is a range, which other tests are about"
 MAX_FAST = "global_max_fast, which has no public name, decides about fastbins: predictions that meet them end there"
+FIRST = (
+    "before a thread's first malloc nothing tells its tcache, nor free_list, which has no public name: a clear unknown"
+)
 SET = "it changes, or names, a variable of glibc's own that has no public name"
 RECOGNISED = "stacks are recognised by the places of variables, which only debug symbols tell"
 #: The tests that cannot hold without glibc's debug symbols, by module, each with the reason.
@@ -67,6 +70,14 @@ NEEDED: Mapping[str, Mapping[str, str]] = {
     "test_predict_replay": {
         "test_every_operation_agrees": MAX_FAST,
     },
+    "test_predict_steps": {
+        "test_each_operation_does_what_was_predicted": FIRST,
+        "test_in_an_arena_of_its_own": FIRST,
+    },
+    "test_predict_threads": {
+        "test_the_first_malloc_ever": FIRST,
+        "test_the_thread_that_alone_runs": FIRST,
+    },
     "test_printers": {
         "test_a_value_without_an_address_and_one_that_cannot_be_read": TYPES,
         "test_arenas": TYPES,
@@ -74,6 +85,10 @@ NEEDED: Mapping[str, Mapping[str, str]] = {
         "test_chunks": TYPES,
         "test_gdb_switches_them_off_and_on": TYPES,
         "test_params": TYPES,
+    },
+    "test_refs": {
+        "test_variables_are_named": NAMES,
+        "test_what_is_no_chunk_is_said": SET,
     },
     "test_services": {
         "test_dlopen": NAMES,
