@@ -39,6 +39,8 @@ MODES = {
 @pytest.mark.parametrize("mode", MODES)
 def test_what_a_corrupt_heap_leads_to(gdb: Gdb, answers: Answers, programs: Programs, mode: str) -> None:
     """The prediction, and then glibc's own words on the standard error."""
+    if mode.startswith("fast") and not wanted():
+        pytest.skip("which chunks go into fastbins is decided by a variable without a public name")
     call = "realloc pointer, size" if mode.startswith("realloc") else "malloc size"
     result = gdb(
         "break stop_here",
@@ -73,6 +75,8 @@ def test_requests_that_are_refused(gdb: Gdb, answers: Answers, programs: Program
     }
     commands = [f"heap predict {text} {answers.into(name)}" for name, text in asked.items()]
     gdb("break stop_here", "run", *commands, program=programs["totals"]).succeeded()
+    if not wanted():  # the first of them may come from a fastbin, for all that is known
+        del asked["resized"]
     for name in asked:
         last = answers[name]["predictions"][-1]
         if last["end"] == "unknown" and name == "resized" and not wanted():

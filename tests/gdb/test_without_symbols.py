@@ -189,3 +189,19 @@ def _has_mallinfo2() -> bool:
     from tests.support.environment import glibc_version
 
     return glibc_version() >= (2, 33)
+
+
+@pytest.mark.quick
+def test_what_is_missing_is_asked_for(gdb: Gdb, programs: Programs) -> None:
+    """In one sentence: what, why not, what to install where, and the setting that takes it by hand."""
+    done = gdb("break stop_here", "run", "set heap main-arena 0x10", "heap", before=WITHOUT, program=programs["totals"])
+    done.has_no_internal_error()
+    (sentence,) = [line for line in done.stderr.splitlines() if "cannot be found" in line]
+    for words in (
+        "Where main_arena is in /", "cannot be found without debug symbols", "is no main_arena of a known layout",
+        "Debian, Ubuntu: libc6-dbg", "Fedora: dnf debuginfo-install glibc",
+        "Arch, or any of them: 'set debuginfod enabled on'",
+        "'set heap main-arena ADDRESS'",
+    ):  # fmt: skip
+        assert words in sentence, sentence
+    assert sentence.endswith(".")
