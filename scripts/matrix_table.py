@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
-
 #: Characters of a failure's first line that are shown.
 _LONGEST = 120
 
