@@ -168,7 +168,9 @@ class Answers:
         """
         pairs = ", ".join(f"{key!r}: {expression}" for key, expression in expressions.items())
         code = f"{READING}\njson.dump({{'schema': 'gdbheap/1', {pairs}}}, open({str(self.path(name))!r}, 'w'))"
-        return f"python exec({symbols.with_symbols(code)!r}, {{}})"
+        if symbols.OF_GLIBC.search(pairs):
+            code = symbols.with_symbols(code)
+        return f"python exec({code!r}, {{}})"
 
 
 def malloc_events(events: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -190,6 +191,8 @@ def wanted() -> bool:
     return os.environ.get(VARIABLE) != "none"
 
 
+#: What an oracle's expressions need debug symbols of glibc's for.
+OF_GLIBC = re.compile(r"\b(main_arena|mp_|tcache\w*|malloc_\w+|global_max_fast|narenas|free_list)\b|\bring\(")
 #: Inside GDB: read the libraries again, with the separate debug symbols of a folder; the selected frame stays.
 RELOADING = """
 import gdb
