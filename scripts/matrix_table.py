@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
+#: Characters of a failure's first line that are shown.
+_LONGEST = 120
+
 
 @dataclass
 class Cell:
@@ -30,10 +33,20 @@ def read_report(path: Path) -> Cell:
         if skipped is not None:
             cell.skipped[_reason(skipped)] += 1
         elif case.find("failure") is not None or case.find("error") is not None:
-            cell.failed.append(f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}")
+            cell.failed.append(f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}: {_failure(case)}")
         else:
             cell.passed += 1
     return cell
+
+
+def _failure(case: ElementTree.Element) -> str:
+    """Return the first line of why a test failed."""
+    for kind in ("failure", "error"):
+        found = case.find(kind)
+        if found is not None:
+            line = (found.get("message") or "").strip().partition("\n")[0]
+            return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+    return ""
 
 
 def _reason(skipped: ElementTree.Element) -> str:
@@ -65,11 +78,16 @@ def lines(cells: list[Cell]) -> list[str]:
 def main() -> int:
     """Print the table of a folder of reports; fail where there is none, or where a test failed."""
     cells = [read_report(path) for path in sorted(Path(sys.argv[1]).glob("*.xml"))]
+    # A run that ended before its end has left what it printed, and no report.
+    ended = sorted(path for path in Path(sys.argv[1]).glob("*.txt") if not path.with_suffix(".xml").exists())
+    if cells:
+        print("\n".join(lines(cells)))
+    for path in ended:
+        name, _, symbols = path.stem.rpartition(".")
+        print(f"{name}, {symbols} symbols: it ended without a report; what it printed is in {path}")
     if not cells:
         print("No cell has written a report.")
-        return 1
-    print("\n".join(lines(cells)))
-    return 1 if any(cell.failed for cell in cells) else 0
+    return 1 if not cells or ended or any(cell.failed for cell in cells) else 0
 
 
 if __name__ == "__main__":

@@ -111,6 +111,7 @@ def test_in_conditions_of_a_program_with_threads(gdb: Gdb, programs: Programs, o
     done = gdb(
         *(["maint set target-non-stop off"] if others == "are stopped" else []),
         *(f"break visit if {condition}" for pair in pairs for condition in pair),
+        'break visit if $_streq($_heap_state(p), "unknown")',
         "break stop_here",
         "run",
         f"python exec({GO_ON!r})",
@@ -119,6 +120,10 @@ def test_in_conditions_of_a_program_with_threads(gdb: Gdb, programs: Programs, o
     ).succeeded()
     counts = hits(done)
     for place, pair in enumerate(pairs):
+        if others == "run on" and '"used"' in pair[0] and counts[2 * len(pairs) + 1]:
+            # GDB 10 reads no thread-local variable of a thread that runs: it may be in that one's tcache.
+            assert (counts[2 * place + 1], counts[2 * len(pairs) + 1]) == (0, 45), done.describe()
+            continue
         assert counts[2 * place + 1] == counts[2 * place + 2] == 45, (pair, done.describe())
 
 

@@ -183,7 +183,9 @@ class Answers:
         """
         pairs = ", ".join(f"{key!r}: {expression}" for key, expression in expressions.items())
         line = f"json.dump({{'schema': 'gdbheap/1', {pairs}}}, open({str(self.path(name))!r}, 'w'))"
-        return f"python exec({oracle(f'with symbols(): {line}')!r}, {{}})"
+        if symbols.OF_GLIBC.search(pairs):
+            line = f"with symbols(): {line}"
+        return f"python exec({oracle(line)!r}, {{}})"
 
 
 def malloc_events(events: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -151,6 +151,8 @@ def debug_file() -> Path | None:
     return found if found.exists() else None
 
 
+#: What an oracle's expressions need debug symbols of glibc's for.
+OF_GLIBC = re.compile(r"\b(main_arena|mp_|tcache\w*|malloc_\w+|global_max_fast|narenas|free_list)\b|\bring\(")
 #: Inside GDB: read the libraries again, with the separate debug symbols of a folder; the selected frame stays.
 RELOADING = """
 import gdb

@@ -775,6 +775,16 @@ STACKS: Mapping[str, Stack] = {
         [libc.so.6] mmap64 <- ? <- ? <- ? <- ? <- qsort_r <- [misc-43] main at misc.c:36
         """,
     ),
+    "a stream's buffer 2.43, no symbols": Stack(
+        "brk",
+        (0x55555559B000,),
+        0x55555559B000,
+        "malloc",
+        "main_arena's heap",
+        """
+        [libc.so.6] brk <- sbrk <- ? <- ? <- ? <- ? <- _IO_file_doallocate <- ? <- puts <- [tf] main at tf.c:5
+        """,
+    ),
     "memalign": Stack(
         "mmap",
         (0, 0x4A000, 3, 0x22, -1, 0),

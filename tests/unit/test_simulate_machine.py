@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -217,3 +218,46 @@ def test_layers_of_memory(below: list[tuple[str, int, int]], above: list[tuple[s
     do(layer, above)
     reads_as(layer, list(plain[:size]))
     reads_as(words, kept[:size])
+
+
+@pytest.mark.parametrize("version", ["2.36", "2.43"])
+def test_a_key_that_is_not_known(version: str) -> None:
+    """free of what is in the tcache is unknown then; what it has put there itself, it knows."""
+    machine = replace_key(fresh(version), known=True)
+    first = predict(machine, Operation("malloc", (40,)))
+    freed = predict(first.after, Operation("free", (first.result or 0,)))
+    assert freed.goes_on
+    assert predict(freed.after, Operation("free", (first.result or 0,))).end == "abort"
+    other = replace_key(freed.after, known=False)
+    again = predict(other, Operation("free", (first.result or 0,)))
+    assert again.end == "unknown"
+    assert "tcache_key" in (again.message or "")
+    taken = predict(other, Operation("malloc", (40,)))
+    assert predict(taken.after, Operation("free", (first.result or 0,))).goes_on, "it is in no list"
+
+
+def replace_key(machine: Machine, known: bool) -> Machine:
+    """Return a machine whose glibc has another key than the chunks have that were freed before."""
+    made = machine.above()
+    made.glibc = replace(machine.glibc, key=0x1234567 if known else 0x7654321, key_known=known)
+    return made
+
+
+@pytest.mark.parametrize("front", [True, False])
+def test_a_limit_of_fastbins_that_is_not_known(front: bool) -> None:
+    """An empty fastbin needs none; a chunk in one of main_arena's tells of all that are no larger."""
+    machine = fresh("2.36").above()
+    machine.set_mp("tcache_count", 0)
+    pointers = []
+    for _ in range(3):
+        got = predict(machine, Operation("malloc", (40,)))
+        pointers.append(got.result or 0)
+        machine = got.after
+    if front:
+        machine = predict(machine, Operation("free", (pointers[0],))).after
+    machine.variables.max_fast = None
+    assert predict(machine, Operation("malloc", (24,))).goes_on
+    freed = predict(machine, Operation("free", (pointers[1],)))
+    assert freed.goes_on if front else freed.end == "unknown"
+    larger = predict(machine, Operation("malloc", (88,)))
+    assert predict(larger.after, Operation("free", (larger.result or 0,))).end == "unknown"

@@ -38,3 +38,8 @@ class Told:
             ) from None
         if isinstance(error, MemoryFault):
             raise gdb.GdbError(f"GDB {error}.") from None
+        if isinstance(error, UnicodeDecodeError):  # out of one of GDB's own functions, as for a damaged core file
+            raise gdb.GdbError(
+                f"A name that GDB has here, as of a file, is no text in {error.encoding}, so that it cannot hand on "
+                "what it knows: 'info files' and 'info sharedlibrary' show such names."
+            ) from None

@@ -198,7 +198,8 @@ def _in_libc_itself(event: Event, name: str, unnamed: bool, earlier: Iterable[Ev
         return Requester("other", "the text of an error message")
     if "getrandom" in name or name.startswith("arc4random"):
         return Requester("other", "the state of getrandom in the vDSO")
-    if unnamed and _anonymous(event):
+    # Nothing else in libc makes these calls: from glibc 2.42 on malloc's own frame may be gone.
+    if unnamed and (_anonymous(event) or event.syscall in ("brk", "mprotect", "mremap")):
         return _nameless(event, earlier)
     if name.startswith(("__gconv", "gconv_", "iconv_open")) or base_name(file) == "gconv-modules.cache":
         return Requester("other", "iconv's list of modules" if file else "iconv")
