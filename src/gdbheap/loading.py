@@ -95,15 +95,14 @@ def load(gdb, root):
     refusal = too_old(gdb.VERSION, sys.version_info)
     if refusal:
         raise gdb.GdbError(refusal)
-    lack = look_again(gdb)
+
+    def look_again():
+        # type: () -> str
+        return find_needs(root, getattr(gdb, "gdbheap_sites", ()))
+
+    lack = look_again()
     import gdbheap.debugger
 
-    gdbheap.debugger.load()
+    gdbheap.debugger.load(look_again if lack else None)
     if lack:
         gdb.write("%s 'help heap' needs none of it; commands that do will ask again.\n" % lack, gdb.STDERR)
-
-
-def look_again(gdb):
-    # type: (Any) -> str
-    """Do as ``find_needs`` for this gdbheap, with what the launcher has recorded in ``gdb``."""
-    return find_needs(os.path.dirname(os.path.dirname(__file__)), getattr(gdb, "gdbheap_sites", ()))

@@ -14,6 +14,7 @@ from gdbheap.ptmalloc.abi import Abi
 from gdbheap.simulate.calls import Unpredictable
 from gdbheap.simulate.comparison import compare
 from gdbheap.simulate.linux import is_placeholder
+from gdbheap.simulate.machine import Machine
 from gdbheap.simulate.operations import KINDS, Operation, Prediction, predict
 from gdbheap.simulate.outlook import look_ahead
 from gdbheap.simulate.public import usable_size

@@ -10,13 +10,20 @@ SECOND_PREFIX = "gdbheap"
 
 _loaded = False
 
+TYPE_CHECKING = False  # as in typing, which takes long to import
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def load() -> None:
-    """Define the commands, the functions, the settings and the rest; do nothing where that was done before."""
+
+def load(look_again: Callable[[], str] | None = None) -> None:
+    """Define the commands, the functions, the settings and the rest; do nothing where that was done before.
+
+    Where packages are missing ``look_again`` looks for them once more, and says in a sentence what to do.
+    """
     global _loaded
     if _loaded:
         return
-    from gdbheap.debugger import functions, mi, printers, settings
+    from gdbheap.debugger import errors, functions, mi, printers, settings
     from gdbheap.debugger.manual import manual
 
     prefixes = [SECOND_PREFIX]
@@ -60,6 +67,8 @@ def load() -> None:
         named = [(f"set {prefix} {item.word}", f"Set {item.subject}.") for item in settings.SETTINGS]
         made = [Heap(prefix, manual(prefix, (Heap, *commands), named_functions, named))]
         made += [command(prefix) for command in commands]
+    if look_again is not None:
+        errors.set_look_again(look_again)
     functions.define()
     printers.define()
     mi.define(made)
