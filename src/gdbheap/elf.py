@@ -276,8 +276,8 @@ def dynamic_symbols(memory: Memory, image: ElfImage) -> dict[str, int]:
             name, info, _, section, value, _ = entry
         else:
             name, value, _, info, _, section = entry
-        # Thread-local ones (6) have no address, and those without a section are other objects'.
-        if section and info & 15 != 6 and name < len(names):
+        # Thread-local ones (6) have no address, those of sections (3) no name, and those without one are others'.
+        if section and info & 15 not in (3, 6) and name < len(names):
             text = names[name : names.find(b"\0", name)].decode("utf-8", "replace")
             found[text] = image.bias + value
     return found
