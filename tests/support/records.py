@@ -10,6 +10,7 @@ from gdbheap.growth.decision import user_frame
 from gdbheap.growth.event import Event, FreeLists, Served
 from gdbheap.growth.event import Frame as Frame
 from gdbheap.growth.history import Final, History
+from gdbheap.growth.names import INTERNAL
 from gdbheap.growth.reading import ArenaVariables, ProcessFacts, Reading
 from gdbheap.growth.request import malloc_call
 from gdbheap.growth.requester import requester
@@ -46,7 +47,8 @@ def frames_of(text: str) -> tuple[Frame, ...]:
     """Return the frames of a stack, newest first.
 
     The object file stands in brackets where it changes, ``~`` before an inlined function, ``?`` for code without a
-    name, the source line, and in braces the variables that could be read.
+    name, the source line, and in braces the variables that could be read. Functions inside malloc that have a name
+    are as debug symbols have them, with a source file.
     """
     frames: list[Frame] = []
     objfile: str | None = None
@@ -57,10 +59,13 @@ def frames_of(text: str) -> tuple[Frame, ...]:
         if found["objfile"] is not None:
             objfile = f"/usr/lib/{found['objfile']}"
         pairs = (item.split("=") for item in (found["variables"] or "").split())
+        file = found["file"] and f"/home/me/{found['file']}"
+        if file is None and objfile is not None and objfile.endswith("/libc.so.6") and found["function"] in INTERNAL:
+            file = "./malloc/malloc.c"
         frames.append(
             Frame(
                 function=None if found["function"] == "?" else found["function"],
-                file=found["file"] and f"/home/me/{found['file']}",
+                file=file,
                 line=int(found["line"]) if found["line"] else None,
                 objfile=objfile,
                 pc=pc,
