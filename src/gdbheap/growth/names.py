@@ -27,6 +27,7 @@ INTERNAL = frozenset(
     | {"_int_free", "_int_free_chunk", "_int_free_merge_chunk", "_int_free_create_chunk"}
     | {"_int_free_maybe_consolidate", "_int_free_maybe_trim", "_int_realloc", "_int_memalign", "_mid_memalign"}
     | {"tcache_init", "tcache_malloc_init", "tcache_calloc_init", "tcache_free_init", "tcache_thread_shutdown"}
+    | {"tcache_try_malloc"}
     | {"malloc_consolidate", "ptmalloc_init", "__ptmalloc_init", "arena_thread_freeres", "malloc_hook_ini"}
     | {"__malloc_arena_thread_freeres", "realloc_hook_ini", "memalign_hook_ini", "__libc_memalign_impl"}
 )
