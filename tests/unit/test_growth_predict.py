@@ -446,7 +446,7 @@ def test_a_variable_that_another_thread_has_changed(read: int) -> None:
     ("stack", "reading", "reason"),
     [
         ("[libc.so.6] brk <- sbrk <- ? <- ? <- malloc <- [a.out] main", a_reading(), "debug symbols"),
-        ("[libc.so.6] __brk <- sysmalloc <- [a.out] main", a_reading(), "nothing else tells the size"),
+        ("[libc.so.6] __brk <- sysmalloc <- [a.out] main", a_reading(), "nb"),
         ("[libc.so.6] __mmap <- _int_new_arena <- arena_get2 <- [a.out] main", a_reading(), "size"),
         ("[libc.so.6] __brk <- systrim <- mtrim <- __malloc_trim <- [a.out] main", TRIMMED, "malloc_trim"),
         ("[libc.so.6] __mmap <- heap_trim <- mtrim <- __malloc_trim <- [a.out] main", TRIMMED, "malloc_trim"),
@@ -553,3 +553,15 @@ def test_what_begins_no_region() -> None:
     other = [event._replace(reading=a_reading(0x5555555782C0, 0x1D40, curbrk=0x55555557B234, number=1))
              for event in with_breaks(FOREIGN, 0x55555557B234, 0x5555555B9234)]  # fmt: skip
     assert region_starts(other) == ()
+
+
+@pytest.mark.parametrize("syscall", ["munmap", "mremap", "madvise"])
+def test_a_mapping_of_its_own_without_debug_symbols(syscall: str) -> None:
+    """The functions inside malloc have names and no variables, as in a static program: which chunk is not told."""
+    inside = "munmap_chunk" if syscall == "munmap" else "mremap_chunk"
+    event = operation(f"[libc.so.6] {syscall} <- {inside} <- __libc_realloc <- [a.out] main", a_reading(), [NOWHERE])[0]
+    bare = tuple(frame._replace(file=None, line=None, variables={}) for frame in event.frames)
+    args = (0x1000, 0x1000, 4, 0, 0, 0)
+    found = only(event._replace(syscall=syscall, args=args, frames=bare))
+    assert (found.call, found.exact) == (None, None)
+    assert inside in (found.reason or "")
