@@ -19,6 +19,7 @@ from tests.support.debugger import QUIET_START, Answers, Gdb, Result
 from tests.support.environment import ROOT, needs, plain_environment
 from tests.support.interrupting import interrupt_at
 from tests.support.programs import Programs
+from tests.support.symbols import needs_symbols
 
 #: A command line of each command that looks at the heap.
 LOOKING = (
@@ -113,11 +114,19 @@ def test_foreign_symbols(gdb: Gdb, answers: Answers, tmp_path: Path) -> None:
     assert answers["check"]["listed"] >= 8
 
 
+#: The arena of unlink_chunk's chunk, as arena_for_chunk has it: the heap that it is in begins with its address.
+ARENA_OF_P = (
+    "number('(unsigned long) &main_arena' if number('(unsigned long) p') < 0x600000000000 else "
+    "'*(unsigned long *)((unsigned long) p & ~0x3ffffffUL)')"
+)
+
+
 def test_another_thread_inside_malloc(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     """It is said which thread that is, and whose lists may be between two steps: those of its arena, and its tcache."""
+    needs_symbols(gdb)
     gdb(
         "set breakpoint pending on", "break unlink_chunk if $_thread == 3", "run",
-        answers.python("truth", {"arena": "number('(unsigned long) av')"}),
+        answers.python("truth", {"arena": ARENA_OF_P}),
         "thread 1", f"heap check {answers.into('check')}", f"heap arenas {answers.into('arenas')}", "kill",
         program=programs["churn"], args=["7", "3", "0"],
     ).has_no_internal_error()  # fmt: skip
