@@ -104,7 +104,7 @@ INSTALLING: Mapping[str, tuple[str, ...]] = {
         "test_a_second_copy_is_left_alone",
         "test_the_packages_of_the_virtual_environment_are_found",
     ),
-    "test_scripts": ("test_the_story", "test_the_second_set_up_is_silent_and_quick"),
+    "test_scripts": ("test_the_story", "test_the_second_set_up_does_nothing"),
 }
 
 
