@@ -317,9 +317,7 @@ def test_a_mutated_core(gdb: Gdb, programs: Programs, cores: dict[str, Path], tm
             data[place] = chance.choice((0, 1, 0x41, 0xFF, chance.randrange(256)))
     path = tmp_path / "mutated"
     path.write_bytes(data)
-    begun = time.monotonic()
-    survives(gdb(f"core-file {path}", *LOOKING, program=programs["threads"]))
-    assert time.monotonic() - begun < 100, f"seed {seed}"
+    survives(gdb(f"core-file {path}", *LOOKING, program=programs["threads"]))  # or GDB is stopped after PATIENCE
 
 
 #: Files that are no core file: empty, a header alone, a script, zeros, program headers that lead nowhere.
