@@ -78,6 +78,7 @@ LAST = {
     "smallbin": (2, 40),  # calloc takes chunks from the tcache after that
     "fastbin-entry": (2, 40),
     "next-size-fast": (2, 40),
+    "call-fasttop": (2, 40),
 }
 
 
