@@ -15,7 +15,7 @@ from tests.gdb.test_chunks import HARMFUL
 from tests.support.debugger import Answers, Gdb
 from tests.support.environment import glibc_version
 from tests.support.programs import Programs
-from tests.support.symbols import remember
+from tests.support.symbols import remember, wanted
 
 
 def asking(answers: Answers, name: str, expressions: str, options: str = "") -> str:
@@ -458,8 +458,10 @@ def test_a_tcache_that_cannot_be_read(gdb: Gdb, answers: Answers, programs: Prog
     done.succeeded()
     chunk = answers["chunk"]["chunk"]
     assert chunk["state"] == "used"
-    assert any("0x123450" in problem and "shown as used" in problem for problem in chunk["problems"])
-    assert answers["chunk"]["free"][0]["end"] == "crash"
+    # Without debug symbols it is no tcache at all: that is how one is known.
+    said = "0x123450" if wanted() else "cannot be found"
+    assert any(said in problem and "shown as used" in problem for problem in chunk["problems"])
+    assert answers["chunk"]["free"][0]["end"] == ("crash" if wanted() else None)
 
 
 def leave_out(core: Path, address: int) -> None:
