@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.gdb.test_bad_states import LOOKING
 from tests.gdb.test_chunks import HARMFUL
 from tests.gdb.test_read_only import command_lines
 from tests.support.debugger import Gdb
-from tests.support.environment import needs
+from tests.support.environment import ROOT, needs
 from tests.support.programs import Programs
 
 NAME = "evil\x1b[31m\x1b]0;t\x07\u202e<b>&\"'"
@@ -107,3 +108,32 @@ def test_no_name_reaches_a_file(gdb: Gdb, hostile: tuple[Path, Path], tmp_path: 
             assert "b" not in tags
             assert "script" not in tags
     assert not json.loads((out / "corrupt.json").read_text())["sound"]
+
+
+def test_nothing_beside_the_program_is_run(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+    """What GDB declines by default stays declined: scripts next to the program, and those of the current folder."""
+    program = tmp_path / "totals"
+    shutil.copy(programs["totals"], program)
+    (tmp_path / "totals-gdb.py").write_text("print('EVIL python')")
+    (tmp_path / "totals-gdb.gdb").write_text("echo EVIL script\\n")
+    for name in (".gdbinit", "gdbinit", "gdbheap", ".gdbheap.json"):
+        (tmp_path / name).write_text("echo EVIL file\\n")
+    asked = ("show auto-load safe-path", "show auto-load scripts-directory", "info auto-load python-scripts")
+    result = gdb(
+        "echo ASKED\\n",
+        *asked,
+        "echo ASKED\\n",
+        f"source {ROOT}/gdbheap",
+        "break stop_here",
+        "run",
+        *LOOKING,
+        "echo ASKED\\n",
+        *asked,
+        load=None,
+        program=program,
+        cwd=tmp_path,
+    )
+    _, before, _, after = result.stdout.split("ASKED\n")
+    assert "EVIL" not in result.stdout + result.stderr
+    assert "auto-load" in before.lower()
+    assert after == before

@@ -114,6 +114,17 @@ def test_every_import_points_downwards() -> None:
     assert not found, "\n".join(found)
 
 
+def test_nothing_that_is_read_can_run() -> None:
+    """No module reads what may hold code: where anything is kept in a file at all, it is text or JSON."""
+    found = [
+        f"{module} imports {name}"
+        for module, path in modules()
+        for _, name in imported(ast.parse(path.read_text(encoding="utf-8")), module, path.name == "__init__.py")
+        if name.split(".")[0] in ("pickle", "marshal", "shelve", "dbm", "runpy", "code")
+    ]
+    assert not found, "\n".join(found)
+
+
 def test_every_module_has_a_place() -> None:
     names = {part_of(module) for module, _ in modules()}
     assert {"gdbheap", "gdbheap.memory", "gdbheap.ptmalloc", "gdbheap.loading"} <= names
