@@ -385,7 +385,11 @@ def test_a_corrupt_heap(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     same = ("address", "size", "state", "list", "before", "after", "usable")
     for sound, found in (("sound", "listed"), ("used", "behind"), ("used", "huge")):
         for key in same:
-            assert answers[found]["chunk"][key] == answers[sound]["chunk"][key], key
+            known, wanted_value = answers[found]["chunk"][key], answers[sound]["chunk"][key]
+            if key in ("before", "after") and known is not None:
+                assert known.pop("behind_damage"), "so is the neighbour"
+                wanted_value = {name: value for name, value in wanted_value.items() if name != "behind_damage"}
+            assert known == wanted_value, key
         assert answers[sound]["chunk"]["resumed"] is None
         assert "stopped" in answers[found]["chunk"]["resumed"]
     assert answers["before"]["chunk"]["resumed"] is None

@@ -30,7 +30,7 @@ def test_the_records_are_those_of_the_commands(gdb: Gdb, answers: Answers, progr
     code = f"""
     import gdbheap
     heap = gdbheap.heap()
-    fields = ('address', 'pointer', 'size', 'flags', 'state', 'request_max')
+    fields = ('address', 'pointer', 'size', 'flags', 'state', 'request_max', 'behind_damage')
     def rows(chunks):
         return [{{field: getattr(chunk, field) for field in fields}} for chunk in chunks]
     dump(
