@@ -318,7 +318,10 @@ setattr(owner, name, interrupted)
 def test_gdb_is_interrupted_while_it_reads_a_call(
     gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path, owner: str, name: str, number: int
 ) -> None:
-    """GDB stops there and goes on at `continue`; what is missing is one call or its result, and that is said."""
+    """GDB stops there and goes on at `continue`; what is missing is one call or its result, and that is said.
+
+    Newer GDBs hand the signal to the program as long as it runs: the recorder is not interrupted, and misses nothing.
+    """
     root, _ = trace_tree(tmp_path / "strace", programs["growth"])
     result = gdb(
         "heap catch",
@@ -332,12 +335,16 @@ def test_gdb_is_interrupted_while_it_reads_a_call(
     assert "Traceback" not in result.stdout + result.stderr, result.describe()
     assert f"process {answers.events('events')[0]['process']}" in result.stdout.split("Num  Description")[1]
     found = answers["events"]
-    (gap,) = found["gaps"]
-    assert "interrupted" in gap["reason"]
-    assert gaps_of(result)
     recorded_calls = Counter(plain(event) for event in found["events"])
     missing = Counter(seen(call) for call in root.calls) - recorded_calls
-    assert sum(missing.values()) == 1, missing
+    if "Program received signal SIGINT" in result.stdout:
+        assert not found["gaps"]
+        assert not missing
+    else:
+        (gap,) = found["gaps"]
+        assert "interrupted" in gap["reason"]
+        assert gaps_of(result)
+        assert sum(missing.values()) == 1, missing
     assert abs(len(root.calls) - len(found["events"])) <= 1
     assert all(event["exact"] is not False for event in found["events"])
 
