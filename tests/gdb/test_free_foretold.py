@@ -9,6 +9,7 @@ import pytest
 from tests.support.debugger import Answers, Gdb, Result
 from tests.support.environment import glibc_version
 from tests.support.programs import Programs
+from tests.support.symbols import wanted
 
 FIELDS = {"top": "top", "size": "top->mchunk_size", "unsorted": "bins[0]", "first": "bins[0]->mchunk_size"}
 ARENA = ", ".join(f"{name!r}: number('((struct malloc_state *)%d)->{member}' % a)" for name, member in FIELDS.items())
@@ -120,6 +121,9 @@ def test_where_the_chunk_goes(gdb: Gdb, answers: Answers, programs: Programs, mo
     foretold, result = free(gdb, answers, programs, mode)
     result.succeeded()
     before, after = answers["before"], answers["after"]
+    if foretold["end"] is None and not wanted():
+        assert "cannot be read" in foretold["meaning"] or "is not known" in foretold["meaning"]
+        return
     assert foretold["end"] == ENDS[mode], foretold
     assert foretold["message"] is None
     victim, chunk, size = before["victim"], foretold["chunk"], foretold["size"]
@@ -162,6 +166,9 @@ def test_how_it_aborts(gdb: Gdb, answers: Answers, programs: Programs, mode: str
     """The message is the one that the C library then prints, to the letter."""
     foretold, result = free(gdb, answers, programs, mode)
     assert "SIGABRT" in result.stdout, result.describe()
+    if foretold["end"] is None and not wanted():
+        assert "global_max_fast" in foretold["meaning"]
+        return
     assert foretold["end"] == "abort", foretold
     assert foretold["message"] == ABORTS[mode]
     assert foretold["message"] in result.stderr.splitlines(), result.describe()

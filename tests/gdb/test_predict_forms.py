@@ -9,6 +9,7 @@ import errno
 
 from tests.support.debugger import Answers, Gdb
 from tests.support.programs import Programs
+from tests.support.symbols import wanted as wanted_symbols
 
 _SIZES = "unsigned long, unsigned long"
 #: The functions by name, as C declares them.
@@ -109,6 +110,8 @@ def test_each_function_does_what_was_predicted(gdb: Gdb, answers: Answers, progr
         last = max([last, *(event["id"] for event in made)])
         wanted = [(call["syscall"], call["args"]) for call in predicted["calls"]]
         assert [(event["syscall"], event["args"]) for event in made][-len(wanted) :] == wanted or not wanted, asked
+        if predicted["end"] == "unknown" and not wanted_symbols():  # free_list or global_max_fast decides
+            continue
         if asked.startswith("posix_memalign"):
             code = 0 if predicted["end"] == "chunk" else getattr(errno, predicted["errno"])
             assert real["result"] == code, asked

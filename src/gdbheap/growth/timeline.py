@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from gdbheap.growth.event import Event, whole_pages
 from gdbheap.growth.history import Gap, History
+from gdbheap.growth.nameless import gives_back, public_name
 from gdbheap.growth.reading import Reading
 from gdbheap.growth.requester import A_MAPPING, HEAP_OF_AN_ARENA, OWN_MAPPING
 from gdbheap.simulate.kernel import MAP_FIXED, PROT_NONE
@@ -334,8 +335,10 @@ def _found_at_start(events: Sequence[Event]) -> tuple[int | None, int | None, in
 
 def _counted_off(event: Event) -> int:
     """Return the bytes that malloc no longer counts at a call of munmap, as free subtracts them before it."""
-    freed = event.syscall == "munmap" and event.requester.purpose == OWN_MAPPING
-    return whole_pages(event.args[1]) if freed else 0
+    purpose = event.requester.purpose
+    # Without debug symbols nothing tells the chunk, but free has a name, and no heap of an arena is meant.
+    freed = purpose == OWN_MAPPING or (purpose == A_MAPPING and gives_back(public_name(event)))
+    return whole_pages(event.args[1]) if freed and event.syscall == "munmap" else 0
 
 
 def _compare(events: Sequence[Event], counter: _Counter) -> tuple[int | None, int | None]:
