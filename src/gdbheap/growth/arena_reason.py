@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from gdbheap.growth.event import Event, Frame
 from gdbheap.growth.nameless import gives_back, is_nameless, public_name
-from gdbheap.growth.names import INTERNAL, PUBLIC, function_of
+from gdbheap.growth.names import INTERNAL, OF_OWN_MAPPINGS, PUBLIC, function_of
 from gdbheap.growth.reading import Reading
 from gdbheap.simulate.arena_choice import ArenaFacts, another_arena, choose_arena, limit_text
 from gdbheap.simulate.calls import Unpredictable
@@ -34,8 +34,6 @@ _GIVING_BACK = frozenset(
     | {"_int_free_maybe_trim", "heap_trim", "systrim"}
 )
 _TCACHE_INIT = frozenset({"tcache_init", "tcache_malloc_init", "tcache_calloc_init", "tcache_free_init"})
-#: These work on the mapping of one chunk: no arena takes part.
-_NO_ARENA = frozenset({"munmap_chunk", "mremap_chunk"})
 
 
 def _operation(frames: Sequence[Frame]) -> str | None:
@@ -56,7 +54,7 @@ def _operation(frames: Sequence[Frame]) -> str | None:
             return "chunk"
         if name in ("mtrim", "malloc_trim", "__malloc_trim"):
             return "all"
-        if name in _NO_ARENA:
+        if name in OF_OWN_MAPPINGS:
             return None
         if name in ("sysmalloc", "_int_malloc"):
             found = "thread"
@@ -77,7 +75,7 @@ def _nameless_operation(event: Event, reading: Reading) -> str | None:
         return None
     if requested.function == "tcache_init":
         return "thread"
-    if any(function_of(frame) in _NO_ARENA for frame in event.frames):
+    if any(function_of(frame) in OF_OWN_MAPPINGS for frame in event.frames):
         return None
     if gives_back(name):
         return "chunk"

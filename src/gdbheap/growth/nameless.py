@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from gdbheap.growth.event import Event, Frame
-from gdbheap.growth.names import INTERNAL, PUBLIC, function_of, in_libc
+from gdbheap.growth.names import INTERNAL, OF_OWN_MAPPINGS, PUBLIC, function_of, in_libc
 from gdbheap.simulate.arenas import heap_trim
 from gdbheap.simulate.calls import Call, Steps, Unpredictable, advance
 from gdbheap.simulate.kernel import PROT_NONE
@@ -22,8 +22,6 @@ from gdbheap.simulate.trim import mtrim, systrim
 RETURNING = frozenset({"malloc", "calloc", "realloc"})
 #: A function inside malloc that has a name all the same, for programs of long ago.
 _EXPORTED = frozenset({"__default_morecore"})
-#: What works on one chunk with a mapping of its own, where it has a name.
-_OF_MAPPINGS = frozenset({"munmap_chunk", "mremap_chunk"})
 #: The place among a call's arguments of what grows with the request, and the rank of the branch that makes the call.
 _AMOUNT = {"brk": (0, 0), "mprotect": (1, 0), "mmap": (1, 1), "mremap": (2, 0)}
 
@@ -96,7 +94,7 @@ def nameless_steps(event: Event) -> Steps:
     state, requested, name = event.state, event.requested, public_name(event)
     assert state is not None
     chunk = event.chunk
-    mapped = [function for function in map(function_of, event.frames) if function in _OF_MAPPINGS]
+    mapped = [function for function in map(function_of, event.frames) if function in OF_OWN_MAPPINGS]
     if chunk is None and mapped:
         raise Unpredictable(f"It cannot be told which chunk {mapped[0]} was given.")
     if event.syscall == "munmap" and chunk is not None:

@@ -32,6 +32,9 @@ INTERNAL = frozenset(
     | {"__malloc_arena_thread_freeres", "realloc_hook_ini", "memalign_hook_ini", "__libc_memalign_impl"}
 )
 
+#: Those that work on one chunk with a mapping of its own: no arena takes part.
+OF_OWN_MAPPINGS = frozenset({"munmap_chunk", "mremap_chunk"})
+
 #: glibc's public functions of malloc, by the names that a frame may have, each with the name that programs use.
 PUBLIC: Mapping[str, str] = {
     **{name: name for name in ("malloc", "calloc", "realloc", "free", "cfree", "memalign", "aligned_alloc")},

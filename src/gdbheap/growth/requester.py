@@ -14,6 +14,7 @@ from gdbheap.growth.names import (
     INTERNAL,
     LOCALE,
     MESSAGE,
+    OF_OWN_MAPPINGS,
     OTHER_MALLOC_FILE,
     OTHER_PUBLIC,
     PASSING,
@@ -148,7 +149,7 @@ def _malloc_purpose(event: Event, name: str) -> str:
         return "huge pages for new memory"
     if event.syscall == "madvise" and name in ("mtrim", "__malloc_trim", "malloc_trim"):
         return FREE_PAGES
-    if event.syscall == "mremap" or name in ("sysmalloc_mmap", "munmap_chunk", "mremap_chunk"):
+    if event.syscall == "mremap" or name in OF_OWN_MAPPINGS | {"sysmalloc_mmap"}:
         return OWN_MAPPING
     if name == "sysmalloc_mmap_fallback":
         return "main_arena's heap, where the break cannot be moved"
