@@ -105,4 +105,4 @@ def load(gdb, root):
 
     gdbheap.debugger.load(look_again if lack else None)
     if lack:
-        gdb.write("%s 'help heap' needs none of it; commands that do will ask again.\n" % lack, gdb.STDERR)
+        gdb.write("%s 'help heap' works; a command that needs what is missing says this again.\n" % lack, gdb.STDERR)

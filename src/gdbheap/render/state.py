@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from tabulate import tabulate
-
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.params import ParamFact, Params
 from gdbheap.ptmalloc.provenance import Provenance
@@ -17,6 +15,8 @@ from gdbheap.render.units import count_of, hex_size, human_size
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return a summary table as lines; columns whose header ends in a space are aligned to the right."""
+    from tabulate import tabulate  # what shows no table needs none
+
     align = ["right" if header.endswith(" ") else "left" for header in headers]
     text = tabulate(
         rows, [header.strip() for header in headers], tablefmt="simple", colalign=align, disable_numparse=True
