@@ -90,6 +90,36 @@ def test_how_is_said(gdb: Gdb, programs: Programs, answers: Answers) -> None:
     assert "debug symbols" not in found["main_arena"]["how"]
 
 
+#: What is written over main_arena: from which field on, how many words, and the word.
+DAMAGES = {
+    "top": ("top", 1, 0x4141414141414141),
+    "no top": ("top", 1, 0),
+    "next": ("next", 1, 0x41414140),
+    "flags": ("mutex", 1, 0xFFFFFFFF00000000),
+    "max_system_mem": ("max_system_mem", 1, 0),
+    "attached_threads": ("attached_threads", 1, 1 << 50),
+    "most bins": ("bins[0]", 200, 0x41414140),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_main_arena_is_found(gdb: Gdb, programs: Programs, answers: Answers, damage: str) -> None:
+    """It is where libc's file has it, however little makes sense there now; what is wrong is then shown."""
+    needs_symbols(gdb)
+    field, count, word = DAMAGES[damage]
+    stop = ("break stop_here", "run")
+    code = {"arena": "number('&main_arena')", "field": f"number('&main_arena.{field}')"}
+    gdb(*stop, answers.python("known", code), program=programs["totals"]).succeeded()
+    known = answers["known"]
+    gdb(
+        *stop, *(f"set var *(unsigned long *) {known['field'] + 8 * place:#x} = {word:#x}" for place in range(count)),
+        f"heap params -how {answers.into('found')}", f"heap check {answers.into('check')}",
+        program=programs["totals"], before=WITHOUT,
+    ).has_no_internal_error()  # fmt: skip
+    assert {fact["name"]: fact["address"] for fact in answers["found"]["how"]}["main_arena"] == known["arena"]
+    assert answers["check"]["findings"]
+
+
 #: What of an event must be the same with and without symbols, where it is known at all.
 KNOWN = ("args", "result", "delta", "arena", "request", "chunk_size", "path", "terms", "predicted", "exact")
 

@@ -17,6 +17,7 @@ from tests.support.heap_image import LAYOUTS, MAIN_BASE, Image, main_heap
 
 BOTH = pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 PIECES = ((0x40, "tcache"), (0x90, "used"), (0x430, "unsorted"), (0x60, "used"), (0x500, "large"), (0x70, "used"))
+TCACHE = {"tcache_count": 7, "tcache_max_bytes": 1032, "tcache_bins": 64, "tcache_small_bins": 64}
 THREAD = 0x3000_0800
 OFFSETS = (-0x20, -0x10, 0x8)
 
@@ -36,9 +37,7 @@ def heap(layout: tuple[str, int]) -> Image:
         mmap_threshold=0x20000,
         arena_test=8,
         n_mmaps_max=65536,
-        tcache_count=7,
-        tcache_max_bytes=1032,
-        **{name: 64 for name in ("tcache_bins", "tcache_small_bins") if name in image.layout.par.fields},
+        **{name: value for name, value in TCACHE.items() if name in image.layout.par.fields},
     )
     return image
 
@@ -168,6 +167,34 @@ def test_nothing_there() -> None:
     with pytest.raises(NotFound) as caught:
         discover(source(image))
     assert caught.value.what == "main_arena"
+
+
+def before_the_program(layout: tuple[str, int]) -> Memory:
+    """Return what libc's file has where the heap's variables are."""
+    image = Image(*layout)
+    image.field(image.layout.state, image.MAIN_ARENA, "next", image.MAIN_ARENA)
+    image.field(image.layout.state, image.MAIN_ARENA, "attached_threads", 1)
+    image.par(
+        trim_threshold=0x20000,
+        top_pad=0x20000,
+        mmap_threshold=0x20000,
+        arena_test=8,
+        n_mmaps_max=65536,
+        **{name: value for name, value in TCACHE.items() if name in image.layout.par.fields},
+    )
+    return image.memory
+
+
+@settings(max_examples=150)
+@given(layout=st.sampled_from(list(LAYOUTS)), words=st.lists(st.integers(0, (1 << 32) - 1), min_size=1, max_size=9))
+def test_with_the_file_no_damage_hides_them(layout: tuple[str, int], words: list[int]) -> None:
+    """Whatever is written over both structs, libc's file tells where they are."""
+    image = heap(layout)
+    for start, size in ((image.MAIN_ARENA, image.layout.state.size), (image.MP, image.layout.par.size)):
+        for place in range(0, size, image.abi.word_size):
+            image.word(start + place, words[place % len(words)])
+    found = discover(source(image, initial=before_the_program(layout)), release_of(layout))
+    assert is_right(found, image)
 
 
 @settings(max_examples=150)

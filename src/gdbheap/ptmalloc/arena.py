@@ -12,6 +12,8 @@ NONCONTIGUOUS_BIT = 2
 _SIGNED = frozenset({"mutex", "flags"})
 #: Arenas that are followed at most; glibc makes 8 for each processor unless it is told to make more.
 MAX_ARENAS = 0x10000
+#: Threads that Linux lets there be at most.
+MOST_THREADS = 1 << 22
 
 
 @dataclass(frozen=True)

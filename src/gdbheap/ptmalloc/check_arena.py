@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import FLAG_BITS, PREV_INUSE, Abi
-from gdbheap.ptmalloc.arena import NONCONTIGUOUS_BIT, Arena
+from gdbheap.ptmalloc.arena import MOST_THREADS, NONCONTIGUOUS_BIT, Arena
 from gdbheap.ptmalloc.bins import LAST_BIN
 from gdbheap.ptmalloc.check_lists import hexadecimal
 from gdbheap.ptmalloc.finding import Finding
@@ -76,6 +76,11 @@ class ArenaChecker:
         members = {item.address for item in self._state.ring.arenas}
         if arena.next_free and arena.next_free not in members and self._state.ring.problem is None:
             yield self._field("arena-field", "next_free", arena.next_free, "0 or an arena", "")
+        if arena.attached_threads > MOST_THREADS:
+            yield self._field(
+                "arena-field", "attached_threads", arena.attached_threads, f"at most {MOST_THREADS}",
+                ", as many as Linux lets there be",
+            )  # fmt: skip
         if arena.system_mem > arena.max_system_mem:
             yield self._field(
                 "arena-field", "max_system_mem", arena.max_system_mem, f"at least {arena.system_mem:#x}",

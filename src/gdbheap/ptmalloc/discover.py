@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 from gdbheap.elf import ElfImage, Segment, relative_relocations
 from gdbheap.memory import Memory, MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import Abi
-from gdbheap.ptmalloc.arena import Arena, read_arena, read_arenas
+from gdbheap.ptmalloc.arena import MOST_THREADS, Arena, read_arena, read_arenas
 from gdbheap.ptmalloc.generations import GENERATIONS, Generation
 from gdbheap.ptmalloc.layout import Layout
 from gdbheap.ptmalloc.params import Params, decode_params
 
 #: HEAP_MAX_SIZE is a multiple of this, so that an arena that is not main_arena lies right behind such an address.
 _HEAP_STEP = 1 << 20
-#: More than any kernel lets a process have.
-_MOST_THREADS = 1 << 22
 #: More than anyone lets malloc make.
 _MOST_ARENAS = 0x10000
 #: Bytes of initialised data that are looked through at most.
@@ -29,6 +28,7 @@ _MOST_DATA = 64 << 20
 _DEFAULT_THRESHOLD = 0x20000
 _RELOCATED = "its field next, relocated data of {file}, begins a ring that leads back to it; its bins do too"
 _TABLE = "its field next is what a relocation of {file} makes lead to its own struct; its bins lead back to it"
+_INITIAL = "the only place in {file}'s file with malloc_state's initial values"
 _SCANNED = "its field next, in the data of {file}, begins a ring that leads back to it; its bins do too"
 
 
@@ -107,6 +107,14 @@ def discover(source: Source, version: tuple[int, int] | None = None, given: Give
         for found in _mp_places(source, generation, arena.address, given):
             places[found.address] = found.how
             fitting.append((found.address, generation))
+    if not fitting and source.initial is not None:
+        # What the process has there now is damaged; where the file has it is all the same right.
+        for generation in generations:
+            for found in _initial_mp_places(source, source.initial, generation):
+                if given.mp is None or found.address == given.mp.address:
+                    places[found.address] = found.how if given.mp is None else given.mp.how
+                    fitting.append((found.address, generation))
+        version = None  # that the layout fits cannot be checked: only one may come into question
     if not fitting:
         reason = f"nothing in the data of {source.name} agrees with main_arena at {arena.address:#x}"
         if given.mp is not None:
@@ -150,6 +158,9 @@ def _find_main_arena(source: Source, given: Given) -> tuple[Found, list[Generati
     else:
         hits = list(_self_references(source, generations))
     sound = [hit for hit in hits if _is_main_arena(source, hit)]
+    if not sound:  # what the process has there now is damaged; where the file has it is all the same right
+        how = _INITIAL.format(file=source.name) if given.main_arena is None else given.main_arena.how
+        sound = [hit._replace(how=how) for hit in hits if _is_initial_arena(source, hit)]
     places = {hit.address: hit.how for hit in sound}
     if not places:
         if given.main_arena is not None:
@@ -186,7 +197,8 @@ def _self_references(source: Source, generations: Sequence[Generation]) -> Itera
         words = []
     if not words:
         how = _SCANNED
-        words = [(address, word, False) for address, word in _data_words(source)]
+        first = [] if source.initial is None else _data_words(source, source.initial)
+        words = [(address, word, False) for address, word in chain(_data_words(source), first)]
     for address, word, by_table in words:
         for generation in by_offset.get(address - word, ()):
             yield _Hit(word, generation, (_TABLE if by_table else how).format(file=source.name), by_table)
@@ -199,17 +211,23 @@ def _self_references(source: Source, generations: Sequence[Generation]) -> Itera
 
 
 def _relocated_words(source: Source) -> Iterator[tuple[int, int, bool]]:
-    """Yield (address, word, True) of the relocated words in writable segments as the table of relocations has them.
+    """Yield (address, word, True) of the relocated words in writable segments as the loader made them.
 
-    Where it does not have them (False), the word is what is there now: malloc may have changed it.
+    Where neither the table of relocations nor the file has them (False), the word is what is there now: malloc may
+    have changed it.
     """
-    image, reader = source.image, _Words(source.memory, source.image)
+    image, now = source.image, _Words(source.memory, source.image)
+    first = None if source.initial is None else _Words(source.initial, source.image)
     for relocation in relative_relocations(source.memory, image):
         if any(segment.writable and segment.start <= relocation.address < segment.end for segment in image.segments):
-            by_table = relocation.value is not None
-            word = relocation.value if by_table else reader.word(relocation.address)
+            word = relocation.value
+            if word is None and first is not None:
+                in_place = first.word(relocation.address)
+                word = None if in_place is None else image.bias + in_place
+            made = word is not None
+            word = word if made else now.word(relocation.address)
             if word is not None:
-                yield relocation.address, word, by_table
+                yield relocation.address, word, made
 
 
 class _Words:
@@ -267,11 +285,33 @@ def _is_main_arena(source: Source, hit: _Hit) -> bool:
     return all(_is_arena(memory, abi, layout, arena) for arena in ring.arenas[:2])
 
 
+def _is_initial_arena(source: Source, hit: _Hit) -> bool:
+    """Return whether the file has what main_arena is before the program runs, whatever the process has there now.
+
+    That is zeros, but for next, which is its own address, and the one thread (malloc.c: main_arena, since 2.23).
+    """
+    if source.initial is None:
+        return False
+    abi, state = source.abi(hit.generation), hit.generation.layout.state
+    try:
+        arena = bytearray(source.initial.read(hit.address, state.size))
+    except MemoryFault:
+        return False
+    words = {
+        name: slice(state.fields[name].offset, state.fields[name].offset + abi.word_size)
+        for name in ("next", "attached_threads")
+    }
+    attached = int.from_bytes(arena[words["attached_threads"]], abi.byte_order)
+    for word in words.values():
+        arena[word] = bytes(abi.word_size)
+    return attached == 1 and not any(arena)
+
+
 def _is_arena(memory: Memory, abi: Abi, layout: Layout, arena: Arena) -> bool:
     if arena.flags & ~(7 if "have_fastchunks" not in layout.state.fields and layout.has_fastbins else 2):
         return False
     # max_system_mem follows system_mem only when sysmalloc has laid out the new memory.
-    if arena.attached_threads > _MOST_THREADS or (arena.system_mem and not arena.max_system_mem):
+    if arena.attached_threads > MOST_THREADS or (arena.system_mem and not arena.max_system_mem):
         return False
     if not any(arena.bins):  # malloc_init_state comes with the first request
         return arena.top == 0 and arena.system_mem == 0 and arena.attached_threads == 1
@@ -301,14 +341,8 @@ def _mp_places(source: Source, generation: Generation, main_arena: int, given: G
     abi, layout = source.abi(generation), generation.layout
     arena = read_arena(source.memory, abi, layout, main_arena, 0)
 
-    def params(memory: Memory, address: int) -> Params | None:
-        try:
-            return decode_params(abi, layout, address, memory.read(address, layout.par.size))
-        except MemoryFault:
-            return None
-
     def agrees(address: int, strictly: bool) -> bool:
-        now = params(source.memory, address)
+        now = _params(source, source.memory, generation, address)
         return now is not None and _is_plausible(now) and _agrees(now, abi, arena, strictly)
 
     if given.mp is not None:
@@ -316,14 +350,10 @@ def _mp_places(source: Source, generation: Generation, main_arena: int, given: G
             yield given.mp
         return
     if source.initial is not None:
-        places = []
-        for address in _thresholds(source, source.initial):
-            first = params(source.initial, address)
-            if first is not None and _is_initial(first) and agrees(address, strictly=False):
-                places.append(address)
+        initial = _initial_mp_places(source, source.initial, generation)
+        places = [place for place in initial if agrees(place.address, strictly=False)]
         if places:
-            how = f"the only place in {source.name}'s file with malloc_par's initial values"
-            yield from (Found(address, how) for address in places)
+            yield from places
             return
     base = arena.top + (arena.top_size or 0) - arena.system_mem
     if arena.has_top(abi) and arena.contiguous and arena.system_mem:
@@ -334,9 +364,26 @@ def _mp_places(source: Source, generation: Generation, main_arena: int, given: G
         how = "the only place with malloc_par's default thresholds, whose counters agree"
         candidates = list(_thresholds(source, source.memory))
     for address in candidates:
-        now = params(source.memory, address)
+        now = _params(source, source.memory, generation, address)
         if now is not None and now.get("n_mmaps_max") == 0x10000 and agrees(address, strictly=True):
             yield Found(address, how)
+
+
+def _initial_mp_places(source: Source, initial: Memory, generation: Generation) -> Iterator[Found]:
+    """Yield where the file has what malloc_par of this generation is before the program runs."""
+    how = f"the only place in {source.name}'s file with malloc_par's initial values"
+    for address in _thresholds(source, initial):
+        first = _params(source, initial, generation, address)
+        if first is not None and _is_initial(first):
+            yield Found(address, how)
+
+
+def _params(source: Source, memory: Memory, generation: Generation, address: int) -> Params | None:
+    abi, layout = source.abi(generation), generation.layout
+    try:
+        return decode_params(abi, layout, address, memory.read(address, layout.par.size))
+    except MemoryFault:
+        return None
 
 
 def _thresholds(source: Source, memory: Memory) -> Iterator[int]:

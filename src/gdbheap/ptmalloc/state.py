@@ -26,7 +26,10 @@ class HeapState:
     @property
     def in_use(self) -> bool:
         """Whether malloc ever took memory from the kernel: before that there is no heap to show."""
-        return self.params.get("max_n_mmaps") > 0 or any(arena.max_system_mem for arena in self.ring.arenas)
+        arenas = self.ring.arenas
+        return self.params.get("max_n_mmaps") > 0 or any(
+            arena.max_system_mem or arena.has_top(self.abi) for arena in arenas
+        )
 
 
 def read_heap_state(memory: Memory, abi: Abi, layout: Layout, main_arena: int, mp: int) -> HeapState:
