@@ -293,7 +293,7 @@ static void callers_of_malloc(void)
     text[500 * KIB - 1] = 0;
     kept[4] = strdup(text);
     kept[5] = strndup(text, 90 * KIB);
-    kept[6] = strndup(text, 90 * KIB);
+    kept[6] = strndup(text, 400 * KIB); /* mapped */
     if (asprintf(&printed, "%s%s", text, text) < 0)
         abort();
     file = open_memstream(&line, &size);

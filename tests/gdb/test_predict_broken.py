@@ -35,7 +35,7 @@ MODES = {
 }
 
 
-@pytest.mark.skipif(not (2, 33) <= glibc_version() < (2, 41), reason="the messages are those of glibc 2.33 to 2.40")
+@pytest.mark.skipif(glibc_version() == (0, 0), reason="the messages are those of glibc 2.33 to 2.40")
 @pytest.mark.parametrize("mode", MODES)
 def test_what_a_corrupt_heap_leads_to(gdb: Gdb, answers: Answers, programs: Programs, mode: str) -> None:
     """The prediction, and then glibc's own words on the standard error."""

@@ -22,7 +22,7 @@ from tests.support.symbols import known_to_be, to_the_byte, wanted
 SUM, GROWTH, TOP_PAD, MINSIZE = 0x202B0, 0x21000, 0x20000, 0x20
 
 pytestmark = pytest.mark.skipif(
-    not (2, 30) <= glibc_version() <= (2, 41), reason="the numbers of the story are those of glibc 2.30 to 2.41"
+    glibc_version() == (0, 0), reason="the numbers of the story are those of glibc 2.30 to 2.41"
 )
 
 

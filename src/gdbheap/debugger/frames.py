@@ -6,9 +6,13 @@ from typing import Any
 
 import gdb
 
+from gdbheap.debugger import session
+from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.processes import mapped_file
 from gdbheap.debugger.target import is_runtime, program_file
+from gdbheap.growth.called import called_function
 from gdbheap.growth.event import FRAME_VARIABLES, Frame, plain_name
+from gdbheap.growth.names import in_libc
 
 #: How many callers are kept of one event.
 DEPTH = 64
@@ -54,10 +58,12 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._places: dict[tuple[int, int, bool], _Place] = {}
+        self._called: dict[tuple[int, int], Frame] = {}  # by the pc of a frame without a name, and its caller's
 
     def forget(self) -> None:
         """Drop what is remembered: object files came or went, so an address may mean something else."""
         self._places.clear()
+        self._called.clear()
 
     def read(self) -> Stack:
         """Return the newest DEPTH frames of the selected thread."""
@@ -89,7 +95,25 @@ class FrameReader:
                 frame = frame.older()
             except gdb.error:  # a stack that cannot be followed any further
                 break
+        for index, (called, caller) in enumerate(zip(stack.frames, stack.frames[1:])):
+            if not called.function and in_libc(called):
+                stack.frames[index] = self._by_call(called, caller.pc)
         return stack
+
+    def _by_call(self, frame: Frame, return_address: int) -> Frame:
+        """Return a frame without a name by that of the public function of malloc's that was called, if it was one.
+
+        That one has left the stack to the function of the frame: it jumped there.
+        """
+        known = self._called.get((frame.pc, return_address))
+        if known is None:
+            try:
+                target = session.target()
+                name = called_function(target.memory, target.abi, return_address, target.malloc_entries)
+            except TargetError:  # malloc cannot be found yet
+                return frame
+            known = self._called[frame.pc, return_address] = frame._replace(function=name)
+        return known
 
 
 def _with_variables(place: _Place, frame: gdb.Frame) -> Frame:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from gdbheap.debugger.images import thread_pointer
 from gdbheap.elf import ElfImage, dynamic_symbols
+from gdbheap.growth.called import public_entries
 from gdbheap.growth.inside import MallocCode, malloc_code
 from gdbheap.memory import Memory, MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import Abi
@@ -61,14 +62,14 @@ class ThreadLocals:
         self._main_arena = main_arena
         self._generations = generations
         self._dummy = dummy
-        self._machine = machine
+        self.machine = machine
         self.is_program = is_program
         self._distances: tuple[int, ...] | None = None
         self.variables = ThreadVariables(None, None, None)
 
     def address(self, name: str) -> int | None:
         """Return the address of ``tcache`` or ``thread_arena`` in the selected thread, None where it is not known."""
-        pointer = thread_pointer(self._machine)
+        pointer = thread_pointer(self.machine)
         if pointer is None:
             return None
         if getattr(self.variables, name, None) is None:
@@ -78,7 +79,7 @@ class ThreadLocals:
 
     def why_not(self, name: str) -> str:
         """Return why the thread-local variable ``name`` is not known in the selected thread."""
-        if thread_pointer(self._machine) is None:
+        if thread_pointer(self.machine) is None:
             return "this thread's thread pointer is not known"
         if self._distances is None:
             return "the loader's table of thread-local variables cannot be read"
@@ -143,6 +144,12 @@ class LocatedSymbols:
     def malloc_code(self) -> MallocCode | None:
         """Where the functions of malloc's are that have no names, None where that is not known."""
         return malloc_code(DynamicSymbols(self._source).addresses)
+
+    @cached_property
+    def malloc_entries(self) -> Mapping[int, str]:
+        """The names of malloc's public functions, by where they begin; empty for machines other than x86."""
+        is_x86 = self.local.machine.startswith("i386")
+        return public_entries(DynamicSymbols(self._source).addresses) if is_x86 else {}
 
     @property
     def is_outdated(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from operator import eq
 
@@ -213,6 +213,12 @@ class Target:
         """Where the functions of malloc's are that have no names, None where debug symbols name them."""
         located = self.identified.located
         return None if located is None else located.malloc_code
+
+    @property
+    def malloc_entries(self) -> Mapping[int, str]:
+        """The names of malloc's public functions by where they begin; empty where debug symbols name them all."""
+        located = self.identified.located
+        return {} if located is None else located.malloc_entries
 
     @cached_property
     def process_facts(self) -> ProcessFacts:

@@ -72,12 +72,12 @@ def requester(event: Event, earlier: Iterable[Event] = ()) -> Requester:
     if found.loader:
         return Requester("loader", _loader_purpose(event, found, _Mappings(event.process, earlier)))
     name = function_of(event.frames[found.index])
+    if found.unnamed and _Mappings(event.process, earlier).is_reserved(event):
+        return Requester("malloc", HEAP_OF_AN_ARENA)
     if found.libc and (name in INTERNAL or name in PUBLIC):
         # Without names, the page that holds the message of a failed check looks like malloc's.
         if found.unnamed and _is_message(event) and not goes_on_after(event, previous_of(event, earlier)):
             return Requester("other", "the text of an error message")
-        if found.unnamed and _Mappings(event.process, earlier).is_reserved(event):
-            return Requester("malloc", HEAP_OF_AN_ARENA)
         return Requester("malloc", _malloc_purpose(event, name))
     if _frees_chunk(event, earlier):
         return Requester("malloc", _malloc_purpose(event, "munmap_chunk"))
