@@ -18,7 +18,7 @@ import re
 from array import array
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import gdb
 
@@ -38,27 +38,48 @@ _SHAPES = 8  # stacks that are kept for one program counter and stack pointer
 _KEYS = 4096  # such pairs that are kept
 #: Functions that GDB's unwinding ends at for good; a stack that ended otherwise may go on another time.
 _OUTERMOST = frozenset({"main", "_start", "_dl_start_user", "clone", "__clone", "clone3", "__clone3"})
+_FRAME_AT = re.compile(r"frame at (0x[0-9a-f]+):")
 _SAVED = re.compile(r"\b(\w+) at (0x[0-9a-f]+)")
 _RANGE = re.compile(r"Range (0x[0-9a-f]+)-(0x[0-9a-f]+): a variable in \$(\w+)$", re.MULTILINE)
 _CONSTANT = re.compile(
     r"Range (0x[0-9a-f]+)-(0x[0-9a-f]+): a complex DWARF expression:\n"
     r"\s*0: DW_OP_(?:const\w+|lit)\s*\d+\n\s*\d+: DW_OP_stack_value\n",
 )
+#: The sum of a register and a constant.
+_SUM = re.compile(
+    r"Range (0x[0-9a-f]+)-(0x[0-9a-f]+): a complex DWARF expression:\n"
+    r"\s*0: DW_OP_breg\d+ (-?\d+) \[\$(\w+)\]\n\s*\d+: DW_OP_stack_value\n",
+)
 _SINGLE = re.compile(r'^Symbol "\w+" is a variable in \$(\w+)\.$', re.MULTILINE)
-
-
-_FIXED = ""  # in place of a register
 
 
 class _Unlearnable(Exception):
     """A stack that cannot be recognised by its bytes alone."""
 
 
+class Held(NamedTuple):
+    """Where the value of a variable is: in a ``register``, else in the word of the stack at ``word``; plus ``more``.
+
+    ``place`` is that of its frame, ``name`` its own.
+    """
+
+    place: int
+    name: str
+    register: str | None
+    word: int
+    more: int
+
+    def now(self, words: Sequence[int]) -> int:
+        """Return the value, where ``words`` are those of the stack."""
+        held = words[self.word] if self.register is None else register(self.register)
+        return (held + self.more) & _WORD
+
+
 class Shape:
     """One stack that was learnt.
 
     ``registers`` are names with their values, ``slots`` takes words of the stack out of all and ``values`` is what it
-    took. ``variables`` are (place of the frame, name, register, place of the word): one of the last two is None.
+    took.
     """
 
     def __init__(self, stack: Stack, size: int) -> None:
@@ -68,7 +89,7 @@ class Shape:
         self.registers: list[tuple[str, int]] = []
         self.slots: Any = None
         self.values: Any = None
-        self.variables: list[tuple[int, str, str | None, int]] = []
+        self.variables: list[Held] = []
         #: For whoever uses the cache: what it worked out of this stack's code, and of values of its variables.
         self.notes: dict[Any, Any] = {}
         self.made: dict[tuple[int, ...], Any] = {}
@@ -79,17 +100,15 @@ class Shape:
 
     def variables_now(self, words: Sequence[int]) -> tuple[int, ...]:
         """Return the values of ``variables``, in their order."""
-        return tuple(
-            [words[where] if held_in is None else register(held_in) & _WORD for _, _, held_in, where in self.variables]
-        )
+        return tuple([held.now(words) for held in self.variables])
 
     def frames_with(self, values: Sequence[int]) -> tuple[Frame, ...]:
         """Return the frames with these values of their variables."""
         if not values:
             return self.frames
         found: dict[int, dict[str, int]] = {}
-        for (place, name, _, _), value in zip(self.variables, values):
-            found.setdefault(place, {})[name] = value
+        for held, value in zip(self.variables, values):
+            found.setdefault(held.place, {})[held.name] = value
         frames = list(self.frames)
         for place, variables in found.items():
             frames[place] = Frame(*frames[place][:-1], {**frames[place].variables, **variables})
@@ -97,7 +116,7 @@ class Shape:
 
     def variable(self, place: int, name: str) -> int | None:
         """Return which of ``variables`` this one is, None where it is none of them."""
-        names = [(of, called) for of, called, _, _ in self.variables]
+        names = [(held.place, held.name) for held in self.variables]
         return names.index((place, name)) if (place, name) in names else None
 
 
@@ -181,15 +200,18 @@ def _learn(stack: Stack, start: int, memory: Memory) -> Shape:
     returns: dict[int, int] = {}  # the slots of return addresses
     end = start
     for place, frame in enumerate(stack.of_gdb):
-        if frame.type() not in (gdb.NORMAL_FRAME, gdb.INLINE_FRAME):
+        if frame.type() not in (gdb.NORMAL_FRAME, gdb.INLINE_FRAME, gdb.TAILCALL_FRAME):
             raise _Unlearnable
         outermost = place + 1 == len(stack.of_gdb)
-        slots = {} if outermost or frame.type() == gdb.INLINE_FRAME else _saved_registers(place)
+        slots = {} if outermost or frame.type() != gdb.NORMAL_FRAME else _saved_registers(place)
         saved.append(slots)
         if slots:
-            if "rip" not in slots:
+            # GDB works out from the code alone which functions a tail call has gone through.
+            behind = range(place + 1, len(stack.of_gdb))
+            caller = next((at for at in behind if stack.of_gdb[at].type() != gdb.TAILCALL_FRAME), None)
+            if caller is None:
                 raise _Unlearnable
-            returns[slots["rip"]] = stack.frames[place + 1].pc
+            returns[slots["rip"]] = stack.frames[caller].pc
             end = max(end, slots["rip"] + 8)
     if not start <= end <= start + _LARGEST or any(not start <= slot < end or slot % 8 for slot in returns):
         raise _Unlearnable
@@ -206,44 +228,49 @@ def _learn(stack: Stack, start: int, memory: Memory) -> Shape:
     shape.registers = [(name, value) for name in _KEPT if start <= (value := register(name)) <= highest]
     for place, seen in enumerate(stack.frames):
         for name, value in seen.variables.items():
-            held_in, where = _location(stack, place, name, saved, start, end)
-            if held_in != _FIXED:
-                if (words[where] if held_in is None else register(held_in) & _WORD) != value:
+            held = _location(stack, place, name, saved, start, end)
+            if held is not None:
+                if held.now(words) != value & _WORD:
                     raise _Unlearnable
-                shape.variables.append((place, name, held_in, where))
+                shape.variables.append(held)
     return shape
 
 
 def _saved_registers(level: int) -> dict[str, int]:
-    """Return where the frame at ``level`` saved its caller's registers, by name, as GDB says."""
+    """Return where the frame at ``level`` saved its caller's registers, by name, as GDB says.
+
+    The return address is in the frame's last word, also where GDB leaves that out: before a tail call.
+    """
     text = gdb.execute(f"info frame level {level}", to_string=True)
     _, _, listed = text.partition("Saved registers:")
-    return {name: int(address, 16) for name, address in _SAVED.findall(listed)}
+    slots = {name: int(address, 16) for name, address in _SAVED.findall(listed)}
+    begins = _FRAME_AT.search(text)
+    if begins is None:
+        raise _Unlearnable
+    return {"rip": int(begins.group(1), 16) - _ABI.word_size, **slots}
 
 
 def _location(
     stack: Stack, place: int, name: str, saved: Sequence[dict[str, int]], start: int, end: int
-) -> tuple[str | None, int]:
-    """Return where a variable of a frame is: (register, 0), or (None, place of a word of the stack).
-
-    A variable that is a constant in this code is (_FIXED, 0).
-    """
+) -> Held | None:
+    """Return where a variable of a frame is, None where it is a constant in this code."""
     frame = stack.of_gdb[place]
     value = frame.read_var(name)
     if value.type.sizeof != _ABI.word_size:
         raise _Unlearnable
     if value.address is not None:
-        return None, _word_place(int(value.address), start, end)
-    held_in = _register_of(frame, name, newest=place == 0)
-    if held_in == _FIXED:
-        return _FIXED, 0
+        return Held(place, name, None, _word_place(int(value.address), start, end), 0)
+    found = _register_of(frame, name, newest=place == 0)
+    if found is None:
+        return None
+    held_in, more = found
     for newer in range(place - 1, -1, -1):
         slot = saved[newer].get(held_in)
         if slot is not None:
-            return None, _word_place(slot, start, end)
+            return Held(place, name, None, _word_place(slot, start, end), more)
     if held_in not in _KEPT:
         raise _Unlearnable
-    return held_in, 0
+    return Held(place, name, held_in, 0, more)
 
 
 def _word_place(address: int, start: int, end: int) -> int:
@@ -252,8 +279,8 @@ def _word_place(address: int, start: int, end: int) -> int:
     return (address - start) // _ABI.word_size
 
 
-def _register_of(frame: gdb.Frame, name: str, newest: bool) -> str:
-    """Return the register that GDB says a variable is in, or _FIXED."""
+def _register_of(frame: gdb.Frame, name: str, newest: bool) -> tuple[str, int] | None:
+    """Return the register that GDB says a variable is in and what is added to it, None where it is a constant."""
     selected = gdb.selected_frame()
     frame.select()
     try:
@@ -262,12 +289,15 @@ def _register_of(frame: gdb.Frame, name: str, newest: bool) -> str:
         selected.select()
     single = _SINGLE.search(text)
     if single is not None:
-        return single.group(1)
+        return single.group(1), 0
     # A caller's pc is behind its call, which may be the end of the range.
     pc = frame.pc() - (0 if newest else 1)
     for low, high, name_of_it in _RANGE.findall(text):
         if int(low, 16) <= pc < int(high, 16):
-            return str(name_of_it)
+            return str(name_of_it), 0
+    for low, high, more, name_of_it in _SUM.findall(text):
+        if int(low, 16) <= pc < int(high, 16):
+            return str(name_of_it), int(more)
     if any(int(low, 16) <= pc < int(high, 16) for low, high in _CONSTANT.findall(text)):
-        return _FIXED
+        return None
     raise _Unlearnable
