@@ -17,6 +17,9 @@ static void descend(int depth)
 int main(void)
 {
     kept[0] = malloc(100000);
+#if defined(__GLIBC__) && !HAS_FASTBINS /* 2.43: no tcache was made before that chunk, so that top has room for more */
+    kept[1] = malloc(100000);
+#endif
     descend(0);
     stop_here();
     return 0;

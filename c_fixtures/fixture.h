@@ -14,6 +14,10 @@ __attribute__((noinline, unused)) static void stop_here(void)
 
 #if defined(__GLIBC__)
 
+/* How many chunks a list of the tcache takes by default, and whether free has fastbins for what is beyond. */
+#define TCACHE_COUNT (__GLIBC_PREREQ(2, 43) ? 16 : 7)
+#define HAS_FASTBINS (!__GLIBC_PREREQ(2, 43))
+
 #if __GLIBC_PREREQ(2, 33)
 typedef struct mallinfo2 heap_totals;
 #define HEAP_TOTALS mallinfo2

@@ -176,8 +176,6 @@ def test_each_tcache_is_as_gdb_walks_it(seen: Answers) -> None:
 
 def test_the_counts_are_malloc_infos(seen: Answers) -> None:
     """As many chunks on each list as glibc reports, arena by arena."""
-    if not seen["walk"]["fastbins"]:
-        pytest.skip("malloc_info of a glibc without fastbins has another form")
     figures = read_malloc_info(seen["figures"]["xml"], seen["figures"]["ring"])
     for arena, truth in zip(seen["bins"]["arenas"], figures):
         assert arena["address"] == truth.address
@@ -187,7 +185,7 @@ def test_the_counts_are_malloc_infos(seen: Answers) -> None:
         assert sum(item["count"] for item in lists["unsorted"]) == sum(line.count for line in truth.unsorted)
         assert sum(item["bytes"] for item in lists["fastbin"]) == truth.fast_size
         empty = {each["kind"]: each["count"] for each in arena["empty"]}
-        assert empty["fastbin"] == seen["walk"]["fastbins"] - len(lists["fastbin"])
+        assert empty.get("fastbin", 0) == seen["walk"]["fastbins"] - len(lists["fastbin"])
         small = sum(1 for item in arena["lists"] if item["kind"] == "small")
         assert empty["small"] == 62 - small
 

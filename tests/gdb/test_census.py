@@ -12,12 +12,15 @@ import pytest
 from tests.gdb import test_totals as agreement
 from tests.gdb.test_totals import Looked
 from tests.support.debugger import Answers, Gdb
-from tests.support.mallinfo import FIGURES
+from tests.support.environment import mmapped_header
+from tests.support.mallinfo import FIGURES, without_drift
 from tests.support.procmaps import MAPS, parse
 from tests.support.programs import Programs
 
 #: What is asked of the process and of its cores; each answer must be the same but for what a core cannot know.
 COMMANDS = ("heap", "heap arenas", "heap top", "heap params", "heap chunks")
+#: What glibc 2.43 counts too much: the header of a chunk each time that it is resized, as two of the fixture's are.
+DRIFT = 2 * mmapped_header()
 #: Keys that a process and its core do not share: what is in physical memory, and mappings that are not malloc's.
 ONLY_OF_A_PROCESS = ("resident", "why_not_resident", "others", "whole")
 
@@ -120,15 +123,13 @@ def test_mmapped_chunks_are_those_that_were_asked_for(looked: Looked) -> None:
     truth = dict(looked.answers["truth"]["mapped"])
     chunks = looked.answers["chunks"]["mmapped"]
     assert {chunk["pointer"]: chunk["request_max"] for chunk in chunks["chunks"]} == truth
-    assert chunks["problems"] == []
+    assert without_drift(chunks["problems"]) == []
     assert {chunk["flags"] for chunk in chunks["chunks"]} == {2}
     assert [chunk["address"] for chunk in chunks["chunks"]] == sorted(chunk["address"] for chunk in chunks["chunks"])
-    assert looked.answers["heap"]["mmapped_found"] == {
-        "chunks": looked.mallinfo["hblks"],
-        "bytes": looked.mallinfo["hblkhd"],
-        "proven": True,
-        "problem": None,
-    }
+    found = looked.answers["heap"]["mmapped_found"]
+    assert (found["chunks"], found["bytes"]) == (looked.mallinfo["hblks"], looked.mallinfo["hblkhd"] - DRIFT)
+    assert found["proven"] is True
+    assert without_drift([found["problem"]] if found["problem"] else []) == []
 
 
 def test_the_kernels_map(looked: Looked) -> None:
@@ -137,7 +138,7 @@ def test_the_kernels_map(looked: Looked) -> None:
     kernel, ranges = answer["kernel"], parse(truth["maps"])
     assert kernel["whole"]["mapped"] == sum(part.end - part.start for part in ranges)
     assert kernel["arenas"]["mapped"] == looked.mallinfo["arena"]
-    assert kernel["mmapped"]["mapped"] == looked.mallinfo["hblkhd"]
+    assert kernel["mmapped"]["mapped"] == looked.mallinfo["hblkhd"] - DRIFT
     for arena in answer["arenas"]:
         assert arena["kernel"]["mapped"] == arena["system_mem"]
         assert 0 < arena["kernel"]["resident"] <= arena["system_mem"]

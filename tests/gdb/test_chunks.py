@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.debugger import Answers, Gdb, Result
+from tests.support.environment import mmapped_header
 from tests.support.programs import Programs
 
 #: A chunk's header, in bytes, and what of it the user may use: all but the size word.
@@ -212,7 +213,7 @@ def test_filters_of_mmapped_chunks(gdb: Gdb, answers: Answers, programs: Program
         program=programs["totals"],
     ).succeeded()
     mapped = answers["chunks"]["mmapped"]["chunks"]
-    assert [chunk["size"] for chunk in mapped] == [0x62000, 0x4A000, 0x31000]
+    assert [chunk["size"] + mmapped_header() for chunk in mapped] == [0x62000, 0x4A000, 0x31000]
     assert answers["one"]["mmapped"]["chunks"] == mapped[:1]
     assert answers["one"]["left_out"] == 1
     assert answers["tcache"]["mmapped"]["chunks"] == []

@@ -20,7 +20,7 @@ from gdbheap.ptmalloc.refs import KINDS as REFERENCES
 from gdbheap.simulate.free_chunk import ENDS
 from gdbheap.simulate.paths import PATHS
 from tests.support.debugger import Answers, Gdb
-from tests.support.environment import ROOT
+from tests.support.environment import ROOT, glibc_version
 from tests.support.programs import Programs
 from tests.support.symbols import remember, wanted
 
@@ -85,7 +85,8 @@ def test_recorded_and_seen(gdb: Gdb, answers: Answers, programs: Programs, name:
 def test_nothing_recorded(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     run(gdb, answers, programs, "totals", commands=("heap why-grow",))
     answer = answers["heap_why-grow"]
-    assert answer["state"]["first_growth"] == 0x21000
+    # Without a tcache at the heap's start (2.43) nothing tells which request was the first.
+    assert answer["state"]["first_growth"] == (0x21000 if glibc_version() < (2, 43) else None)
     assert not errors(answer)
 
 

@@ -263,7 +263,7 @@ def test_missing_packages(checkout: Path) -> None:
     assert said[0].split(" 'help heap' ")[0] == said[1], done.report
     assert said[0].split(" 'help heap' ")[0].endswith(advice), done.report
     assert len(said) == 2, done.report
-    for shown in ("List of heap subcommands", "unsorted list", "the sum"):
+    for shown in ("heap why-grow -- ", "unsorted list", "the sum"):
         assert shown in done.out, done.report
     assert "Traceback" not in done.err + done.out
     assert done.status == 1, done.report

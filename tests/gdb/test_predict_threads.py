@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.debugger import Answers, Gdb
+from tests.support.environment import glibc_version
 from tests.support.programs import Programs
 from tests.support.symbols import wanted
 
@@ -127,7 +128,7 @@ def test_a_program_that_is_inside_malloc(gdb: Gdb, answers: Answers, programs: P
         "continue",
         f"heap predict malloc 100 {answers.into('malloc')}",
         "delete",
-        "break _int_free",
+        "break _int_free" if glibc_version() < (2, 42) else "break _int_free_chunk",
         "continue",
         f"heap predict free used[0] {answers.into('free')}",
         f"generate-core-file {answers.path('core')}",

@@ -91,7 +91,8 @@ def test_dlopen(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     assert loader[-1] == "unmaps plugin.so"
     mapped = [event for event in run.events if event["kind"] == "malloc" and event["syscall"] == "mmap"]
     asked = [event for event in mapped if event["path"] == "mmap-chunk"]
-    assert [event["thread"] for event in asked] == [1, 1, 2]
+    # Without a tcache (2.43) the thread has no arena yet, and the new one has room for it.
+    assert [event["thread"] for event in asked] == ([1, 1, 2] if glibc_version() < (2, 43) else [1, 1])
     assert all(known_to_be(event, "request", size) for event, size in zip(asked, (150_000, 200_000, 200_000)))
     assert "dlopen" in run.chains(run.of_line("dlopen(file"))
     assert "(thread-local variables of a library)" in run.text
@@ -124,7 +125,8 @@ def test_getaddrinfo(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     (grown,) = [event for event in run.events if event["path"] == "brk-first"]
     assert grown in run.of_line("getaddrinfo(")
     assert re.search(r"getaddrinfo -> .*malloc\(\d+\) +\(getaddrinfo's result\)", run.text)
-    assert re.search(r"malloc\(\d+\) -> tcache_init -> \d+ bytes +\(the thread's tcache\)", run.text)
+    if glibc_version() < (2, 43):  # there it is made by the first free
+        assert re.search(r"malloc\(\d+\) -> tcache_init -> \d+ bytes +\(the thread's tcache\)", run.text)
 
 
 def test_streams_and_folders(gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path) -> None:

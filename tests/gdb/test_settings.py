@@ -177,7 +177,7 @@ def test_limit_of_events(gdb: Gdb, programs: Programs) -> None:
 def test_preview(gdb: Gdb, programs: Programs) -> None:
     done = at_stop(gdb, programs, "set heap preview 0", "heap chunks -count 3", "set heap preview 5", "heap chunks")
     none, five = after_stop(done).split("\nmain_arena at ")
-    previews = re.findall(r"^0x\S+ +0x\S+ +0x\S+ +\d+ \S+ +used(.*)$", none, re.MULTILINE)
+    previews = re.findall(r"^0x\S+ +0x\S+ +0x\S+ +\d+ \S+ +\w+(.*)$", none, re.MULTILINE)
     assert previews == [""] * 3
     previews = re.findall(r"^0x\S+ +0x\S+ +0x\S+ +\d+ \S+ +\w+ (.*)$", five, re.MULTILINE)
     assert max(len(text.strip()) for text in previews) == 5

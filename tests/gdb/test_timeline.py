@@ -11,6 +11,7 @@ import pytest
 
 from tests.support import procmaps
 from tests.support.debugger import Answers, Gdb
+from tests.support.environment import mmapped_header
 from tests.support.programs import Programs
 
 #: The real program: it has no debug symbols, makes its heap grow and shrink, and is stopped by its own signal.
@@ -44,6 +45,7 @@ def test_it_ends_where_the_program_is(gdb: Gdb, answers: Answers, programs: Prog
         "break stop_here",
         "run",
         f"heap timeline {answers.into('line')}",
+        f"heap events {answers.into('events')}",
         f"heap arenas {answers.into('arenas')}",
         answers.python("oracle", {"maps": procmaps.MAPS, "mmapped": "number('mp_.mmapped_mem')"}),
         program=programs[name],
@@ -51,12 +53,15 @@ def test_it_ends_where_the_program_is(gdb: Gdb, answers: Answers, programs: Prog
     line, oracle = answers["line"], answers["oracle"]
     heap = series(line, "break")
     assert -(-heap["last"] // 0x1000) * 0x1000 == break_of(oracle["maps"])
-    assert series(line, "mmapped")["last"] == oracle["mmapped"]
+    # glibc 2.43 counts the header of a chunk once too often each time that the chunk is resized.
+    resized = [event for event in answers.events("events") if event["syscall"] == "mremap"]
+    mmapped = oracle["mmapped"] - mmapped_header() * len(resized)
+    assert series(line, "mmapped")["last"] == mmapped
     accessible = [heap["mprotect_size"] for arena in answers["arenas"]["arenas"] for heap in arena["heaps"]]
     assert series(line, "arenas")["last"] == sum(accessible)
     assert all(series(line, known)["known"] for known in ("break", "arenas", "mmapped"))
     assert line["miscounted"] in (0, None)
-    assert line["last"] == heap["last"] + oracle["mmapped"] + sum(accessible)
+    assert line["last"] == heap["last"] + mmapped + sum(accessible)
 
 
 def test_a_real_program(gdb: Gdb, answers: Answers, tmp_path: Path) -> None:

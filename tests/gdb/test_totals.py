@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support.debugger import Answers, Gdb, malloc_events
-from tests.support.mallinfo import FIGURES, ArenaFigures, Sizes, read_malloc_info
+from tests.support.environment import glibc_version, mmapped_header
+from tests.support.mallinfo import FIGURES, ArenaFigures, Sizes, read_malloc_info, without_drift
 from tests.support.programs import Programs
 from tests.support.symbols import known_to_be, to_the_byte
 
@@ -211,7 +212,7 @@ def test_overview_agrees(looked: Looked) -> None:
             those = [chunk for chunk in chunks if chunk["state"] == state]
             assert (told["chunks"], told["bytes"]) == (len(those), sizes(those)), state
     overview = looked.answers["heap"]
-    assert overview["problems"] == []
+    assert without_drift(overview["problems"]) == []
     assert overview["mmapped"] == {"chunks": looked.mallinfo["hblks"], "bytes": looked.mallinfo["hblkhd"]}
     own = overview["mallinfo2"]
     assert {name: own[name] for name in own if name in looked.mallinfo} == {n: looked.mallinfo[n] for n in own}
@@ -234,15 +235,17 @@ def test_a_setting_shows_and_counts(gdb: Gdb, answers: Answers, programs: Progra
     # Up to 2.33 the loader moves the break for its copy of the tunables, and malloc a second time to be aligned.
     event = max(malloc_events(answers.events("events")), key=lambda made: made["delta"] or 0)
     assert to_the_byte(event)
-    assert event["delta"] == 0xF5000
+    # Without the tcache of 0x290 bytes (2.43), the sum is that of stdout's buffer.
+    assert event["delta"] == (0xF5000 if glibc_version() < (2, 43) else 0xF6000)
     assert 1000000 in [term["value"] for term in event["terms"]]
 
 
 def test_thresholds_that_malloc_moved(gdb: Gdb, answers: Answers, programs: Programs) -> None:
-    """After free of a mapping of 0x101000 bytes the thresholds are that and twice that: malloc's doing, no setting."""
+    """After free of a mapping of 0x101000 bytes the thresholds are its chunk's size and twice that: malloc's doing."""
     gdb("break stop_here", "run", f"heap params {answers.into('params')}", program=programs["growth"]).succeeded()
     by_name = {each["name"]: each for each in answers["params"]["params"]}
-    for name, value in (("mmap_threshold", 0x101000), ("trim_threshold", 0x202000)):
+    size = 0x101000 - mmapped_header()
+    for name, value in (("mmap_threshold", size), ("trim_threshold", 2 * size)):
         assert by_name[name]["value"] == value
         assert by_name[name]["is_default"] is False
         assert by_name[name]["moved_by_malloc"] is True

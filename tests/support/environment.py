@@ -39,3 +39,13 @@ def glibc_version() -> tuple[int, int]:
         return 0, 0
     major, minor = version.split(".")[:2]
     return int(major), int(minor)
+
+
+def has_fastbins() -> bool:
+    """Return whether this machine's glibc has fastbins: 2.43 has none."""
+    return glibc_version() < (2, 43)
+
+
+def mmapped_header() -> int:
+    """Return how many bytes of its mapping the size of an mmapped chunk leaves out: from 2.43 on its header."""
+    return 0 if glibc_version() < (2, 43) else 16

@@ -29,6 +29,7 @@ from gdbheap.simulate.state import Release
 from gdbheap.simulate.trials import Trials
 from gdbheap.symbols import Field, Struct
 from tests.support.debugger import Answers, Gdb
+from tests.support.environment import has_fastbins
 from tests.support.symbols import with_symbols
 
 #: In GDB: where glibc's allocator is in libc, and its structs.
@@ -58,12 +59,15 @@ class LibcFacts:
     libc: str
 
 
+MAX_FAST = "int(gdb.parse_and_eval('global_max_fast'))"
+
+
 def libc_facts(gdb: Gdb, answers: Answers, program: Path) -> LibcFacts:
     """Ask GDB for the facts about this machine's glibc."""
     code = FACTS + (
         "json.dump({'schema': 'gdbheap/1', 'structs': structs, 'main_arena': target.main_arena - base, "
         "'mp': target.mp - base, 'version': target.release.version, 'libc': os.path.realpath(target.libc), "
-        "'max_fast': int(gdb.parse_and_eval('global_max_fast'))}, "
+        f"'max_fast': {MAX_FAST if has_fastbins() else None}}}, "
         f"open({str(answers.path('facts'))!r}, 'w'))"
     )
     gdb("break main", "run", f"python exec({with_symbols(code)!r})", program=program, args=["1", "1"]).succeeded()

@@ -103,6 +103,7 @@ INSTALLING: Mapping[str, tuple[str, ...]] = {
         "test_the_launcher_answers_for_itself",
         "test_a_second_copy_is_left_alone",
         "test_the_packages_of_the_virtual_environment_are_found",
+        "test_packages_that_come_later",
     ),
     "test_scripts": ("test_the_story", "test_the_second_set_up_does_nothing"),
 }

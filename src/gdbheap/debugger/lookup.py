@@ -16,6 +16,7 @@ from gdbheap.growth.starts import region_starts
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.account import search_mmapped
 from gdbheap.ptmalloc.chunk import Chunk
+from gdbheap.ptmalloc.lists import tcache_bin_total
 from gdbheap.ptmalloc.locate import ChunkStates, Locator, Place, find_mmapped_at
 from gdbheap.ptmalloc.mmapped import MmappedChunks
 from gdbheap.ptmalloc.state import read_heap_state
@@ -74,10 +75,11 @@ class Lookup:
     def _state_of(self, place: Place) -> str:
         """Return the state of the chunk there: "unknown" where it may be in a tcache that cannot be read."""
         state = self.chunk(place).state
-        layout = self._target.layout
+        abi, layout = self._target.abi, self._target.layout
         if state != "used" or not self.problems or layout.tcache is None:
             return state
-        return state if tcache_index(self._target.abi, layout, place.size) is None else UNKNOWN
+        index = tcache_index(abi, layout, place.size)
+        return state if index is None or index >= tcache_bin_total(abi, layout, self._state.params) else UNKNOWN
 
     @property
     def problems(self) -> Sequence[str]:

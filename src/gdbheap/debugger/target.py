@@ -139,6 +139,8 @@ class GdbSymbols:
         symbol = self.symbol(name)
         if symbol is None:
             return None
+        if program_file() is None:  # GDB 18 ends itself over one in a core file whose program it does not have
+            return self._static_tls.address(name)
         try:
             value = symbol.value()
         except (gdb.error, RuntimeError):  # GDB needs libthread_db for it

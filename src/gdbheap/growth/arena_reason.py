@@ -113,6 +113,8 @@ class _Arenas:
         operation = None if reading is None else _operation(event.frames) or _nameless_operation(event, reading)
         if reading is None or operation is None:
             return None
+        if operation == "chunk" and reading.arena is None:
+            return None  # a chunk with a mapping of its own, whose munmap_chunk has left the stack
         facts = reading.arena_facts
         reason: str | None
         why: tuple[str, ...]

@@ -57,7 +57,7 @@ class HeapRefs(HeapCommand):
         address, _ = place_of(" ".join(parsed.words))
         abi = heap.state.abi
         ranges, skipped = _to_search(heap.ranges)
-        unreadable: list[Unreadable] = list(skipped)
+        unreadable: list[Unreadable] = []
         spans = [(item.start, item.start + item.held) for item in ranges]
         with Progress(heap.memory) as heap.memory:
             arena, chunk = heap.require_chunk(address)
@@ -82,7 +82,8 @@ class HeapRefs(HeapCommand):
             aims[aim(chunk, item.value)] = aims.get(aim(chunk, item.value), 0) + 1
         found = Found(chunk, None if arena is None else arena.name, roots.named(references[:limit]), kinds, aims)
         searched = Searched(len(ranges), sum(item.held for item in ranges), roots.threads)
-        whole = Wholeness(walk.missing, unreadable, (*walk.problems, *roots.problems))
+        unsearched = [*skipped, *_without_guards(unreadable, ranges)]
+        whole = Wholeness(walk.missing, unsearched, (*walk.problems, *roots.problems))
         return Answer(
             lambda: references_object(found, searched, whole),
             lambda style: reference_lines(found, abi, searched, whole, style),
@@ -110,3 +111,17 @@ def _to_search(ranges: Sequence[MappedRange]) -> tuple[list[MappedRange], list[U
             why = "the core file does not hold it"
             left_out.append(Unreadable(item.start + item.held, item.end, why))
     return found, left_out
+
+
+def _without_guards(unreadable: Sequence[Unreadable], ranges: Sequence[MappedRange]) -> list[Unreadable]:
+    """Return what could not be read and may hold something.
+
+    Inside a live process's anonymous memory that is none of it: there the kernel refuses guard pages alone, which
+    hold nothing (MADV_GUARD_INSTALL, as for the stacks of threads from glibc 2.43 on).
+    """
+    from gdbheap.debugger.target import is_core
+
+    if is_core():
+        return list(unreadable)
+    anonymous = [item for item in ranges if not item.name.startswith("/")]
+    return [part for part in unreadable if not any(item.start <= part.start < item.end for item in anonymous)]
