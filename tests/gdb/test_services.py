@@ -195,7 +195,9 @@ def test_stacks_of_threads(gdb: Gdb, answers: Answers, programs: Programs) -> No
     run = Run(gdb, answers, programs, "stacks")
     made = [event for event in run.of_line("pthread_create(&thread, &wish, rest") if event["kind"] == "thread-stack"]
     maps = [event["args"][1] for event in made if event["purpose"] == "stack of a new thread" and event["delta"]]
-    assert [size for size in maps if size > 0] == [64 << 10, (1 << 20) + 8192, (64 << 20) + 16384]
+    # Up to 2.33 a stack of so many bytes that caches would alias gets a page more (MULTI_PAGE_ALIASING).
+    small = (64 << 10) + (4096 if glibc_version() < (2, 34) else 0)
+    assert [size for size in maps if size > 0] == [small, (1 << 20) + 8192, (64 << 20) + 16384]
     assert "stack of a thread that has ended" in run.purposes("thread-stack")
     (table,) = [event for event in run.events if event["path"] == "brk-first"]
     assert table in run.of_line("pthread_create(&thread, &wish, rest")

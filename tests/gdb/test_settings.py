@@ -225,12 +225,11 @@ def test_addresses_by_hand(gdb: Gdb, answers: Answers, programs: Programs) -> No
         programs,
         f"heap {answers.into('heap')}",
         f"heap chunks {answers.into('chunks')}",
-        answers.python(
-            "places", {"arena": "number('&main_arena')", "mp": "number('&mp_')", "tcache": "number('tcache')"}
-        ),
+        f"heap tcache {answers.into('tcaches')}",
+        answers.python("places", {"arena": "number('&main_arena')", "mp": "number('&mp_')"}),
     )
     known.succeeded()
-    places = answers["places"]
+    places = {**answers["places"], "tcache": answers["tcaches"]["tcaches"][0]["address"]}
 
     def without(*commands: str) -> Result:
         return gdb("break stop_here", "run", *commands, before=WITHOUT, program=programs["totals"])

@@ -43,7 +43,7 @@ for name in ('state', 'par', 'heap_info', 'tcache'):
     struct = getattr(target.layout, name)
     structs[name] = [struct.name, struct.size, {k: [f.offset, f.size, f.count] for k, f in struct.fields.items()}]
 base = min(int(line.split('-')[0], 16) for line in open('/proc/%d/maps' % gdb.selected_inferior().pid)
-           if line.rstrip().endswith(target.libc))
+           if line.rstrip().endswith(os.path.realpath(target.libc)))
 """
 
 

@@ -473,6 +473,15 @@ def test_any_damage(where: tuple[str, int], data: st.DataObject) -> None:
     assert all(isinstance(view, ListView) for view in checked.lists)
 
 
+def test_more_bins_than_a_tcache_has() -> None:
+    """mp_ is damaged: what malloc does with a chunk of a bin that is not there cannot be told."""
+    case = Case()
+    case.image.par(tcache_bins=0x20000180)
+    used = next(row for row in case.rows if row.state == "used")
+    case.image.word(used.address + 8, 0x5D1)
+    assert all(catch.message in {*CHECKS, "SIGSEGV"} for catches in case.catches(case.check()) for catch in catches)
+
+
 # --- catches: calls that are tried ------------------------------------------------------------------------------------
 
 

@@ -966,6 +966,22 @@ def test_free_that_leaves_no_frame() -> None:
     assert requester(event, iter([maker])).kind == "malloc"
 
 
+def test_a_heap_that_goes_is_no_chunk() -> None:
+    # from 2.42 on free leaves no frame without debug symbols; the kernel gave just one heap, which needed no cutting
+    maker = STACKS["new arena"].event
+    reserved = changed(maker, args=(0, 64 << 20, 0, 0x4022, -1, 0), result=0x7FFFEC000000, requester=HEAP)
+    gone = Stack(
+        "munmap", (0x7FFFEC000000, 64 << 20), 0, "malloc", "the heap of a thread's arena",
+        "[libc.so.6] munmap <- ? <- [a.out] main at a.c:1",
+    )  # fmt: skip
+    assert requester(gone.event, [reserved]) == HEAP
+    chunk = changed(reserved, requester=Requester("malloc", "a mapping"))
+    assert requester(gone.event, [chunk]).purpose == "a chunk that is a mapping of its own"
+
+
+HEAP = Requester("malloc", "the heap of a thread's arena")
+
+
 @pytest.mark.parametrize(
     "library", ["libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so.2.0", "libasan.so.8"]
 )

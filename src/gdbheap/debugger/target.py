@@ -267,9 +267,9 @@ class Target:
     def _single_thread_flag(self) -> tuple[int, int, bool] | None:
         """Return where SINGLE_THREAD_P looks: address, size, and whether it is set while there is one thread only.
 
-        None where malloc does not ask (up to glibc 2.26: have_fastchunks came with that) or the flag is not found.
+        None where malloc does not ask (up to glibc 2.26) or the flag is not found.
         """
-        if self.layout.has_fastbins and "have_fastchunks" not in self.layout.state.fields:
+        if not self.layout.asks_single_thread:
             return None
         several = self.symbols.address("__libc_multiple_threads")  # up to 2.35
         if several is not None:

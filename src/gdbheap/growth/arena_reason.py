@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from gdbheap.growth.event import Event, Frame
-from gdbheap.growth.nameless import gives_back, is_nameless, public_name
+from gdbheap.growth.nameless import asks_for_memory, gives_back, is_nameless, public_name
 from gdbheap.growth.names import INTERNAL, OF_OWN_MAPPINGS, PUBLIC, function_of
 from gdbheap.growth.reading import Reading
 from gdbheap.simulate.arena_choice import ArenaFacts, another_arena, choose_arena, limit_text
@@ -33,6 +33,7 @@ _GIVING_BACK = frozenset(
     {"_int_free", "_int_free_chunk", "_int_free_merge_chunk", "_int_free_create_chunk", "_int_free_maybe_consolidate"}
     | {"_int_free_maybe_trim", "heap_trim", "systrim"}
 )
+_ALIGNING = frozenset({"memalign", "aligned_alloc", "posix_memalign", "valloc", "pvalloc"})
 _TCACHE_INIT = frozenset({"tcache_init", "tcache_malloc_init", "tcache_calloc_init", "tcache_free_init"})
 
 
@@ -68,7 +69,8 @@ def _operation(frames: Sequence[Frame]) -> str | None:
 def _nameless_operation(event: Event, reading: Reading) -> str | None:
     """Return what _operation does where only malloc's public functions have names; None where those do not tell.
 
-    realloc may ask for another chunk or resize the one that it was given.
+    realloc may ask for another chunk or resize the one that it was given, and a function that aligns may give back what
+    is left over beside the chunk.
     """
     requested, name = event.requested, public_name(event)
     if reading.arena is None or event.chunk is not None or requested is None or not is_nameless(event.frames):
@@ -79,7 +81,9 @@ def _nameless_operation(event: Event, reading: Reading) -> str | None:
         return None
     if gives_back(name):
         return "chunk"
-    return "thread" if name and name != "realloc" else None
+    if name == "realloc" or (name in _ALIGNING and not asks_for_memory(event)):
+        return None
+    return "thread" if name else None
 
 
 def _nameless_makes_arena(event: Event, reading: Reading) -> bool:
@@ -141,6 +145,8 @@ class _Arenas:
             return None, (error.reason,)
         if choice.reason == "single-thread" and choice.arena == reading.address:
             return choice.reason, choice.why
+        if choice.arena == reading.address == facts.main_arena and facts.asks_single and facts.single is None:
+            return None, choice.why
         if choice.arena == reading.address:
             reason, origin = self._origin(event, reading, facts)
             shared = (_attached_text(reading),) if (reading.attached_threads or 0) > 1 else ()

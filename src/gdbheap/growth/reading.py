@@ -109,6 +109,7 @@ class Reading(NamedTuple):
             arena_max=params.get("arena_max"),
             arena_test=params.get("arena_test"),
             single=found.single,
+            asks_single=facts.layout.asks_single_thread,
             thread_arena=found.thread_arena,
             free_list=number(found.free_list),
             narenas=number(found.narenas),

@@ -151,6 +151,8 @@ def _malloc_purpose(event: Event, name: str) -> str:
         return FREE_PAGES
     if event.syscall == "mremap" or name in OF_OWN_MAPPINGS | {"sysmalloc_mmap"}:
         return OWN_MAPPING
+    if event.syscall == "munmap" and event.chunk is not None:  # munmap_chunk has left the stack
+        return OWN_MAPPING
     if name == "sysmalloc_mmap_fallback":
         return "main_arena's heap, where the break cannot be moved"
     heap = {"new_heap", "alloc_new_heap", "grow_heap", "shrink_heap", "heap_trim"}
@@ -341,6 +343,6 @@ def _loader_mapping(event: Event, names: set[str], mappings: _Mappings) -> str:
         return f"zero-filled data of {mappings.name_before(address) or 'a library'} (.bss)"
     if names & _TLS:
         return "static TLS and thread control block"
-    if not any(names):  # without debug symbols
+    if not names - PUBLIC.keys() - {""}:  # without debug symbols; up to 2.34 the loader's own malloc has a name
         return "the loader's own memory: link maps, search paths, or static TLS"
     return "link maps and search paths (the loader's own malloc)"

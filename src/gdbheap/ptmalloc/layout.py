@@ -54,6 +54,14 @@ class Layout:
         return "fastbinsY" in self.state.fields
 
     @property
+    def asks_single_thread(self) -> bool:
+        """Whether malloc takes main_arena at once where glibc knows of one thread only (SINGLE_THREAD_P): since 2.27.
+
+        have_fastchunks came at the same time.
+        """
+        return "have_fastchunks" in self.state.fields or not self.has_fastbins
+
+    @property
     def tcache_counts_down(self) -> bool:
         """Whether the tcache keeps the number of free places (``num_slots``) and bins for large chunks (2.42 on)."""
         return self.tcache is not None and "num_slots" in self.tcache.fields

@@ -27,7 +27,8 @@ ARENA_REASONS: Mapping[str, str] = {
 class ArenaFacts:
     """What decides on the arena; None is what is not known.
 
-    ``single`` says whether glibc knows of one thread only (SINGLE_THREAD_P; up to glibc 2.26 malloc does not ask).
+    ``single`` says whether glibc knows of one thread only (SINGLE_THREAD_P), and ``asks_single`` whether malloc asks
+    that (since glibc 2.27).
     ``thread_arena`` is the variable of that name of the calling thread: 0 while it has no arena. ``free_list`` is the
     first arena that ended threads left behind (0: none), ``narenas`` the number of arenas, main_arena included, and
     ``narenas_limit`` the variable of arena_get2: 0 while the limit has not been worked out. ``arena_max`` and
@@ -39,6 +40,7 @@ class ArenaFacts:
     arena_max: int
     arena_test: int
     single: bool | None = None
+    asks_single: bool = True
     thread_arena: int | None = None
     free_list: int | None = None
     narenas: int | None = None
@@ -79,6 +81,12 @@ def choose_arena(facts: ArenaFacts) -> ArenaChoice:
         return ArenaChoice("single-thread", facts.main_arena, (why,))
     if facts.thread_arena is None:
         raise Unpredictable("thread_arena of the calling thread cannot be read.")
+    if facts.thread_arena == facts.main_arena and facts.asks_single and facts.single is None:
+        why = (
+            "malloc takes main_arena: because glibc knows of one thread only (SINGLE_THREAD_P), or because it is the "
+            "calling thread's arena, thread_arena. Which of the two cannot be told here."
+        )
+        return ArenaChoice("thread", facts.main_arena, (why,))
     if facts.thread_arena:
         several = "There have been several threads, so malloc" if facts.single is False else "malloc"
         return ArenaChoice(

@@ -70,6 +70,7 @@ def _facts(machine: Machine) -> ArenaFacts:
         arena_max=machine.mp("arena_max"),
         arena_test=machine.mp("arena_test"),
         single=variables.single,
+        asks_single=machine.asks_single,
         thread_arena=machine.thread.arena,
         free_list=variables.free_list,
         narenas=variables.narenas,

@@ -153,7 +153,7 @@ class Machine:
         self.checks_removal = since(2, 28) and not since(2, 38)
         self.refuses_ptrdiff = since(2, 30)
         self.inits_tcache_inside = not layout.has_fastbins
-        self.asks_single = not layout.has_fastbins or fastchunks is not None
+        self.asks_single = layout.asks_single_thread
 
     def _place(self, offset: int, width: int) -> tuple[int, int]:
         """Return which word the ``width`` bytes at ``offset`` are in, and by how many bits they are shifted there."""
@@ -406,9 +406,17 @@ class Machine:
     # The tcache
 
     def tcache_number(self, index: int) -> int:
-        """Return the calling thread's counter of a tcache bin: chunks in it, or places left (2.42 on)."""
+        """Return the calling thread's counter of a tcache bin: chunks in it, or places left (2.42 on).
+
+        Raises Unpredictable where mp_ is damaged, and lets there be more bins than the struct has.
+        """
         assert self.thread.tcache is not None
-        place, shift = self._counts[index]
+        try:
+            place, shift = self._counts[index]
+        except IndexError:
+            raise Unpredictable(
+                f"A tcache has {len(self._counts)} bins; mp_ says that there is one of number {index}."
+            ) from None
         return (self.words[self.thread.tcache + place] >> shift) & self._count_mask
 
     def tcache_add(self, index: int, delta: int) -> None:
