@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { FULL = 7 };
+enum { FULL = TCACHE_COUNT };
 
 static size_t size = 40;
 static char *pointer;
@@ -44,7 +44,7 @@ static void tcache_unaligned(void)
     kept[1] = malloc(40);
     free(kept[0]);
     free(kept[1]);
-    WORD(kept[1], 0) = ((size_t)kept[1] >> 12) ^ ((size_t)kept[0] + 8);
+    WORD(kept[1], 0) = STORED(kept[1], (size_t)kept[0] + 8);
     malloc(40);
 }
 
@@ -57,7 +57,7 @@ static void fast_size(void)
 static void fast_unaligned(void)
 {
     free_past_tcache(40, 2);
-    WORD(kept[1], 0) = ((size_t)kept[1] >> 12) ^ ((size_t)kept[0] - 8);
+    WORD(kept[1], 0) = STORED(kept[1], (size_t)kept[0] - 8);
 }
 
 static void consolidated_size(void)

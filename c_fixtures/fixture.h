@@ -18,6 +18,9 @@ __attribute__((noinline, unused)) static void stop_here(void)
 #define TCACHE_COUNT (__GLIBC_PREREQ(2, 43) ? 16 : 7)
 #define HAS_FASTBINS (!__GLIBC_PREREQ(2, 43))
 
+/* How a link to `value` is stored at `place` in a tcache or fastbin: hidden from 2.32 on (safe-linking). */
+#define STORED(place, value) (__GLIBC_PREREQ(2, 32) ? (size_t)(place) >> 12 ^ (size_t)(value) : (size_t)(value))
+
 #if __GLIBC_PREREQ(2, 33)
 typedef struct mallinfo2 heap_totals;
 #define HEAP_TOTALS mallinfo2

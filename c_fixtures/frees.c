@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { KIB = 1 << 10, FULL = 7 };
+enum { KIB = 1 << 10, FULL = TCACHE_COUNT };
 
 static void *victim;
 static void *kept[64];
@@ -129,11 +129,11 @@ static void trim_after_merging(void)
         kept[i] = malloc(40);
     kept[FULL] = malloc(60 * KIB);
     victim = malloc(100 * KIB);
-    for (int i = 8; i < 20; i++)
+    for (int i = FULL + 1; i < FULL + 13; i++)
         kept[i] = malloc(40);
     for (int i = 0; i < FULL; i++)
         free(kept[i]);
-    for (int i = 8; i < 20; i++)
+    for (int i = FULL + 1; i < FULL + 13; i++)
         free(kept[i]);
 }
 
@@ -373,7 +373,7 @@ static void tcache_loop(void)
     free(victim);
     free(kept[1]);
     free(kept[0]);
-    WORD(kept[1], 0) = ((size_t)kept[1] >> 12) ^ (size_t)kept[0];
+    WORD(kept[1], 0) = STORED(kept[1], kept[0]);
 }
 
 static void tcache_unaligned(void)
@@ -382,7 +382,7 @@ static void tcache_unaligned(void)
     victim = malloc(100);
     free(victim);
     free(kept[0]);
-    WORD(kept[0], 0) = ((size_t)kept[0] >> 12) ^ ((size_t)kept[0] + 8);
+    WORD(kept[0], 0) = STORED(kept[0], (size_t)kept[0] + 8);
 }
 
 /* What was freed has the mark of chunks in the tcache, but is not there. */

@@ -35,7 +35,10 @@ MODES = {
 }
 
 
-@pytest.mark.skipif(glibc_version() == (0, 0), reason="the messages are those of glibc 2.33 to 2.40")
+#: The releases in which the modes lead to these messages; in others glibc's own words decide alone.
+AS_WRITTEN = (2, 33) <= glibc_version() < (2, 41)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_what_a_corrupt_heap_leads_to(gdb: Gdb, answers: Answers, programs: Programs, mode: str) -> None:
     """The prediction, and then glibc's own words on the standard error."""
@@ -47,18 +50,25 @@ def test_what_a_corrupt_heap_leads_to(gdb: Gdb, answers: Answers, programs: Prog
         "run",
         f"heap predict {call} {answers.into('predicted')}",
         "continue",
+        answers.python("after", {"got": "number('(long)kept[31]')"}),
         program=programs["broken"],
         args=[mode],
     )
     result.has_no_internal_error()
     (predicted,) = answers["predicted"]["predictions"]
-    message = MODES[mode]
-    if message is None:
-        assert predicted["end"] == "crash", predicted
+    if AS_WRITTEN:
+        assert predicted["end"] == ("crash" if MODES[mode] is None else "abort"), predicted
+        assert predicted["end"] == "crash" or predicted["message"] == MODES[mode], predicted
+    if predicted["end"] == "crash":
         assert "SIGSEGV" in result.stdout
+    elif predicted["end"] == "abort":
+        assert predicted["message"] in result.stderr.splitlines()
+    elif predicted["end"] == "unknown":
+        assert not AS_WRITTEN
+        return
     else:
-        assert (predicted["end"], predicted["message"]) == ("abort", message), predicted
-        assert message in result.stderr.splitlines()
+        assert answers["after"]["got"] == predicted["result"], predicted
+        return
     assert predicted["steps"][-1]["role"] == "fail"
 
 

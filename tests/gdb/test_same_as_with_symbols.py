@@ -94,7 +94,7 @@ def _choice_differences(known: dict[str, Any], found: dict[str, Any], where: str
     if found["reason"] is not None and not same and not vaguer:
         yield f"{where}.arena_choice: {known['reason']}, not {found['reason']}"
     # What one thread alone makes unimportant is only read where nothing tells that there is one.
-    unread = {"thread_arena"} if known["reason"] == "single-thread" else set()
+    unread = {"thread_arena"} if known["single_thread"] else set()
     for key in known.keys() - {"reason", "why"} - unread:
         yield from differences(known[key], found[key], f"{where}.arena_choice.{key}")
 

@@ -78,7 +78,8 @@ def requester(event: Event, earlier: Iterable[Event] = ()) -> Requester:
         # Without names, the page that holds the message of a failed check looks like malloc's.
         if found.unnamed and _is_message(event) and not goes_on_after(event, previous_of(event, earlier)):
             return Requester("other", "the text of an error message")
-        return Requester("malloc", _malloc_purpose(event, name))
+        freed = _frees_chunk(event, earlier)
+        return Requester("malloc", _malloc_purpose(event, "munmap_chunk" if freed else name))
     if _frees_chunk(event, earlier):
         return Requester("malloc", _malloc_purpose(event, "munmap_chunk"))
     if found.libc:
@@ -98,7 +99,7 @@ def _frees_chunk(event: Event, earlier: Iterable[Event]) -> bool:
     if event.chunk is not None:
         return True
     maker = _Mappings(event.process, earlier).made(event.args[0], event.args[1])
-    return maker is not None and maker.requester.kind == "malloc"
+    return maker is not None and maker.requester.kind == "malloc" and maker.requester.purpose != HEAP_OF_AN_ARENA
 
 
 def _nameless(event: Event, earlier: Iterable[Event]) -> Requester:
@@ -150,8 +151,6 @@ def _malloc_purpose(event: Event, name: str) -> str:
     if event.syscall == "madvise" and name in ("mtrim", "__malloc_trim", "malloc_trim"):
         return FREE_PAGES
     if event.syscall == "mremap" or name in OF_OWN_MAPPINGS | {"sysmalloc_mmap"}:
-        return OWN_MAPPING
-    if event.syscall == "munmap" and event.chunk is not None:  # munmap_chunk has left the stack
         return OWN_MAPPING
     if name == "sysmalloc_mmap_fallback":
         return "main_arena's heap, where the break cannot be moved"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdbheap.ptmalloc.abi import IS_MMAPPED
+from gdbheap.ptmalloc.abi import IS_MMAPPED, PREV_INUSE
 from gdbheap.ptmalloc.tcache import SMALL_BINS
 from gdbheap.simulate import tcache_lists
 from gdbheap.simulate.arena_get import arena_get, arena_get_retry, start_malloc
@@ -252,8 +252,10 @@ def _to_tcache_242(machine: Machine, chunk: int, size: int) -> bool:
 
 
 def usable_size(machine: Machine, pointer: int) -> int:
-    """Return what malloc_usable_size answers for a chunk in use."""
+    """Return what malloc_usable_size answers: 0 for a chunk that the one behind it says is free (musable)."""
     word = machine.words[pointer - machine.word_size]
-    if word & IS_MMAPPED and machine.has_fastbins:
-        return (word & -8) - machine.header
-    return (word & -8) - machine.word_size
+    size = word & -8
+    if word & IS_MMAPPED:
+        return size - (machine.header if machine.has_fastbins else machine.word_size)
+    in_use = machine.words[pointer - machine.word_size + size] & PREV_INUSE
+    return size - machine.word_size if in_use else 0
