@@ -129,6 +129,9 @@ def test_at_an_abort(gdb: Gdb, answers: Answers, programs: Programs, mode: str) 
     truth, abort = answers["truth"], check["abort"]
     message = MODES[mode].message if mode in MODES else CALLS[mode]
     assert says(check["said"], message)
+    if mode == "sysmalloc-assert" and own_version() < (2, 36) and not wanted():
+        assert (abort["check"], abort["message"]) == (None, None), "only __malloc_assert has the text there"
+        return
     assert abort["check"] == message
     assert abort["message"] == message or ASSERTION.search(abort["message"])
     # Without debug symbols no variable can be read, and from glibc 2.42 on malloc's own frame is gone as well.
