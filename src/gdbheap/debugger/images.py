@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from array import array
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import gdb
@@ -19,6 +20,8 @@ _PAGE = 0x1000
 _LARGEST_FILE = 256 << 20
 #: The loader maps a thread control block with the thread-local variables of all libraries: these are larger.
 _LARGEST_BLOCK = 1 << 20
+#: Where a 32-bit x86 control block has the kernel's number of its thread: behind 24 words, and a list's two.
+_BEFORE_TID = 26 * 4
 #: Of its table of error messages, its locales, and its symbols.
 _MUSLS_TEXTS = (b"\0Illegal byte sequence\0Domain error\0", b"\0MUSL_LOCPATH\0", b"\0__libc_start_init\0")
 _SECTION = re.compile(r"^\t(0x[0-9a-f]+) - 0x[0-9a-f]+ is (\S+)(?: in (.*))?$")
@@ -151,25 +154,55 @@ def _pthread_handle() -> int | None:
 
 
 def _control_block() -> int | None:
-    """Return the thread control block of the only thread of a 32-bit x86 process: it has its own address, twice.
+    """Return the selected thread's control block in a 32-bit x86 process, None where it is not known.
 
-    None where there are several threads, or several such places.
+    It has its own address, twice, and behind that the kernel's number of the thread (struct pthread of nptl/descr.h).
+    Where that is another number, as in a container, the only control block of a process is that of its only thread.
     """
-    from gdbheap.debugger.maps import mapped_ranges
-
-    inferior = gdb.selected_inferior()
-    if len(inferior.threads()) != 1:
+    thread = gdb.selected_thread()
+    if thread is None:
         return None
-    found = set()
+    tid = array("I", [thread.ptid[1]]).tobytes()
+    found = {address for start, data in _places_of_blocks() for address in _blocks_of(tid, start, data)}
+    if len(found) != 1 and len(gdb.selected_inferior().threads()) == 1:
+        found = {address for start, data in _places_of_blocks() for address in _all_blocks(start, array("I", data))}
+    return found.pop() if len(found) == 1 else None
+
+
+def _places_of_blocks() -> Iterator[tuple[int, bytes]]:
+    """Yield where memory begins that may have thread control blocks of a 32-bit process, and its bytes."""
+    from gdbheap.debugger.maps import mapped_ranges
+    from gdbheap.debugger.target import stack_pointer
+
+    stack = stack_pointer()
     for item in mapped_ranges():
-        if item.name or "w" not in item.permissions or item.size > _LARGEST_BLOCK:
+        if item.name not in ("", "[heap]") or "w" not in item.permissions:
             continue
+        # Of a thread that glibc made it is at the end of its stack; a static program has the first one's in its heap.
+        start, end = item.start, item.end
+        if item.size > _LARGEST_BLOCK:
+            own = stack is not None and start <= stack < end
+            start, end = (end - _LARGEST_BLOCK, end) if own else (start, start + _LARGEST_BLOCK)
         try:
-            words = array("I", inferior.read_memory(item.start, item.size).tobytes())
+            yield start, gdb.selected_inferior().read_memory(start, end - start).tobytes()
         except gdb.MemoryError:
             continue
-        for place in range(len(words) - 2):
-            address = item.start + 4 * place
-            if words[place] == address and words[place + 2] == address:
-                found.add(address)
-    return found.pop() if len(found) == 1 else None
+
+
+def _blocks_of(tid: bytes, start: int, data: bytes) -> Iterator[int]:
+    """Yield the addresses of the control blocks in ``data``, from ``start`` on, that have this thread number."""
+    place = data.find(tid, _BEFORE_TID)
+    while place >= 0:
+        block = place - _BEFORE_TID
+        itself = array("I", [start + block]).tobytes()
+        if block % 4 == 0 and data[block : block + 4] == data[block + 8 : block + 12] == itself:
+            yield start + block
+        place = data.find(tid, place + 1)
+
+
+def _all_blocks(start: int, words: Sequence[int]) -> Iterator[int]:
+    """Yield the addresses of what looks like a control block, whoever's, in the ``words`` from ``start`` on."""
+    for place in range(len(words) - 2):
+        address = start + 4 * place
+        if words[place] == address and words[place + 2] == address:
+            yield address
