@@ -137,6 +137,49 @@ def test_another_thread_inside_malloc(gdb: Gdb, answers: Answers, programs: Prog
     assert answers["check"]["sound"]
 
 
+TWO_THREADS = """
+#include <pthread.h>
+#include <stdlib.h>
+void stop_here(void) {}
+static void *work(void *unused)
+{
+    void *kept[6];
+    for (int i = 0; i < 6; i++) kept[i] = malloc(100);
+    for (int i = 0; i < 6; i++) free(kept[i]);
+    if (unused == NULL) stop_here();
+    return unused;
+}
+int main(void)
+{
+    pthread_t thread;
+    work(&thread);
+    return pthread_create(&thread, NULL, work, NULL) || pthread_join(thread, NULL);
+}
+"""
+
+
+def test_a_thread_with_the_registers_of_another(gdb: Gdb, answers: Answers, tmp_path: Path) -> None:
+    """As qemu's server shows one that is just ending: no chunk is counted twice, and nothing is called wrong."""
+    program, source = tmp_path / "two", tmp_path / "two.c"
+    source.write_text(TWO_THREADS)
+    subprocess.run([needs("gcc"), "-g", "-pthread", "-o", str(program), str(source)], check=True)
+    result = gdb(
+        "break stop_here", "run", "thread 1", "set $of_main = $fs_base", "thread 2", "set $own = $fs_base",
+        "set $fs_base = $of_main", f"heap {answers.into('heap')}", f"heap tcache -all {answers.into('tcaches')}",
+        "heap check", "set $fs_base = $own",
+        before=("set auto-load libthread-db off", "set libthread-db-search-path /nonexistent"), program=program,
+    )  # fmt: skip
+    result.has_no_internal_error()
+    if any("cannot be found" in problem for problem in answers["heap"]["problems"]):
+        pytest.skip("thread-local variables cannot be read here without libthread_db")
+    assert [arena["states"]["tcache"]["chunks"] for arena in answers["heap"]["arenas"]] == [6, 0]
+    assert not any(arena["problems"] for arena in answers["heap"]["arenas"]), result.describe()
+    (problem,) = answers["heap"]["problems"]
+    assert "it would be that of thread 1" in problem
+    assert [item["why"] for item in answers["tcaches"]["tcaches"]] == [None, problem]
+    assert "The heap is corrupt" not in result.stdout
+
+
 def test_symbols_of_another_libc(gdb: Gdb, programs: Programs, answers: Answers, tmp_path: Path) -> None:
     """A core file under another program: what GDB knows does not fit; nothing hangs."""
     core = tmp_path / "core"

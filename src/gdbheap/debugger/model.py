@@ -13,6 +13,7 @@ from gdbheap.debugger.interposed import is_malloc_debug, other_malloc
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.processes import local_pid
 from gdbheap.debugger.target import Target, each_thread, is_core, stack_pointer
+from gdbheap.debugger.tcaches import why_not_its_own, why_unknown
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.starts import region_starts
 from gdbheap.memory import Memory, MemoryFault, PageCache
@@ -72,6 +73,7 @@ def read_tcaches(target: Target) -> tuple[dict[int, Tcache], list[str]]:
     if target.layout.tcache is None:
         return {}, []
     found: dict[int, Tcache] = {}
+    owners: dict[int, int] = {}
     problems: list[str] = []
     memory = PageCache(target.memory)
     key = target.word("tcache_key")  # 2.34
@@ -79,10 +81,14 @@ def read_tcaches(target: Target) -> tuple[dict[int, Tcache], list[str]]:
         address = target.tcache_address(thread)
         if address is None:
             problems.append(
-                f"The tcache of thread {thread.num} cannot be found (its thread-local variable is not readable), "
+                f"The tcache of thread {thread.num} cannot be found ({why_unknown(target)}), "
                 "so chunks in it are shown as used: 'set heap tcache ADDRESS' in that thread gives it."
             )
         elif not tcache_is_dummy(target.symbols, target.layout, address):
+            owner = owners.setdefault(address, thread.num)
+            if owner != thread.num:
+                problems.append(why_not_its_own(thread.num, owner, address))
+                continue
             try:
                 found[thread.num] = read_tcache(memory, target.abi, target.layout, address, target.safe_linking, key)
             except MemoryFault as fault:

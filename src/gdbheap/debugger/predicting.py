@@ -153,7 +153,7 @@ def _thread_text(machine: Machine) -> str:
     if not machine.has_tcache:
         tcache = "this glibc has no tcache"
     elif own.tcache is None:
-        tcache = "its tcache cannot be found"
+        tcache = "its tcache cannot be found ('set heap tcache ADDRESS' gives it)"
     elif own.tcache > 0:
         tcache = f"its tcache is at {own.tcache:#x}"
     else:
