@@ -168,6 +168,78 @@ def test_the_address_sanitizers_malloc(gdb: Gdb, answers: Answers, programs: Pro
     assert said(result.stdout, name) == 1
 
 
+#: Makes calls of its own beside those of the malloc that a sanitizer brings.
+OWN_CALLS = """
+#include <stdlib.h>
+#include <sys/mman.h>
+void *kept;
+int main(void)
+{
+    char *own = mmap(NULL, 0x7000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    kept = malloc(5000000);
+    return kept == NULL || munmap(own, 0x3000);
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("address",), ("address", "-static-libasan"), ("thread",), ("thread", "-static-libtsan")],
+    ids=["asan", "static asan", "tsan", "static tsan"],
+)
+def test_a_programs_own_calls_under_a_sanitizer(
+    gdb: Gdb, answers: Answers, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """The program's calls are its own though they pass the sanitizer, and none of the sanitizer's are the program's."""
+    program, source = tmp_path / "own", tmp_path / "own.c"
+    source.write_text(OWN_CALLS)
+    line = [needs("gcc"), "-g", f"-fsanitize={options[0]}", *options[1:], "-o", str(program), str(source)]
+    if subprocess.run(line, capture_output=True, check=False).returncode:
+        pytest.skip("gcc has no such sanitizer here")
+    listing = f"heap events {answers.into('events')}"
+    before = ["set environment ASAN_OPTIONS detect_leaks=0"]
+    gdb("heap catch", "run", listing, before=before, program=program).succeeded()
+    events = answers.events("events")
+    own = [event for event in events if event["kind"] == "program"]
+    assert [(event["syscall"], event["args"][1], event["purpose"]) for event in own] == [
+        ("mmap", 0x7000, "the program's own mmap in main"),
+        ("munmap", 0x3000, "the program's own munmap in main"),
+    ]
+    assert any(event["purpose"].startswith("another malloc: ") and event["delta"] > 5000000 for event in events)
+
+
+SHIM = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stddef.h>
+void *malloc(size_t size)
+{
+    static void *(*next)(size_t);
+    if (next == NULL) next = (void *(*)(size_t))dlsym(RTLD_NEXT, "malloc");
+    return next(size);
+}
+"""
+
+
+def test_who_asks_through_a_malloc_that_calls_glibcs(
+    gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path
+) -> None:
+    """What a profiler puts before malloc asks for nothing itself: its caller is who asked, and all is explained."""
+    path, source = tmp_path / "libshim.so", tmp_path / "shim.c"
+    source.write_text(SHIM)
+    subprocess.run([needs("gcc"), "-g", "-shared", "-fPIC", "-o", str(path), str(source), "-ldl"], check=True)
+    before = [f"set environment LD_PRELOAD {path}"]
+    callers = f"heap events -by caller {answers.into('callers')}"
+    listing = f"heap events {answers.into('events')}"
+    gdb("heap catch", "run", listing, callers, before=before, program=programs["growth"]).succeeded()
+    grown = [event for event in answers.events("events") if event["path"] in ("brk-extend", "mmap-chunk")]
+    assert len(grown) > 10
+    assert all(to_the_byte(event) for event in grown)
+    names = [group["name"] for group in answers["callers"]["groups"]]
+    assert any("growth.c" in name for name in names)
+    assert not any("shim.c" in name for name in names)
+
+
 @pytest.mark.parametrize("program", ["seed", "cplus", "threads"])
 def test_glibcs_own_is_not_taken_for_another(gdb: Gdb, answers: Answers, programs: Programs, program: str) -> None:
     """Nothing is said where the malloc is glibc's."""
