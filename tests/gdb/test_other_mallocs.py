@@ -5,6 +5,7 @@ With the real libraries, preloaded and linked, and with a malloc of the program'
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.support.debugger import Answers, Gdb, Result
 from tests.support.environment import glibc_version, needs, plain_environment
 from tests.support.programs import Programs
 from tests.support.strace import trace
-from tests.support.symbols import known_to_be, to_the_byte
+from tests.support.symbols import WITHOUT, known_to_be, to_the_byte
 
 pytestmark = pytest.mark.skipif(glibc_version() == (0, 0), reason="the C library is not glibc")
 
@@ -238,6 +239,73 @@ def test_who_asks_through_a_malloc_that_calls_glibcs(
     names = [group["name"] for group in answers["callers"]["groups"]]
     assert any("growth.c" in name for name in names)
     assert not any("shim.c" in name for name in names)
+
+
+LOADS_ANOTHER = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+void stop_here(void) {}
+void *kept[9];
+int main(int argc, char **argv)
+{
+    for (int i = 0; i < 9; i++) kept[i] = malloc(3000);
+    void *library = dlmopen(LM_ID_NEWLM, argv[argc - 1], RTLD_NOW);
+    void *(*use)(size_t) = library == NULL ? NULL : (void *(*)(size_t))dlsym(library, "use");
+    if (use == NULL || use(40000) == NULL) return 1;
+    kept[0] = malloc(500000);
+    struct mallinfo now = mallinfo();
+    fprintf(stderr, "mallinfo %d %d %d\\n", now.arena, now.keepcost, now.hblkhd);
+    stop_here();
+    return 0;
+}
+"""
+USES_ANOTHER = """
+#include <stdlib.h>
+void *use(size_t size)
+{
+    for (int i = 0; i < 50; i++) if (malloc(size) == NULL) return NULL;
+    return realloc(malloc(400000), 800000);
+}
+"""
+
+
+@pytest.mark.parametrize("before", [(), WITHOUT], ids=["with", "without"])
+def test_another_copy_of_glibc(gdb: Gdb, answers: Answers, tmp_path: Path, before: tuple[str, ...]) -> None:
+    """dlmopen loads one: the program's own is shown and explained, the other's is not taken for it."""
+    program, library = tmp_path / "loads", tmp_path / "uses.so"
+    for source, text, line in (
+        ("loads.c", LOADS_ANOTHER, ["-o", str(program), "-ldl"]),
+        ("uses.c", USES_ANOTHER, ["-shared", "-fPIC", "-o", str(library)]),
+    ):
+        (tmp_path / source).write_text(text)
+        subprocess.run([needs("gcc"), "-g", "-w", str(tmp_path / source), *line], check=True)
+    listing = f"heap events {answers.into('events')}"
+    result = gdb(
+        "heap catch", "break stop_here", "run", f"heap {answers.into('heap')}", listing, "heap why-grow -all",
+        "info sharedlibrary",
+        before=before, program=program, args=[str(library)],
+    )  # fmt: skip
+    result.succeeded()
+    counted = re.search(r"^mallinfo (\d+) (\d+) (\d+)$", result.stdout + result.stderr, re.MULTILINE)
+    assert counted, result.describe()
+    (arena,) = answers["heap"]["arenas"]
+    mmapped = answers["heap"]["mmapped"]
+    found = [arena["system_mem"], arena["states"]["top"]["bytes"], mmapped["bytes"]]
+    assert found == [int(text) for text in counted.groups()]
+    if len(re.findall(r"/libc(?:-2\.\d+)?\.so", result.stdout.split("Shared Object Library")[1])) < 2:
+        pytest.skip("this GDB does not know what dlmopen has loaded")
+    assert "libc is loaded 2 times (dlmopen)" in result.stdout
+    mine = [event for event in answers.events("events") if event["kind"] == "malloc"]
+    foreign = [event for event in mine if any(frame["function"] == "use" for frame in event["frames"])]
+    assert len(foreign) > 2
+    for event in foreign:
+        assert (event["arena"], event["path"], event["predicted"], event["chunk_size_range"]) == (None,) * 4
+        assert event["unpredicted_because"].startswith("It is the malloc of another copy of libc (dlmopen loads one)")
+    assert foreign[0]["unpredicted_because"] in result.stdout
+    assert [event["path"] for event in mine if event not in foreign and event["delta"] > 400000] == ["mmap-chunk"]
 
 
 @pytest.mark.parametrize("program", ["seed", "cplus", "threads"])

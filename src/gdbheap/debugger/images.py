@@ -63,13 +63,18 @@ class _HeaderOfFile:
 
 
 def _starts(objfile: gdb.Objfile, is_program: bool) -> list[int]:
-    """Return where its ELF header can be: the page of its first section, or of its first mapping."""
-    sections = []
+    """Return where its ELF header can be: the page of its first section, or of its first mapping.
+
+    A file may be loaded twice (dlmopen): of the copies GDB lists the program's own first.
+    """
+    sections: dict[str, int] = {}
     for line in gdb.execute("info files", to_string=True).splitlines():
         found = _SECTION.match(line)
         if found is not None and (found.group(3) or None) == (None if is_program else objfile.filename):
-            sections.append(int(found.group(1), 16))
-    starts = [min(sections) // _PAGE * _PAGE] if sections else []
+            if found.group(2) in sections:
+                break
+            sections[found.group(2)] = int(found.group(1), 16)
+    starts = [min(sections.values()) // _PAGE * _PAGE] if sections else []
     mapped = _mappings_of(objfile)
     return [*starts, *(item.start for item in mapped[:1])]
 
