@@ -128,6 +128,8 @@ def test_mmapped_chunks_are_those_that_were_asked_for(looked: Looked) -> None:
         "bytes": looked.mallinfo["hblkhd"],
         "proven": True,
         "problem": None,
+        "tcache_chunks": 0,
+        "tcache_bytes": 0,
     }
 
 
