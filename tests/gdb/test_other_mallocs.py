@@ -91,6 +91,18 @@ def test_glibcs_heap_is_empty(gdb: Gdb, programs: Programs, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("asked", ["malloc 100", "growth"])
+def test_nothing_is_predicted(gdb: Gdb, programs: Programs, name: str, asked: str) -> None:
+    """What glibc's malloc would do is not what a call of malloc does there."""
+    preload = [f"set environment LD_PRELOAD {library(name)}"]
+    result = gdb("break stop_here", "run", f"heap predict {asked}", before=preload, program=programs["growth"])
+    result.has_no_internal_error()
+    assert result.status == 1
+    assert said(result.stderr, name) == result.stderr.count(EMPTY) == 1
+    assert "returns" not in result.stdout
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
 def test_why_grow(gdb: Gdb, answers: Answers, programs: Programs, name: str) -> None:
     """The program's line is shown, and that the allocator is another."""
     preload = [f"set environment LD_PRELOAD {library(name)}"]
@@ -239,6 +251,10 @@ def test_who_asks_through_a_malloc_that_calls_glibcs(
     names = [group["name"] for group in answers["callers"]["groups"]]
     assert any("growth.c" in name for name in names)
     assert not any("shim.c" in name for name in names)
+    stop = ("break stop_here", "run", f"heap predict malloc 100 {answers.into('next')}")
+    predicted = gdb(*stop, before=before, program=programs["growth"]).succeeded()
+    assert said(predicted.stdout, path.name) == 1
+    assert answers["next"]["limits"][0].endswith("glibc's is predicted.")
 
 
 LOADS_ANOTHER = """

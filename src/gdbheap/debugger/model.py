@@ -39,15 +39,20 @@ def read_state() -> HeapState:
     if not state.in_use:
         other = other_malloc()
         if other is not None:
-            more = _DEBUGGING if is_malloc_debug(other) else ""
-            raise TargetError(
-                f"This program's malloc is that of {printable(other)}, not glibc's: glibc's heap is empty, and gdbheap "
-                f"knows no other.{more} 'heap catch' shows which memory it gets."
-            )
+            raise TargetError(not_glibcs(other))
         raise TargetError(
             "malloc has not taken any memory from the kernel yet: there is no heap before the program's first malloc."
         )
     return state
+
+
+def not_glibcs(other: str) -> str:
+    """Return the sentence for a program that has its malloc from the file ``other``, and nothing from glibc's."""
+    more = _DEBUGGING if is_malloc_debug(other) else ""
+    return (
+        f"This program's malloc is that of {printable(other)}, not glibc's: glibc's heap is empty, and gdbheap knows "
+        f"no other.{more} 'heap catch' shows which memory it gets."
+    )
 
 
 def threads_of_arenas(state: HeapState) -> dict[int, list[int]]:
