@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import gdb
 
+from gdbheap.debugger.language import c_value, word_size
 from gdbheap.debugger.thread_list import ThreadList
 from gdbheap.elf import ElfImage, NotElf, file_image, read_elf
 from gdbheap.mappings import MappedRange
@@ -126,7 +127,7 @@ def thread_pointer(machine: str) -> int | None:
     register = "tpidr" if machine.startswith("aarch64") else "fs_base" if machine.startswith("i386:x86-64") else ""
     if register:
         try:
-            value = int(gdb.parse_and_eval(f"(unsigned long) ${register}"))
+            value = int(c_value(f"(unsigned long) ${register}"))
         except (gdb.error, ValueError):  # void where there is no such register
             value = 0
         return value or _told_by_glibc(machine)
@@ -143,7 +144,7 @@ def _told_by_glibc(machine: str) -> int | None:
     if thread is None:
         return None
     little = "little" in gdb.execute("show endian", to_string=True)
-    threads = ThreadList(GdbMemory(), gdb.lookup_type("void").pointer().sizeof, little)
+    threads = ThreadList(GdbMemory(), word_size(), little)
     return threads.thread_pointer(thread.ptid[1], machine.startswith("i386"))
 
 

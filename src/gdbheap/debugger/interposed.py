@@ -6,6 +6,7 @@ import os
 
 import gdb
 
+from gdbheap.debugger.language import c_value
 from gdbheap.debugger.target import is_libc, is_runtime, objfile_name, program_file
 
 #: What was found, by the inferior's number, its process and how many object files it had: looking takes a while.
@@ -47,7 +48,7 @@ def _look() -> str | None:
 
 def _address(function: str) -> int | None:
     try:
-        return int(gdb.parse_and_eval(f"(unsigned long) &{function}"))
+        return int(c_value(f"(unsigned long) &{function}"))
     except (gdb.error, ValueError):
         return None
 

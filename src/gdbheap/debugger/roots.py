@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import gdb
 
+from gdbheap.debugger.language import symbol_text
 from gdbheap.debugger.sections import sections
 from gdbheap.debugger.target import Target, each_thread
 from gdbheap.mappings import MappedRange, range_of
@@ -135,7 +136,7 @@ class Roots:
         return found
 
     def _symbol(self, address: int) -> str:
-        lines = gdb.execute(f"info symbol {address:#x}", to_string=True).splitlines()
+        lines = symbol_text(address).splitlines()
         match = _SYMBOL.fullmatch(lines[0]) if lines else None
         if match is not None:
             return match[1]

@@ -14,6 +14,7 @@ from gdbheap.corefile import NotACore
 from gdbheap.debugger import settings
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.images import has_musl_inside
+from gdbheap.debugger.language import as_c, c_value, word_size
 from gdbheap.debugger.processes import shrinks_heaps_with_mmap
 from gdbheap.debugger.static_tls import StaticTls
 from gdbheap.growth.inside import MallocCode
@@ -91,7 +92,7 @@ class GdbSymbols:
             else:
                 function, _, variable = name.rpartition("::")
                 path = f"'{function}'::{variable}" if function else f"'{variable}'"
-                address = int(gdb.parse_and_eval(f"(unsigned long) &{path}"))
+                address = int(c_value(f"(unsigned long) &{path}"))
         except (gdb.error, RuntimeError):
             pass
         if address is None or not self._is_library or gdb.solib_name(address) == self._objfile.filename:
@@ -128,7 +129,8 @@ class GdbSymbols:
         block = anchor.symtab.static_block()
         for spelling in (f"struct {name}", name):
             try:
-                found = gdb.lookup_type(spelling, block)
+                with as_c():
+                    found = gdb.lookup_type(spelling, block)
             except gdb.error:
                 continue
             return _struct(name, found.strip_typedefs())
@@ -531,12 +533,12 @@ def _core_alone() -> Memory:
 
 
 def _abi(layout: Layout) -> Abi:
-    word_size = gdb.lookup_type("void").pointer().sizeof
+    word = word_size()
     name = architecture_name()
     # i386 aligns to 16 from 2.26 on, the release that brought the tcache; other 32-bit machines to 8.
-    wide = word_size == 8 or (name.startswith("i386") and layout.tcache is not None)
+    wide = word == 8 or (name.startswith("i386") and layout.tcache is not None)
     little = "little" in gdb.execute("show endian", to_string=True)
-    return Abi(word_size, little, 16 if wide else 2 * word_size, _page_size())
+    return Abi(word, little, 16 if wide else 2 * word, _page_size())
 
 
 def architecture_name() -> str:
