@@ -1,4 +1,4 @@
-"""Promise: what a program is written in, or the language that GDB is set to, changes no answer."""
+"""Promise: what a program is written in, and how GDB is set to read and to tell things, changes no answer."""
 
 from __future__ import annotations
 
@@ -85,6 +85,17 @@ def test_a_language_that_is_set(
     """Every command gives the answer that it gives in C."""
     without, truth = in_c
     found = answered(gdb, tmp_path / "other", program, (f"set language {language}", *without))
+    for name, answer in truth.items():
+        assert found[name] == answer, name
+
+
+@pytest.mark.parametrize("setting", ["input-radix 16", "trace-commands on", "verbose on"])
+def test_how_gdb_reads_and_tells(
+    gdb: Gdb, tmp_path: Path, program: Path, setting: str, in_c: tuple[tuple[str, ...], dict[str, Any]]
+) -> None:
+    """Numbers that gdbheap hands to GDB, and lines that GDB adds to its answers."""
+    without, truth = in_c
+    found = answered(gdb, tmp_path / "other", program, (f"set {setting}", *without))
     for name, answer in truth.items():
         assert found[name] == answer, name
 

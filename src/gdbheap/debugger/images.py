@@ -25,7 +25,7 @@ _LARGEST_BLOCK = 1 << 20
 _BEFORE_TID = 26 * 4
 #: Of its table of error messages, its locales, and its symbols.
 _MUSLS_TEXTS = (b"\0Illegal byte sequence\0Domain error\0", b"\0MUSL_LOCPATH\0", b"\0__libc_start_init\0")
-_SECTION = re.compile(r"^\t(0x[0-9a-f]+) - 0x[0-9a-f]+ is (\S+)(?: in (.*))?$")
+_SECTION = re.compile(r"^\t(0x[0-9a-f]+) - 0x[0-9a-f]+(?: @ 0x[0-9a-f]+)? is (\S+)(?: in (.*))?$")
 
 
 def loaded_image(memory: Memory, objfile: gdb.Objfile, is_program: bool) -> ElfImage | None:

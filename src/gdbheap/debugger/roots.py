@@ -137,7 +137,8 @@ class Roots:
 
     def _symbol(self, address: int) -> str:
         lines = symbol_text(address).splitlines()
-        match = _SYMBOL.fullmatch(lines[0]) if lines else None
+        # 'set verbose on' and 'set trace-commands on' put lines of their own before.
+        match = next((found for found in map(_SYMBOL.fullmatch, lines) if found is not None), None)
         if match is not None:
             return match[1]
         section = self._sections[bisect_right(self._starts, address) - 1]

@@ -23,6 +23,7 @@ from typing import Any
 import gdb
 
 from gdbheap.debugger.frames import FrameReader, Stack
+from gdbheap.debugger.language import as_c
 from gdbheap.debugger.syscalls import register
 from gdbheap.growth.event import Frame
 from gdbheap.memory import Memory, MemoryFault
@@ -216,7 +217,8 @@ def _learn(stack: Stack, start: int, memory: Memory) -> Shape:
 
 def _saved_registers(level: int) -> dict[str, int]:
     """Return where the frame at ``level`` saved its caller's registers, by name, as GDB says."""
-    text = gdb.execute(f"info frame level {level}", to_string=True)
+    with as_c():  # where 0x means the same with each 'set input-radix'
+        text = gdb.execute(f"info frame level {level:#x}", to_string=True)
     _, _, listed = text.partition("Saved registers:")
     return {name: int(address, 16) for name, address in _SAVED.findall(listed)}
 

@@ -26,7 +26,8 @@ def symbol_at(address: int) -> str | None:
         said = symbol_text(address)
     except gdb.error:
         return None
-    found = _SYMBOL.match(said.strip())
+    # 'set verbose on' and 'set trace-commands on' put lines of their own before.
+    found = next((found for found in map(_SYMBOL.match, said.splitlines()) if found is not None), None)
     if found is None:
         return None
     # A program that is not split into files names none: it is the program itself.
