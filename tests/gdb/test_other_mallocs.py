@@ -257,6 +257,40 @@ def test_who_asks_through_a_malloc_that_calls_glibcs(
     assert answers["next"]["limits"][0].endswith("glibc's is predicted.")
 
 
+ITS_OWN = """
+#include <stddef.h>
+%s void *malloc(size_t size)
+{
+    static char pool[4096];
+    return size < sizeof pool ? pool : NULL;
+}
+void *mine(void) { return malloc(9); }
+"""
+
+
+@pytest.mark.parametrize("kind", ["static", '__attribute__((visibility("hidden")))'], ids=["static", "hidden"])
+@pytest.mark.parametrize("linking", [(), ("-shared", "-fPIC")], ids=["program", "library"])
+def test_a_malloc_that_a_file_keeps_to_itself(
+    gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path, kind: str, linking: tuple[str, ...]
+) -> None:
+    """The program's malloc is glibc's all the same, unless it is hidden in the program itself, which then calls it."""
+    own, program, source = tmp_path / ("own.so" if linking else "own.o"), tmp_path / "uses", tmp_path / "own.c"
+    source.write_text(ITS_OWN % kind)
+    compiler = [needs("gcc"), "-g", "-w", "-fno-builtin", *(linking or ("-c",))]
+    subprocess.run([*compiler, "-o", str(own), str(source)], check=True)
+    line = [needs("gcc"), "-g", "-w", "-pthread", "-o", str(program), str(programs.source("growth.c"))]
+    subprocess.run([*line, "-Wl,--no-as-needed", str(own)], check=True)
+    result, events = recorded(gdb, answers, program)
+    if not linking and kind != "static":
+        heap = gdb("break stop_here", "run", "heap predict malloc 100", program=program)
+        assert said(heap.stdout + heap.stderr, program.name) == 1
+        return
+    assert "not glibc's" not in result.stdout
+    heap = gdb("break stop_here", "run", "heap", "heap predict malloc 100", program=program).succeeded()
+    assert "not glibc's" not in heap.stdout
+    assert not [event for event in events if event["purpose"].startswith("another malloc")]
+
+
 LOADS_ANOTHER = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
