@@ -180,6 +180,52 @@ def test_a_thread_with_the_registers_of_another(gdb: Gdb, answers: Answers, tmp_
     assert "The heap is corrupt" not in result.stdout
 
 
+GOES_ON = """
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+void stop_here(void) {}
+void *kept;
+static void *work(void *first)
+{
+    char *own = malloc(100);
+    pthread_join(*(pthread_t *)first, NULL);
+    usleep(100000);
+    stop_here();
+    return own;
+}
+pthread_t first;
+int main(void)
+{
+    pthread_t thread;
+    kept = malloc(3000);
+    first = pthread_self();
+    pthread_create(&thread, NULL, work, &first);
+    pthread_exit(NULL);
+}
+"""
+
+
+def test_a_process_whose_first_thread_has_ended(gdb: Gdb, answers: Answers, tmp_path: Path) -> None:
+    """/proc shows its memory under the number of another thread: what is mapped and resident, and who points where."""
+    program, source = tmp_path / "goes", tmp_path / "goes.c"
+    source.write_text(GOES_ON)
+    subprocess.run([needs("gcc"), "-g", "-pthread", "-o", str(program), str(source)], check=True)
+    maps = "[line.split()[0] for line in open('/proc/%d/maps' % gdb.selected_thread().ptid[1])]"
+    result = gdb(
+        "break stop_here", "run", f"python print('MAPS', *{maps})", f"heap {answers.into('heap')}",
+        f"heap refs kept {answers.into('refs')}", f"heap check {answers.into('check')}", program=program,
+    ).succeeded()  # fmt: skip
+    listed = next(line.split()[1:] for line in result.stdout.splitlines() if line.startswith("MAPS"))
+    spans = [[int(number, 16) for number in item.split("-")] for item in listed]
+    kernel = answers["heap"]["kernel"]
+    assert kernel["whole"]["mapped"] == sum(end - start for start, end in spans)
+    assert kernel["arenas"]["mapped"] == sum(arena["system_mem"] for arena in answers["heap"]["arenas"])
+    assert kernel["whole"]["resident"] is not None
+    assert any("kept" in item["where"] for item in answers["refs"]["references"])
+    assert answers["check"]["findings"] == []
+
+
 def test_symbols_of_another_libc(gdb: Gdb, programs: Programs, answers: Answers, tmp_path: Path) -> None:
     """A core file under another program: what GDB knows does not fit; nothing hangs."""
     core = tmp_path / "core"

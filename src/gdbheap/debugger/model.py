@@ -11,7 +11,7 @@ from gdbheap.debugger.catch import RECORDER
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.interposed import is_malloc_debug, other_malloc
 from gdbheap.debugger.maps import mapped_ranges
-from gdbheap.debugger.processes import local_pid
+from gdbheap.debugger.processes import local_pid, shown_as
 from gdbheap.debugger.target import Target, each_thread, is_core, stack_pointer
 from gdbheap.debugger.tcaches import why_not_its_own, why_unknown
 from gdbheap.growth.initial import Initial
@@ -132,7 +132,7 @@ def heap_memory() -> Memory:
     if pid is None:
         return memory
     try:
-        return ProcessMemory(pid, mapped_ranges(), memory)
+        return ProcessMemory(shown_as(pid), mapped_ranges(), memory)
     except OSError:
         return memory
 
@@ -150,7 +150,7 @@ def kernel_facts() -> KernelFacts:
         why = "the process is not of this machine"
     else:
         try:
-            resident = Resident(pid)
+            resident = Resident(shown_as(pid))
         except OSError as error:
             why = f"/proc/{pid} cannot be read: {error.strerror}"
     pointers = [pointer for pointer in (stack_pointer() for _ in each_thread()) if pointer is not None]
