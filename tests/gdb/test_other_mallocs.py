@@ -297,6 +297,7 @@ LOADS_ANOTHER = """
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 void stop_here(void) {}
 void *kept[9];
 int main(int argc, char **argv)
@@ -309,6 +310,7 @@ int main(int argc, char **argv)
     struct mallinfo now = mallinfo();
     fprintf(stderr, "mallinfo %d %d %d\\n", now.arena, now.keepcost, now.hblkhd);
     stop_here();
+    if (argc > 2) read(0, &now, 1);
     return 0;
 }
 """
@@ -322,9 +324,8 @@ void *use(size_t size)
 """
 
 
-@pytest.mark.parametrize("before", [(), WITHOUT], ids=["with", "without"])
-def test_another_copy_of_glibc(gdb: Gdb, answers: Answers, tmp_path: Path, before: tuple[str, ...]) -> None:
-    """dlmopen loads one: the program's own is shown and explained, the other's is not taken for it."""
+def loading_another(tmp_path: Path) -> tuple[Path, Path]:
+    """Return a program that loads a library with another copy of libc, and that library."""
     program, library = tmp_path / "loads", tmp_path / "uses.so"
     for source, text, line in (
         ("loads.c", LOADS_ANOTHER, ["-o", str(program), "-ldl"]),
@@ -332,6 +333,37 @@ def test_another_copy_of_glibc(gdb: Gdb, answers: Answers, tmp_path: Path, befor
     ):
         (tmp_path / source).write_text(text)
         subprocess.run([needs("gcc"), "-g", "-w", str(tmp_path / source), *line], check=True)
+    return program, library
+
+
+@pytest.mark.parametrize("before", [(), WITHOUT], ids=["with", "without"])
+def test_attaching_where_there_are_two_copies(
+    gdb: Gdb, answers: Answers, tmp_path: Path, before: tuple[str, ...]
+) -> None:
+    """GDB may list the other's libc first: the loader's own list tells which is the program's."""
+    program, library = loading_another(tmp_path)
+    process = subprocess.Popen([program, "wait", library], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        counted = re.match(r"mallinfo (\d+) (\d+) (\d+)$", process.stderr.readline())
+        assert counted
+        asked = (f"heap {answers.into('heap')}", f"heap params -how {answers.into('params')}", "heap check", "detach")
+        result = gdb(f"attach {process.pid}", *asked, before=before, program=program).succeeded()
+    finally:
+        process.kill()
+        process.communicate()
+    (arena,) = answers["heap"]["arenas"]
+    found = [arena["system_mem"], arena["states"]["top"]["bytes"], answers["heap"]["mmapped"]["bytes"]]
+    assert found == [int(text) for text in counted.groups()]
+    assert arena["unaccounted"] == 0
+    assert arena["states"]["used"]["chunks"] > 9
+    assert "The heap is corrupt" not in result.stdout
+
+
+@pytest.mark.parametrize("before", [(), WITHOUT], ids=["with", "without"])
+def test_another_copy_of_glibc(gdb: Gdb, answers: Answers, tmp_path: Path, before: tuple[str, ...]) -> None:
+    """dlmopen loads one: the program's own is shown and explained, the other's is not taken for it."""
+    program, library = loading_another(tmp_path)
     listing = f"heap events {answers.into('events')}"
     result = gdb(
         "heap catch", "break stop_here", "run", f"heap {answers.into('heap')}", listing, "heap why-grow -all",

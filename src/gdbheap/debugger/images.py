@@ -66,16 +66,21 @@ class _HeaderOfFile:
 def _starts(objfile: gdb.Objfile, is_program: bool) -> list[int]:
     """Return where its ELF header can be: the page of its first section, or of its first mapping.
 
-    A file may be loaded twice (dlmopen): of the copies GDB lists the program's own first.
+    Of a libc that is loaded several times (dlmopen) it is the program's own that is meant.
     """
-    sections: dict[str, int] = {}
+    copies: list[dict[str, int]] = [{}]
     for line in gdb.execute("info files", to_string=True).splitlines():
         found = _SECTION.match(line)
         if found is not None and (found.group(3) or None) == (None if is_program else objfile.filename):
-            if found.group(2) in sections:
-                break
-            sections[found.group(2)] = int(found.group(1), 16)
-    starts = [min(sections.values()) // _PAGE * _PAGE] if sections else []
+            if found.group(2) in copies[-1]:
+                copies.append({})
+            copies[-1][found.group(2)] = int(found.group(1), 16)
+    starts = [min(sections.values()) // _PAGE * _PAGE for sections in copies if sections]
+    if len(starts) > 1 and not is_program:
+        from gdbheap.debugger.copies import own_start
+
+        own = own_start()
+        starts.sort(key=lambda start: start != own)
     mapped = _mappings_of(objfile)
     return [*starts, *(item.start for item in mapped[:1])]
 

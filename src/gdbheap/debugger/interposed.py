@@ -74,11 +74,6 @@ def _address(function: str) -> int | None:
         return None
 
 
-def count_of_libcs() -> int:
-    """Return how many copies of libc are loaded: dlmopen loads one into each namespace."""
-    return len([objfile for objfile in gdb.objfiles() if objfile.owner is None and is_libc(objfile_name(objfile))])
-
-
 def is_malloc_debug(name: str) -> bool:
     """Return whether a file of this base name is glibc's library for debugging malloc (from 2.34 on)."""
     return name.startswith("libc_malloc_debug.so")

@@ -58,10 +58,14 @@ class Nothing:
 
 
 class GdbSymbols:
-    """The symbols and debug information of one object file: the one that holds glibc's malloc."""
+    """The symbols and debug information of one object file: the one that holds glibc's malloc.
 
-    def __init__(self, objfile: gdb.Objfile) -> None:
+    ``start`` is where it begins, where other copies of the same file are loaded too; None where there are none.
+    """
+
+    def __init__(self, objfile: gdb.Objfile, start: int | None = None) -> None:
         self._objfile = objfile
+        self._start = start
         self._symbols: dict[str, gdb.Symbol | None] = {}
         self._addresses: dict[str, int | None] = {}
         self._static_tls = StaticTls(objfile.filename or "")
@@ -95,10 +99,22 @@ class GdbSymbols:
                 address = int(c_value(f"(unsigned long) &{path}"))
         except (gdb.error, RuntimeError):
             pass
+        if symbol is None and self._start is not None:
+            return self._for_others.get(name)
         if address is None or not self._is_library or gdb.solib_name(address) == self._objfile.filename:
             return address
         # The loader has variables of the same names (__curbrk), and GDB takes the first that it finds (seen up to 13).
         return self._elf_symbol(name)
+
+    @cached_property
+    def _for_others(self) -> dict[str, int]:
+        """The symbols that this copy of the file defines for other objects, from its own memory."""
+        from gdbheap.elf import NotElf, dynamic_symbols, read_elf
+
+        try:
+            return dynamic_symbols(GdbMemory(), read_elf(GdbMemory(), self._start or 0))
+        except (NotElf, MemoryFault):
+            return {}
 
     @property
     def _is_library(self) -> bool:
@@ -165,12 +181,12 @@ def _struct(name: str, described: gdb.Type) -> Struct:
 class Target:
     """What stays true of a process while the same objects are loaded: the facts that every command starts from."""
 
-    def __init__(self, objfile: gdb.Objfile) -> None:
+    def __init__(self, objfile: gdb.Objfile, start: int | None = None) -> None:
         from gdbheap.debugger.finding import identify
 
         self.memory: Memory = GdbMemory()
         self.libc = objfile.filename or ""
-        self._debug_symbols = GdbSymbols(objfile)
+        self._debug_symbols = GdbSymbols(objfile, start)
         self.identified = identify(
             objfile,
             self._debug_symbols,
@@ -448,9 +464,14 @@ def find_target() -> Target:
     """
     require_process()
     objfiles = _objfiles()
-    for objfile in objfiles:
-        if is_libc(objfile_name(objfile)):
-            return Target(objfile)
+    libcs = [objfile for objfile in objfiles if is_libc(objfile_name(objfile))]
+    if len(libcs) > 1:
+        from gdbheap.debugger.copies import own_objfile, own_start
+
+        own = own_start()
+        return Target(libcs[0] if own is None else own_objfile(libcs, own), own)
+    if libcs:
+        return Target(libcs[0])
     program = program_file()
     for objfile in objfiles:
         if objfile.filename == program and not _has_loader(objfiles):  # perhaps a static program

@@ -36,7 +36,8 @@ class Heap(HeapCommand):
 
     def answer(self, parsed: Parsed) -> Answer:
         """Return the totals of every arena."""
-        from gdbheap.debugger.interposed import count_of_libcs, other_malloc
+        from gdbheap.debugger.copies import count_of_libcs
+        from gdbheap.debugger.interposed import other_malloc
         from gdbheap.debugger.model import read_account
         from gdbheap.render.account import account_lines, account_object
         from gdbheap.render.escape import printable
