@@ -360,6 +360,31 @@ def test_attaching_where_there_are_two_copies(
     assert "The heap is corrupt" not in result.stdout
 
 
+@pytest.mark.parametrize("linking", ["-static", "-static-pie"])
+def test_a_static_program_that_loads_a_libc(gdb: Gdb, answers: Answers, tmp_path: Path, linking: str) -> None:
+    """As one does that looks up names: its own malloc is the program's, and libc.so.6's is not taken for it."""
+    _, library = loading_another(tmp_path)
+    program, source = tmp_path / "static", tmp_path / "static.c"
+    source.write_text(LOADS_ANOTHER.replace("dlmopen(LM_ID_NEWLM, ", "dlopen("))
+    line = [needs("gcc"), "-g", "-w", linking, "-o", str(program), str(source), "-ldl"]
+    if subprocess.run(line, capture_output=True, check=False).returncode:
+        pytest.skip("gcc cannot build that here")
+    asked = (f"heap {answers.into('heap')}", "heap check", "info sharedlibrary")
+    result = gdb("break stop_here", "run", *asked, program=program, args=[str(library)])
+    result.has_no_internal_error()
+    counted = re.search(r"^mallinfo (\d+) (\d+) (\d+)$", result.stdout + result.stderr, re.MULTILINE)
+    if counted is None:
+        pytest.skip("this libc loads nothing into static programs")
+    if not answers.path("heap").exists():  # it is said that it is not known
+        assert "cannot be found" in result.stderr, result.describe()
+        return
+    (arena,) = answers["heap"]["arenas"]
+    found = [arena["system_mem"], arena["states"]["top"]["bytes"], answers["heap"]["mmapped"]["bytes"]]
+    assert found == [int(text) for text in counted.groups()]
+    if "libc.so.6" in result.stdout.split("Shared Object Library")[-1]:
+        assert "There are 2 copies of libc" in result.stdout
+
+
 @pytest.mark.parametrize("before", [(), WITHOUT], ids=["with", "without"])
 def test_another_copy_of_glibc(gdb: Gdb, answers: Answers, tmp_path: Path, before: tuple[str, ...]) -> None:
     """dlmopen loads one: the program's own is shown and explained, the other's is not taken for it."""
@@ -379,7 +404,7 @@ def test_another_copy_of_glibc(gdb: Gdb, answers: Answers, tmp_path: Path, befor
     assert found == [int(text) for text in counted.groups()]
     if len(re.findall(r"/libc(?:-2\.\d+)?\.so", result.stdout.split("Shared Object Library")[1])) < 2:
         pytest.skip("this GDB does not know what dlmopen has loaded")
-    assert "libc is loaded 2 times (dlmopen)" in result.stdout
+    assert "There are 2 copies of libc" in result.stdout
     mine = [event for event in answers.events("events") if event["kind"] == "malloc"]
     foreign = [event for event in mine if any(frame["function"] == "use" for frame in event["frames"])]
     assert len(foreign) > 2

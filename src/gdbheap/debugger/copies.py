@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import gdb
 
 from gdbheap.debugger.images import loaded_image
-from gdbheap.debugger.target import GdbMemory, is_libc, objfile_name, program_file
+from gdbheap.debugger.target import GdbMemory, is_libc, is_static, objfile_name, program_file
 from gdbheap.elf import ElfImage
 from gdbheap.memory import MemoryFault
 
@@ -19,8 +19,9 @@ _MOST_OBJECTS, _MOST_NAME = 10_000, 4096
 
 
 def count_of_libcs() -> int:
-    """Return how many copies of libc are loaded."""
-    return len([objfile for objfile in gdb.objfiles() if objfile.owner is None and is_libc(objfile_name(objfile))])
+    """Return how many copies of libc there are, that of a static program included."""
+    loaded = [objfile for objfile in gdb.objfiles() if objfile.owner is None and is_libc(objfile_name(objfile))]
+    return len(loaded) + bool(loaded and is_static())
 
 
 def own_start() -> int | None:

@@ -101,7 +101,8 @@ class GdbSymbols:
             pass
         if symbol is None and self._start is not None:
             return self._for_others.get(name)
-        if address is None or not self._is_library or gdb.solib_name(address) == self._objfile.filename:
+        own = self._objfile.filename if self._is_library else None  # a program is no shared library
+        if address is None or gdb.solib_name(address) == own:
             return address
         # The loader has variables of the same names (__curbrk), and GDB takes the first that it finds (seen up to 13).
         return self._elf_symbol(name)
@@ -465,6 +466,9 @@ def find_target() -> Target:
     require_process()
     objfiles = _objfiles()
     libcs = [objfile for objfile in objfiles if is_libc(objfile_name(objfile))]
+    if libcs and is_static():
+        # Its own malloc is not that of the libc which dlopen, iconv or a look-up of names has loaded for a library.
+        return Target(next(objfile for objfile in objfiles if objfile.filename == program_file()))
     if len(libcs) > 1:
         from gdbheap.debugger.copies import own_objfile, own_start
 
@@ -483,6 +487,20 @@ def find_target() -> Target:
                 if has_musl_inside(program or ""):
                     raise TargetError(_USES_MUSL) from None
     raise TargetError(_no_libc([objfile_name(objfile) for objfile in objfiles]))
+
+
+def is_static() -> bool:
+    """Return whether the program holds its C library itself: it names no loader, and the kernel has loaded none."""
+    program = program_file()
+    if program is None or is_runtime(program):
+        return False
+    if re.search(r" is \.interp$", gdb.execute("info files", to_string=True), re.MULTILINE):
+        return False
+    try:
+        base = re.search(r"AT_BASE\s.*?(\w+)\s*$", gdb.execute("info auxv", to_string=True), re.MULTILINE)
+    except gdb.error:
+        return False
+    return base is not None and int(base.group(1), 0) == 0
 
 
 def _has_loader(objfiles: list[gdb.Objfile]) -> bool:

@@ -55,7 +55,7 @@ class Heap(HeapCommand):
             copies = count_of_libcs()
             if copies > 1:
                 yield (
-                    f"libc is loaded {copies} times (dlmopen), each with a malloc and arenas of its own: these are the "
+                    f"There are {copies} copies of libc, each with a malloc and arenas of its own: these are the "
                     "program's. 'set heap main-arena' and 'set heap mp' take the addresses of another copy's."
                 )
 
