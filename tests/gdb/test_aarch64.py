@@ -204,16 +204,24 @@ def test_a_core_that_tells_nothing(built: Path, tmp_path: Path) -> None:
 
 
 def test_live(built: Path, tmp_path: Path) -> None:
-    """Through qemu's GDB server: the same predictions, and the sentence that says what does not work."""
+    """Through qemu's GDB server: the same predictions, and the sentence that says what does not work.
+
+    No setting was made, so each has its default; and what is mapped is told by its own name.
+    """
     answers = Answers(tmp_path)
     with served(built / "dynamic") as address:
         done = ask(
             f"target remote {address}", "break stop_here", "continue", f"heap {answers.into('heap')}",
-            f"heap predict {NEXT} {answers.into('next')}", "heap catch", "kill", program=built / "dynamic",
+            f"heap predict {NEXT} {answers.into('next')}", f"heap params {answers.into('params')}", "heap catch",
+            "kill", program=built / "dynamic",
         )  # fmt: skip
     assert "heap catch cannot read system calls on aarch64" in done.stderr
     assert answers["heap"]["arenas"][0]["states"]["tcache"]["chunks"] == 5
     assert results(answers) == truth(built, "dynamic")
+    assert [item["name"] for item in answers["params"]["params"] if item["is_default"] is False] == []
+    # The emulated program's memory begins where qemu mapped it, not in the break area: that ends with its own data.
+    kernel = answers["heap"]["kernel"]
+    assert kernel is None or not [item for item in kernel["others"] if item["kind"] == "break"], kernel
 
 
 def test_a_core_by_gcore_over_the_server(built: Path, tmp_path: Path) -> None:

@@ -137,6 +137,95 @@ def test_another_thread_inside_malloc(gdb: Gdb, answers: Answers, programs: Prog
     assert answers["check"]["sound"]
 
 
+TWO_THREADS = """
+#include <pthread.h>
+#include <stdlib.h>
+void stop_here(void) {}
+static void *work(void *unused)
+{
+    void *kept[6];
+    for (int i = 0; i < 6; i++) kept[i] = malloc(100);
+    for (int i = 0; i < 6; i++) free(kept[i]);
+    if (unused == NULL) stop_here();
+    return unused;
+}
+int main(void)
+{
+    pthread_t thread;
+    work(&thread);
+    return pthread_create(&thread, NULL, work, NULL) || pthread_join(thread, NULL);
+}
+"""
+
+
+def test_a_thread_with_the_registers_of_another(gdb: Gdb, answers: Answers, tmp_path: Path) -> None:
+    """As qemu's server shows one that is just ending: no chunk is counted twice, and nothing is called wrong."""
+    program, source = tmp_path / "two", tmp_path / "two.c"
+    source.write_text(TWO_THREADS)
+    subprocess.run([needs("gcc"), "-g", "-pthread", "-o", str(program), str(source)], check=True)
+    result = gdb(
+        "break stop_here", "run", "thread 1", "set $of_main = $fs_base", "thread 2", "set $own = $fs_base",
+        "set $fs_base = $of_main", f"heap {answers.into('heap')}", f"heap tcache -all {answers.into('tcaches')}",
+        "heap check", "set $fs_base = $own",
+        before=("set auto-load libthread-db off", "set libthread-db-search-path /nonexistent"), program=program,
+    )  # fmt: skip
+    result.has_no_internal_error()
+    if any("cannot be found" in problem for problem in answers["heap"]["problems"]):
+        pytest.skip("thread-local variables cannot be read here without libthread_db")
+    assert [arena["states"]["tcache"]["chunks"] for arena in answers["heap"]["arenas"]] == [6, 0]
+    assert not any(arena["problems"] for arena in answers["heap"]["arenas"]), result.describe()
+    (problem,) = answers["heap"]["problems"]
+    assert "it would be that of thread 1" in problem
+    assert [item["why"] for item in answers["tcaches"]["tcaches"]] == [None, problem]
+    assert "The heap is corrupt" not in result.stdout
+
+
+GOES_ON = """
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+void stop_here(void) {}
+void *kept;
+static void *work(void *first)
+{
+    char *own = malloc(100);
+    pthread_join(*(pthread_t *)first, NULL);
+    usleep(100000);
+    stop_here();
+    return own;
+}
+pthread_t first;
+int main(void)
+{
+    pthread_t thread;
+    kept = malloc(3000);
+    first = pthread_self();
+    pthread_create(&thread, NULL, work, &first);
+    pthread_exit(NULL);
+}
+"""
+
+
+def test_a_process_whose_first_thread_has_ended(gdb: Gdb, answers: Answers, tmp_path: Path) -> None:
+    """/proc shows its memory under the number of another thread: what is mapped and resident, and who points where."""
+    program, source = tmp_path / "goes", tmp_path / "goes.c"
+    source.write_text(GOES_ON)
+    subprocess.run([needs("gcc"), "-g", "-pthread", "-o", str(program), str(source)], check=True)
+    maps = "[line.split()[0] for line in open('/proc/%d/maps' % gdb.selected_thread().ptid[1])]"
+    result = gdb(
+        "break stop_here", "run", f"python print('MAPS', *{maps})", f"heap {answers.into('heap')}",
+        f"heap refs kept {answers.into('refs')}", f"heap check {answers.into('check')}", program=program,
+    ).succeeded()  # fmt: skip
+    listed = next(line.split()[1:] for line in result.stdout.splitlines() if line.startswith("MAPS"))
+    spans = [[int(number, 16) for number in item.split("-")] for item in listed]
+    kernel = answers["heap"]["kernel"]
+    assert kernel["whole"]["mapped"] == sum(end - start for start, end in spans)
+    assert kernel["arenas"]["mapped"] == sum(arena["system_mem"] for arena in answers["heap"]["arenas"])
+    assert kernel["whole"]["resident"] is not None
+    assert any("kept" in item["where"] for item in answers["refs"]["references"])
+    assert answers["check"]["findings"] == []
+
+
 def test_symbols_of_another_libc(gdb: Gdb, programs: Programs, answers: Answers, tmp_path: Path) -> None:
     """A core file under another program: what GDB knows does not fit; nothing hangs."""
     core = tmp_path / "core"

@@ -130,6 +130,7 @@ def test_mmapped_chunks_are_those_that_were_asked_for(looked: Looked) -> None:
     assert (found["chunks"], found["bytes"]) == (looked.mallinfo["hblks"], looked.mallinfo["hblkhd"] - DRIFT)
     assert found["proven"] is True
     assert without_drift([found["problem"]] if found["problem"] else []) == []
+    assert (found["tcache_chunks"], found["tcache_bytes"]) == (0, 0)
 
 
 def test_the_kernels_map(looked: Looked) -> None:

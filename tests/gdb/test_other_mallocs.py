@@ -5,6 +5,7 @@ With the real libraries, preloaded and linked, and with a malloc of the program'
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.support.debugger import Answers, Gdb, Result
 from tests.support.environment import glibc_version, needs, plain_environment
 from tests.support.programs import Programs
 from tests.support.strace import trace
-from tests.support.symbols import known_to_be, to_the_byte
+from tests.support.symbols import WITHOUT, known_to_be, to_the_byte
 
 pytestmark = pytest.mark.skipif(glibc_version() == (0, 0), reason="the C library is not glibc")
 
@@ -87,6 +88,18 @@ def test_glibcs_heap_is_empty(gdb: Gdb, programs: Programs, name: str) -> None:
     assert said(result.stderr, name) == len(LOOKING)
     assert result.stderr.count(EMPTY) == len(LOOKING)
     assert "has not taken" not in result.stderr
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("asked", ["malloc 100", "growth"])
+def test_nothing_is_predicted(gdb: Gdb, programs: Programs, name: str, asked: str) -> None:
+    """What glibc's malloc would do is not what a call of malloc does there."""
+    preload = [f"set environment LD_PRELOAD {library(name)}"]
+    result = gdb("break stop_here", "run", f"heap predict {asked}", before=preload, program=programs["growth"])
+    result.has_no_internal_error()
+    assert result.status == 1
+    assert said(result.stderr, name) == result.stderr.count(EMPTY) == 1
+    assert "returns" not in result.stdout
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
@@ -166,6 +179,240 @@ def test_the_address_sanitizers_malloc(gdb: Gdb, answers: Answers, programs: Pro
     assert name.startswith("libasan.so")
     nothing_is_glibcs(events, name)
     assert said(result.stdout, name) == 1
+
+
+#: Makes calls of its own beside those of the malloc that a sanitizer brings.
+OWN_CALLS = """
+#include <stdlib.h>
+#include <sys/mman.h>
+void *kept;
+int main(void)
+{
+    char *own = mmap(NULL, 0x7000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    kept = malloc(5000000);
+    return kept == NULL || munmap(own, 0x3000);
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("address",), ("address", "-static-libasan"), ("thread",), ("thread", "-static-libtsan")],
+    ids=["asan", "static asan", "tsan", "static tsan"],
+)
+def test_a_programs_own_calls_under_a_sanitizer(
+    gdb: Gdb, answers: Answers, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """The program's calls are its own though they pass the sanitizer, and none of the sanitizer's are the program's."""
+    program, source = tmp_path / "own", tmp_path / "own.c"
+    source.write_text(OWN_CALLS)
+    line = [needs("gcc"), "-g", f"-fsanitize={options[0]}", *options[1:], "-o", str(program), str(source)]
+    if subprocess.run(line, capture_output=True, check=False).returncode:
+        pytest.skip("gcc has no such sanitizer here")
+    listing = f"heap events {answers.into('events')}"
+    before = ["set environment ASAN_OPTIONS detect_leaks=0"]
+    gdb("heap catch", "run", listing, before=before, program=program).succeeded()
+    events = answers.events("events")
+    own = [event for event in events if event["kind"] == "program"]
+    assert [(event["syscall"], event["args"][1], event["purpose"]) for event in own] == [
+        ("mmap", 0x7000, "the program's own mmap in main"),
+        ("munmap", 0x3000, "the program's own munmap in main"),
+    ]
+    assert any(event["purpose"].startswith("another malloc: ") and event["delta"] > 5000000 for event in events)
+
+
+SHIM = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stddef.h>
+void *malloc(size_t size)
+{
+    static void *(*next)(size_t);
+    if (next == NULL) next = (void *(*)(size_t))dlsym(RTLD_NEXT, "malloc");
+    return next(size);
+}
+"""
+
+
+def test_who_asks_through_a_malloc_that_calls_glibcs(
+    gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path
+) -> None:
+    """What a profiler puts before malloc asks for nothing itself: its caller is who asked, and all is explained."""
+    path, source = tmp_path / "libshim.so", tmp_path / "shim.c"
+    source.write_text(SHIM)
+    subprocess.run([needs("gcc"), "-g", "-shared", "-fPIC", "-o", str(path), str(source), "-ldl"], check=True)
+    before = [f"set environment LD_PRELOAD {path}"]
+    callers = f"heap events -by caller {answers.into('callers')}"
+    listing = f"heap events {answers.into('events')}"
+    gdb("heap catch", "run", listing, callers, before=before, program=programs["growth"]).succeeded()
+    grown = [event for event in answers.events("events") if event["path"] in ("brk-extend", "mmap-chunk")]
+    assert len(grown) > 10
+    assert all(to_the_byte(event) for event in grown)
+    names = [group["name"] for group in answers["callers"]["groups"]]
+    assert any("growth.c" in name for name in names)
+    assert not any("shim.c" in name for name in names)
+    stop = ("break stop_here", "run", f"heap predict malloc 100 {answers.into('next')}")
+    predicted = gdb(*stop, before=before, program=programs["growth"]).succeeded()
+    assert said(predicted.stdout, path.name) == 1
+    assert answers["next"]["limits"][0].endswith("glibc's is predicted.")
+
+
+ITS_OWN = """
+#include <stddef.h>
+%s void *malloc(size_t size)
+{
+    static char pool[4096];
+    return size < sizeof pool ? pool : NULL;
+}
+void *mine(void) { return malloc(9); }
+"""
+
+
+@pytest.mark.parametrize("kind", ["static", '__attribute__((visibility("hidden")))'], ids=["static", "hidden"])
+@pytest.mark.parametrize("linking", [(), ("-shared", "-fPIC")], ids=["program", "library"])
+def test_a_malloc_that_a_file_keeps_to_itself(
+    gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path, kind: str, linking: tuple[str, ...]
+) -> None:
+    """The program's malloc is glibc's all the same, unless it is hidden in the program itself, which then calls it."""
+    own, program, source = tmp_path / ("own.so" if linking else "own.o"), tmp_path / "uses", tmp_path / "own.c"
+    source.write_text(ITS_OWN % kind)
+    compiler = [needs("gcc"), "-g", "-w", "-fno-builtin", *(linking or ("-c",))]
+    subprocess.run([*compiler, "-o", str(own), str(source)], check=True)
+    line = [needs("gcc"), "-g", "-w", "-pthread", "-o", str(program), str(programs.source("growth.c"))]
+    subprocess.run([*line, "-Wl,--no-as-needed", str(own)], check=True)
+    result, events = recorded(gdb, answers, program)
+    if not linking and kind != "static":
+        heap = gdb("break stop_here", "run", "heap predict malloc 100", program=program)
+        assert said(heap.stdout + heap.stderr, program.name) == 1
+        return
+    assert "not glibc's" not in result.stdout
+    heap = gdb("break stop_here", "run", "heap", "heap predict malloc 100", program=program).succeeded()
+    assert "not glibc's" not in heap.stdout
+    assert not [event for event in events if event["purpose"].startswith("another malloc")]
+
+
+LOADS_ANOTHER = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+void stop_here(void) {}
+void *kept[9];
+int main(int argc, char **argv)
+{
+    for (int i = 0; i < 9; i++) kept[i] = malloc(3000);
+    void *library = dlmopen(LM_ID_NEWLM, argv[argc - 1], RTLD_NOW);
+    void *(*use)(size_t) = library == NULL ? NULL : (void *(*)(size_t))dlsym(library, "use");
+    if (use == NULL || use(40000) == NULL) return 1;
+    kept[0] = malloc(500000);
+    struct mallinfo now = mallinfo();
+    fprintf(stderr, "mallinfo %d %d %d\\n", now.arena, now.keepcost, now.hblkhd);
+    stop_here();
+    if (argc > 2) read(0, &now, 1);
+    return 0;
+}
+"""
+USES_ANOTHER = """
+#include <stdlib.h>
+void *use(size_t size)
+{
+    for (int i = 0; i < 50; i++) if (malloc(size) == NULL) return NULL;
+    return realloc(malloc(400000), 800000);
+}
+"""
+
+
+def loading_another(tmp_path: Path) -> tuple[Path, Path]:
+    """Return a program that loads a library with another copy of libc, and that library."""
+    program, library = tmp_path / "loads", tmp_path / "uses.so"
+    for source, text, line in (
+        ("loads.c", LOADS_ANOTHER, ["-o", str(program), "-ldl"]),
+        ("uses.c", USES_ANOTHER, ["-shared", "-fPIC", "-o", str(library)]),
+    ):
+        (tmp_path / source).write_text(text)
+        subprocess.run([needs("gcc"), "-g", "-w", str(tmp_path / source), *line], check=True)
+    return program, library
+
+
+@pytest.mark.parametrize("before", [(), WITHOUT], ids=["with", "without"])
+def test_attaching_where_there_are_two_copies(
+    gdb: Gdb, answers: Answers, tmp_path: Path, before: tuple[str, ...]
+) -> None:
+    """GDB may list the other's libc first: the loader's own list tells which is the program's."""
+    program, library = loading_another(tmp_path)
+    process = subprocess.Popen([program, "wait", library], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        counted = re.match(r"mallinfo (\d+) (\d+) (\d+)$", process.stderr.readline())
+        assert counted
+        asked = (f"heap {answers.into('heap')}", f"heap params -how {answers.into('params')}", "heap check", "detach")
+        result = gdb(f"attach {process.pid}", *asked, before=before, program=program).succeeded()
+    finally:
+        process.kill()
+        process.communicate()
+    (arena,) = answers["heap"]["arenas"]
+    found = [arena["system_mem"], arena["states"]["top"]["bytes"], answers["heap"]["mmapped"]["bytes"]]
+    assert found == [int(text) for text in counted.groups()]
+    assert arena["unaccounted"] == 0
+    assert arena["states"]["used"]["chunks"] > 9
+    assert "The heap is corrupt" not in result.stdout
+
+
+@pytest.mark.parametrize("linking", ["-static", "-static-pie"])
+def test_a_static_program_that_loads_a_libc(gdb: Gdb, answers: Answers, tmp_path: Path, linking: str) -> None:
+    """As one does that looks up names: its own malloc is the program's, and libc.so.6's is not taken for it."""
+    _, library = loading_another(tmp_path)
+    program, source = tmp_path / "static", tmp_path / "static.c"
+    source.write_text(LOADS_ANOTHER.replace("dlmopen(LM_ID_NEWLM, ", "dlopen("))
+    line = [needs("gcc"), "-g", "-w", linking, "-o", str(program), str(source), "-ldl"]
+    if subprocess.run(line, capture_output=True, check=False).returncode:
+        pytest.skip("gcc cannot build that here")
+    asked = (f"heap {answers.into('heap')}", "heap check", "info sharedlibrary")
+    result = gdb("break stop_here", "run", *asked, program=program, args=[str(library)])
+    result.has_no_internal_error()
+    counted = re.search(r"^mallinfo (\d+) (\d+) (\d+)$", result.stdout + result.stderr, re.MULTILINE)
+    if counted is None:
+        pytest.skip("this libc loads nothing into static programs")
+    if not answers.path("heap").exists():  # it is said that it is not known
+        assert "cannot be found" in result.stderr, result.describe()
+        return
+    (arena,) = answers["heap"]["arenas"]
+    found = [arena["system_mem"], arena["states"]["top"]["bytes"], answers["heap"]["mmapped"]["bytes"]]
+    assert found == [int(text) for text in counted.groups()]
+    if "libc.so.6" in result.stdout.split("Shared Object Library")[-1]:
+        assert "There are 2 copies of libc" in result.stdout
+
+
+@pytest.mark.parametrize("before", [(), WITHOUT], ids=["with", "without"])
+def test_another_copy_of_glibc(gdb: Gdb, answers: Answers, tmp_path: Path, before: tuple[str, ...]) -> None:
+    """dlmopen loads one: the program's own is shown and explained, the other's is not taken for it."""
+    program, library = loading_another(tmp_path)
+    listing = f"heap events {answers.into('events')}"
+    result = gdb(
+        "heap catch", "break stop_here", "run", f"heap {answers.into('heap')}", listing, "heap why-grow -all",
+        "info sharedlibrary",
+        before=before, program=program, args=[str(library)],
+    )  # fmt: skip
+    result.succeeded()
+    counted = re.search(r"^mallinfo (\d+) (\d+) (\d+)$", result.stdout + result.stderr, re.MULTILINE)
+    assert counted, result.describe()
+    (arena,) = answers["heap"]["arenas"]
+    mmapped = answers["heap"]["mmapped"]
+    found = [arena["system_mem"], arena["states"]["top"]["bytes"], mmapped["bytes"]]
+    assert found == [int(text) for text in counted.groups()]
+    if len(re.findall(r"/libc(?:-2\.\d+)?\.so", result.stdout.split("Shared Object Library")[1])) < 2:
+        pytest.skip("this GDB does not know what dlmopen has loaded")
+    assert "There are 2 copies of libc" in result.stdout
+    mine = [event for event in answers.events("events") if event["kind"] == "malloc"]
+    foreign = [event for event in mine if any(frame["function"] == "use" for frame in event["frames"])]
+    assert len(foreign) > 2
+    for event in foreign:
+        assert (event["arena"], event["path"], event["predicted"], event["chunk_size_range"]) == (None,) * 4
+        assert event["unpredicted_because"].startswith("It is the malloc of another copy of libc (dlmopen loads one)")
+    assert foreign[0]["unpredicted_because"] in result.stdout
+    assert [event["path"] for event in mine if event not in foreign and event["delta"] > 400000] == ["mmap-chunk"]
 
 
 @pytest.mark.parametrize("program", ["seed", "cplus", "threads"])

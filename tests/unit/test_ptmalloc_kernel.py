@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from gdbheap.mappings import MappedRange
 from gdbheap.ptmalloc.account import FreeFacts, read_account
 from gdbheap.ptmalloc.kernel import KernelFacts
@@ -93,6 +95,25 @@ def test_without_names_the_break_is_told_by_its_end() -> None:
     assert kernel.others["break"].mapped == 0x3000
     assert "stack" not in kernel.others
     assert kernel.others["anonymous"].mapped == 0x2000 + 0x8000 + 0x1000
+
+
+@pytest.mark.parametrize("between", ["/lib/libc.so.6", "gap"])
+def test_a_break_above_others_mappings_is_not_the_end_of_an_area(between: str) -> None:
+    """Where the break could not be moved malloc's memory is a mapping, below it or above."""
+    image, state, end = build()
+    after = [replace(item, name="") if item.name == "[heap]" else item for item in ranges(end)]
+    if between == "gap":
+        above = [MappedRange(end + 0x8000, end + 0x9000, "rw-p", "", 0x1000)]
+    else:
+        above = [
+            MappedRange(end + 0x3000, end + 0x4000, "r-xp", between, 0x1000),
+            MappedRange(end + 0x4000, end + 0x5000, "rw-p", "", 0x1000),
+        ]
+    place = next(place for place, item in enumerate(after) if item.start == HEAP)
+    facts = KernelFacts([*after[:place], *above, *after[place:]], (), above[-1].end)
+    kernel = read_account(image.memory, state, FreeFacts((), True), facts).kernel
+    assert kernel is not None
+    assert "break" not in kernel.others
 
 
 def test_what_is_not_mapped_and_what_a_core_lacks() -> None:

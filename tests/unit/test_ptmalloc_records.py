@@ -204,6 +204,23 @@ def test_parameters_that_nobody_set_are_defaults(version: str, bits: int) -> Non
     assert found["n_mmaps_max"].unit == "count"
 
 
+@pytest.mark.parametrize(
+    ("mode", "page", "is_default"),
+    [(1, 2 << 20, True), (0, 2 << 20, True), (2, 2 << 20, True), (3, 0, True), (2, 0, False)],
+)
+def test_huge_pages_of_64_bit_arm_are_its_default(mode: int, page: int, is_default: bool) -> None:
+    """From 2.43 on: nobody set them, unless glibc.malloc.hugetlb=0 switched them off."""
+    image = untouched("2.43", 64)
+    image.par(thp_mode=mode, thp_pagesize=page)
+    params = read_params(image.memory, image.abi, image.layout, image.MP)
+    found = {fact.name: fact for fact in describe(params, image.abi, image.layout, "aarch64")}
+    assert found["thp_mode"].is_default is found["thp_pagesize"].is_default is is_default
+    if not is_default:
+        assert (found["thp_mode"].default, found["thp_pagesize"].default) == (1, 2 << 20)
+    elsewhere = {fact.name: fact for fact in describe(params, image.abi, image.layout, "i386:x86-64")}
+    assert elsewhere["thp_pagesize"].is_default is (page == 0)
+
+
 def test_what_was_set_is_no_default() -> None:
     image = untouched("2.36", 64)
     image.par(top_pad=0, n_mmaps_max=-1, no_dyn_threshold=1, mmap_threshold=0x40000)

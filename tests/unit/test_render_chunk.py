@@ -149,6 +149,10 @@ def test_calls_and_what_is_not_known() -> None:
     shown = text_of(FOUND, Foretold(0x1010, (), (call,), Freed("top", chunk=0x1000, size=0x900)))
     assert "systrim: it calls brk(0x5000)." in shown
     assert "It is large." in shown
+    steps = (Step("why", "systrim", "It is large."), Step("change", "systrim", "The top chunk shrinks."))
+    end = Freed("top", chunk=0x1000, size=0x900, changes=("The top chunk shrinks.",))
+    once = text_of(FOUND, Foretold(0x1010, steps, (call,), end))
+    assert [once.count(step.text) for step in steps] == [1, 1]
     unknown = Foretold(0x1010, (), (), None, "The tcache cannot be found.")
     assert "not be predictable. The tcache cannot be found." in text_of(FOUND, unknown)
     body = place_object(0x1010, Place("unmapped", "Nothing is mapped there."), (unknown,))

@@ -8,7 +8,7 @@ import gdb
 
 from gdbheap.debugger import session
 from gdbheap.debugger.errors import TargetError
-from gdbheap.debugger.processes import largest_request, local_pid, local_ranges
+from gdbheap.debugger.processes import largest_request, local_pid, local_ranges, shown_as
 from gdbheap.debugger.target import Target, is_core
 from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc.arena import read_arenas
@@ -171,8 +171,10 @@ def _kernel_break() -> int | None:
 def _environment() -> dict[str, str]:
     """Return the environment that the process was started with, empty where that cannot be looked up."""
     pid = local_pid()
+    if pid is None:
+        return {}
     try:
-        with open(f"/proc/{pid}/environ", encoding="utf-8", errors="replace") as file:
+        with open(f"/proc/{shown_as(pid)}/environ", encoding="utf-8", errors="replace") as file:
             return dict(entry.split("=", 1) for entry in file.read().split("\0") if "=" in entry)
     except OSError:
         return {}

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 import gdb
 
 from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.language import as_c
 from gdbheap.debugger.syscalls import register
 from gdbheap.debugger.target import GdbSymbols, architecture_name, is_libc, objfile_name
 
@@ -211,7 +212,8 @@ class _Entry(gdb.Breakpoint):
     """An internal breakpoint at the first instruction of one of malloc's functions."""
 
     def __init__(self, log: AllocationLog, address: int, name: str) -> None:
-        super().__init__(f"*{address}", internal=True)
+        with as_c():
+            super().__init__(f"*{address:#x}", internal=True)
         self._log = log
         self._function = name
 
@@ -225,7 +227,8 @@ class _Return(gdb.Breakpoint):
     """An internal breakpoint at a place that a call of malloc's returned to."""
 
     def __init__(self, log: AllocationLog, address: int) -> None:
-        super().__init__(f"*{address}", internal=True)
+        with as_c():
+            super().__init__(f"*{address:#x}", internal=True)
         self._log = log
 
     def stop(self) -> bool:

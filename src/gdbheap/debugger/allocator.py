@@ -12,9 +12,10 @@ import gdb
 from gdbheap.debugger import session
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.syscalls import SyscallEntry
-from gdbheap.debugger.target import Target
-from gdbheap.growth.event import ChunkHeader, FreeLists
+from gdbheap.debugger.target import Target, is_libc
+from gdbheap.growth.event import ChunkHeader, Frame, FreeLists
 from gdbheap.growth.nameless import gives_back
+from gdbheap.growth.names import base_name
 from gdbheap.growth.reading import ArenaVariables, Reading
 from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED, PREV_INUSE, Abi, round_up
@@ -36,6 +37,11 @@ _TRIM_LIMIT = 20_000
 _FRONT = 64
 #: Pages of a mapping that are looked at for its chunk, where nothing tells its place.
 _PLACES = 4096
+#: Why nothing is read at a call of such a malloc.
+OF_ANOTHER_LIBC = (
+    "It is the malloc of another copy of libc (dlmopen loads one), with arenas and settings of its own: gdbheap reads "
+    "those of the program's own libc."
+)
 
 
 def read_allocator(target: Target, arena: int | None) -> Reading:
@@ -215,6 +221,18 @@ def read_at_call(
     if (nb is None and not nb_will_be_known) or reading.arena is None:
         return AllocatorNow(reading)
     return AllocatorNow(reading, read_free_lists(target, reading, nb))
+
+
+def is_of_another_libc(frames: Sequence[Frame]) -> bool:
+    """Whether a call was made by another copy of libc than the program's own, as dlmopen loads one."""
+    newest = next((frame for frame in frames if is_libc(base_name(frame.objfile))), None)
+    try:
+        image = None if newest is None else session.target().identified.image
+    except TargetError:
+        return False
+    if newest is None or image is None:
+        return False
+    return not any(segment.start <= newest.pc < segment.end for segment in image.segments)
 
 
 def nameless_arena(entry: SyscallEntry, function: str, goes_on: bool) -> int | None:

@@ -10,7 +10,14 @@ from typing import Any
 import gdb
 
 from gdbheap.debugger import session
-from gdbheap.debugger.allocator import nameless_arena, read_at_call, stream_name
+from gdbheap.debugger.allocator import (
+    OF_ANOTHER_LIBC,
+    AllocatorNow,
+    is_of_another_libc,
+    nameless_arena,
+    read_at_call,
+    stream_name,
+)
 from gdbheap.debugger.captured import Captured, Numbers, kind_of, note, with_nb
 from gdbheap.debugger.catchpoints import Catchpoints
 from gdbheap.debugger.errors import TargetError
@@ -376,6 +383,8 @@ class Recorder:
         """Return what an event of malloc's has besides: what was asked of it, and the allocator's state."""
         frames = event.frames
         call = malloc_call(frames)
+        if is_of_another_libc(frames):
+            return {**AllocatorNow(unread=OF_ANOTHER_LIBC)._asdict(), "requested": call, "stream": None}
         nameless = call.arena is None and is_nameless(frames)
         if nameless:
             goes_on = goes_on_after(event, previous_of(event, self._history.events))

@@ -16,6 +16,7 @@ from gdbheap.debugger.holding import holders_of
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.progress import Progress
 from gdbheap.debugger.target import Target, each_thread
+from gdbheap.debugger.tcaches import why_unknown
 from gdbheap.growth.abort import Abort
 from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc.account import FreeFacts
@@ -69,8 +70,7 @@ def _facts(target: Target, lists: FreeFacts, busy: Busy) -> CheckFacts:
             address = target.tcache_address(thread)
             if address is None:
                 unchecked.append(
-                    f"The tcache of thread {thread.num} cannot be found (its thread-local variable is not readable), "
-                    "so it is not checked."
+                    f"The tcache of thread {thread.num} cannot be found ({why_unknown(target)}), so it is not checked."
                 )
             elif not tcache_is_dummy(target.symbols, target.layout, address):
                 tcaches.setdefault(address, f"the tcache of thread {thread.num}")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import gdb
 
+from gdbheap.debugger.language import word_size
 from gdbheap.debugger.options import UsageError
 
 _NUMBERS = (
@@ -64,7 +65,7 @@ def _address(value: gdb.Value) -> int:
     if value.is_optimized_out:
         raise ValueError("its value was optimized out")
     if kind.code in _NUMBERS:
-        bits = 8 * gdb.lookup_type("void").pointer().sizeof
+        bits = 8 * word_size()
         return int(value) % (1 << bits)
     if kind.code == gdb.TYPE_CODE_FUNC or value.address is not None:
         assert value.address is not None

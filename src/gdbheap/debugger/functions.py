@@ -5,6 +5,7 @@ from __future__ import annotations
 import gdb
 
 from gdbheap.debugger.errors import Told
+from gdbheap.debugger.language import void_pointer
 from gdbheap.debugger.options import UsageError
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
@@ -48,7 +49,7 @@ class HeapChunk(HeapFunction):
     def answer(self, chunk: Located | None) -> gdb.Value:
         """Return the address as a pointer, so that it is printed as one."""
         found = gdb.Value(0 if chunk is None else chunk.address)
-        return found.cast(gdb.lookup_type("void").pointer())
+        return found.cast(void_pointer())
 
 
 class HeapSize(HeapFunction):

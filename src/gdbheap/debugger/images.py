@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from array import array
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import gdb
 
+from gdbheap.debugger.language import c_value, word_size
 from gdbheap.debugger.thread_list import ThreadList
 from gdbheap.elf import ElfImage, NotElf, file_image, read_elf
 from gdbheap.mappings import MappedRange
@@ -19,9 +21,11 @@ _PAGE = 0x1000
 _LARGEST_FILE = 256 << 20
 #: The loader maps a thread control block with the thread-local variables of all libraries: these are larger.
 _LARGEST_BLOCK = 1 << 20
+#: Where a 32-bit x86 control block has the kernel's number of its thread: behind 24 words, and a list's two.
+_BEFORE_TID = 26 * 4
 #: Of its table of error messages, its locales, and its symbols.
 _MUSLS_TEXTS = (b"\0Illegal byte sequence\0Domain error\0", b"\0MUSL_LOCPATH\0", b"\0__libc_start_init\0")
-_SECTION = re.compile(r"^\t(0x[0-9a-f]+) - 0x[0-9a-f]+ is (\S+)(?: in (.*))?$")
+_SECTION = re.compile(r"^\t(0x[0-9a-f]+) - 0x[0-9a-f]+(?: @ 0x[0-9a-f]+)? is (\S+)(?: in (.*))?$")
 
 
 def loaded_image(memory: Memory, objfile: gdb.Objfile, is_program: bool) -> ElfImage | None:
@@ -60,13 +64,23 @@ class _HeaderOfFile:
 
 
 def _starts(objfile: gdb.Objfile, is_program: bool) -> list[int]:
-    """Return where its ELF header can be: the page of its first section, or of its first mapping."""
-    sections = []
+    """Return where its ELF header can be: the page of its first section, or of its first mapping.
+
+    Of a libc that is loaded several times (dlmopen) it is the program's own that is meant.
+    """
+    copies: list[dict[str, int]] = [{}]
     for line in gdb.execute("info files", to_string=True).splitlines():
         found = _SECTION.match(line)
         if found is not None and (found.group(3) or None) == (None if is_program else objfile.filename):
-            sections.append(int(found.group(1), 16))
-    starts = [min(sections) // _PAGE * _PAGE] if sections else []
+            if found.group(2) in copies[-1]:
+                copies.append({})
+            copies[-1][found.group(2)] = int(found.group(1), 16)
+    starts = [min(sections.values()) // _PAGE * _PAGE for sections in copies if sections]
+    if len(starts) > 1 and not is_program:
+        from gdbheap.debugger.copies import own_start
+
+        own = own_start()
+        starts.sort(key=lambda start: start != own)
     mapped = _mappings_of(objfile)
     return [*starts, *(item.start for item in mapped[:1])]
 
@@ -118,7 +132,7 @@ def thread_pointer(machine: str) -> int | None:
     register = "tpidr" if machine.startswith("aarch64") else "fs_base" if machine.startswith("i386:x86-64") else ""
     if register:
         try:
-            value = int(gdb.parse_and_eval(f"(unsigned long) ${register}"))
+            value = int(c_value(f"(unsigned long) ${register}"))
         except (gdb.error, ValueError):  # void where there is no such register
             value = 0
         return value or _told_by_glibc(machine)
@@ -135,7 +149,7 @@ def _told_by_glibc(machine: str) -> int | None:
     if thread is None:
         return None
     little = "little" in gdb.execute("show endian", to_string=True)
-    threads = ThreadList(GdbMemory(), gdb.lookup_type("void").pointer().sizeof, little)
+    threads = ThreadList(GdbMemory(), word_size(), little)
     return threads.thread_pointer(thread.ptid[1], machine.startswith("i386"))
 
 
@@ -151,25 +165,55 @@ def _pthread_handle() -> int | None:
 
 
 def _control_block() -> int | None:
-    """Return the thread control block of the only thread of a 32-bit x86 process: it has its own address, twice.
+    """Return the selected thread's control block in a 32-bit x86 process, None where it is not known.
 
-    None where there are several threads, or several such places.
+    It has its own address, twice, and behind that the kernel's number of the thread (struct pthread of nptl/descr.h).
+    Where that is another number, as in a container, the only control block of a process is that of its only thread.
     """
-    from gdbheap.debugger.maps import mapped_ranges
-
-    inferior = gdb.selected_inferior()
-    if len(inferior.threads()) != 1:
+    thread = gdb.selected_thread()
+    if thread is None:
         return None
-    found = set()
+    tid = array("I", [thread.ptid[1]]).tobytes()
+    found = {address for start, data in _places_of_blocks() for address in _blocks_of(tid, start, data)}
+    if len(found) != 1 and len(gdb.selected_inferior().threads()) == 1:
+        found = {address for start, data in _places_of_blocks() for address in _all_blocks(start, array("I", data))}
+    return found.pop() if len(found) == 1 else None
+
+
+def _places_of_blocks() -> Iterator[tuple[int, bytes]]:
+    """Yield where memory begins that may have thread control blocks of a 32-bit process, and its bytes."""
+    from gdbheap.debugger.maps import mapped_ranges
+    from gdbheap.debugger.target import stack_pointer
+
+    stack = stack_pointer()
     for item in mapped_ranges():
-        if item.name or "w" not in item.permissions or item.size > _LARGEST_BLOCK:
+        if item.name not in ("", "[heap]") or "w" not in item.permissions:
             continue
+        # Of a thread that glibc made it is at the end of its stack; a static program has the first one's in its heap.
+        start, end = item.start, item.end
+        if item.size > _LARGEST_BLOCK:
+            own = stack is not None and start <= stack < end
+            start, end = (end - _LARGEST_BLOCK, end) if own else (start, start + _LARGEST_BLOCK)
         try:
-            words = array("I", inferior.read_memory(item.start, item.size).tobytes())
+            yield start, gdb.selected_inferior().read_memory(start, end - start).tobytes()
         except gdb.MemoryError:
             continue
-        for place in range(len(words) - 2):
-            address = item.start + 4 * place
-            if words[place] == address and words[place + 2] == address:
-                found.add(address)
-    return found.pop() if len(found) == 1 else None
+
+
+def _blocks_of(tid: bytes, start: int, data: bytes) -> Iterator[int]:
+    """Yield the addresses of the control blocks in ``data``, from ``start`` on, that have this thread number."""
+    place = data.find(tid, _BEFORE_TID)
+    while place >= 0:
+        block = place - _BEFORE_TID
+        itself = array("I", [start + block]).tobytes()
+        if block % 4 == 0 and data[block : block + 4] == data[block + 8 : block + 12] == itself:
+            yield start + block
+        place = data.find(tid, place + 1)
+
+
+def _all_blocks(start: int, words: Sequence[int]) -> Iterator[int]:
+    """Yield the addresses of what looks like a control block, whoever's, in the ``words`` from ``start`` on."""
+    for place in range(len(words) - 2):
+        address = start + 4 * place
+        if words[place] == address and words[place + 2] == address:
+            yield address

@@ -6,7 +6,11 @@ import os
 
 import gdb
 
-from gdbheap.debugger.target import is_libc, is_runtime, objfile_name, program_file
+from gdbheap.debugger.images import loaded_image
+from gdbheap.debugger.language import c_value
+from gdbheap.debugger.target import GdbMemory, is_libc, is_runtime, objfile_name, program_file
+from gdbheap.elf import dynamic_symbols
+from gdbheap.memory import MemoryFault
 
 #: What was found, by the inferior's number, its process and how many object files it had: looking takes a while.
 _found: dict[tuple[int, int, int], str | None] = {}
@@ -31,6 +35,7 @@ def _look() -> str | None:
     except gdb.error:
         return None
     program = program_file()
+    is_dynamic = any(is_runtime(objfile_name(objfile)) for objfile in gdb.objfiles())
     files = {gdb.solib_name(location.pc) or program for location in locations or () if location.pc is not None}
     for objfile in gdb.objfiles():
         name = objfile_name(objfile)
@@ -39,15 +44,32 @@ def _look() -> str | None:
         if is_libc(name):
             return None
         if objfile.filename in files and not is_runtime(name):
+            if is_dynamic and not _is_for_others(objfile, objfile.filename == program):
+                continue
             # A static program has glibc's malloc in itself, which is malloc by two names.
             static = objfile.filename == program and _address("malloc") == _address("__libc_malloc") is not None
             return None if static else os.path.basename(name)
     return None
 
 
+def _is_for_others(objfile: gdb.Objfile, is_program: bool) -> bool:
+    """Whether the loader may find malloc in this file: a static or hidden function of that name is the file's own.
+
+    A hidden one of the program is what all the program calls. Taken for true where its symbols cannot be read.
+    """
+    if is_program and objfile.lookup_global_symbol("malloc") is not None:
+        return True
+    memory = GdbMemory()
+    image = loaded_image(memory, objfile, is_program)
+    try:
+        return image is None or "malloc" in dynamic_symbols(memory, image)
+    except MemoryFault:
+        return True
+
+
 def _address(function: str) -> int | None:
     try:
-        return int(gdb.parse_and_eval(f"(unsigned long) &{function}"))
+        return int(c_value(f"(unsigned long) &{function}"))
     except (gdb.error, ValueError):
         return None
 

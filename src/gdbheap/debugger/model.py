@@ -11,8 +11,9 @@ from gdbheap.debugger.catch import RECORDER
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.interposed import is_malloc_debug, other_malloc
 from gdbheap.debugger.maps import mapped_ranges
-from gdbheap.debugger.processes import local_pid
+from gdbheap.debugger.processes import local_pid, shown_as
 from gdbheap.debugger.target import Target, each_thread, is_core, stack_pointer
+from gdbheap.debugger.tcaches import why_not_its_own, why_unknown
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.starts import region_starts
 from gdbheap.memory import Memory, MemoryFault, PageCache
@@ -38,15 +39,20 @@ def read_state() -> HeapState:
     if not state.in_use:
         other = other_malloc()
         if other is not None:
-            more = _DEBUGGING if is_malloc_debug(other) else ""
-            raise TargetError(
-                f"This program's malloc is that of {printable(other)}, not glibc's: glibc's heap is empty, and gdbheap "
-                f"knows no other.{more} 'heap catch' shows which memory it gets."
-            )
+            raise TargetError(not_glibcs(other))
         raise TargetError(
             "malloc has not taken any memory from the kernel yet: there is no heap before the program's first malloc."
         )
     return state
+
+
+def not_glibcs(other: str) -> str:
+    """Return the sentence for a program that has its malloc from the file ``other``, and nothing from glibc's."""
+    more = _DEBUGGING if is_malloc_debug(other) else ""
+    return (
+        f"This program's malloc is that of {printable(other)}, not glibc's: glibc's heap is empty, and gdbheap knows "
+        f"no other.{more} 'heap catch' shows which memory it gets."
+    )
 
 
 def threads_of_arenas(state: HeapState) -> dict[int, list[int]]:
@@ -72,6 +78,7 @@ def read_tcaches(target: Target) -> tuple[dict[int, Tcache], list[str]]:
     if target.layout.tcache is None:
         return {}, []
     found: dict[int, Tcache] = {}
+    owners: dict[int, int] = {}
     problems: list[str] = []
     memory = PageCache(target.memory)
     key = target.word("tcache_key")  # 2.34
@@ -79,10 +86,14 @@ def read_tcaches(target: Target) -> tuple[dict[int, Tcache], list[str]]:
         address = target.tcache_address(thread)
         if address is None:
             problems.append(
-                f"The tcache of thread {thread.num} cannot be found (its thread-local variable is not readable), "
+                f"The tcache of thread {thread.num} cannot be found ({why_unknown(target)}), "
                 "so chunks in it are shown as used: 'set heap tcache ADDRESS' in that thread gives it."
             )
         elif not tcache_is_dummy(target.symbols, target.layout, address):
+            owner = owners.setdefault(address, thread.num)
+            if owner != thread.num:
+                problems.append(why_not_its_own(thread.num, owner, address))
+                continue
             try:
                 found[thread.num] = read_tcache(memory, target.abi, target.layout, address, target.safe_linking, key)
             except MemoryFault as fault:
@@ -121,7 +132,7 @@ def heap_memory() -> Memory:
     if pid is None:
         return memory
     try:
-        return ProcessMemory(pid, mapped_ranges(), memory)
+        return ProcessMemory(shown_as(pid), mapped_ranges(), memory)
     except OSError:
         return memory
 
@@ -139,7 +150,7 @@ def kernel_facts() -> KernelFacts:
         why = "the process is not of this machine"
     else:
         try:
-            resident = Resident(pid)
+            resident = Resident(shown_as(pid))
         except OSError as error:
             why = f"/proc/{pid} cannot be read: {error.strerror}"
     pointers = [pointer for pointer in (stack_pointer() for _ in each_thread()) if pointer is not None]

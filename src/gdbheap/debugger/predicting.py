@@ -13,9 +13,12 @@ from gdbheap.debugger.allocating import read_machine
 from gdbheap.debugger.busy import Busy, read_busy
 from gdbheap.debugger.commands.base import evaluate
 from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.interposed import other_malloc
+from gdbheap.debugger.model import not_glibcs
 from gdbheap.debugger.options import UsageError
 from gdbheap.debugger.target import each_thread, is_core
 from gdbheap.ptmalloc.state import read_heap_state
+from gdbheap.render.escape import printable
 from gdbheap.render.predict import Setting
 from gdbheap.render.units import count_of
 from gdbheap.simulate.machine import Machine
@@ -145,7 +148,13 @@ def machine_and_setting(thread: int | None) -> tuple[Machine, Setting]:
     if made is None:
         raise TargetError(f"There is no thread {wanted}: 'info threads' lists them.")
     state = read_heap_state(target.memory, target.abi, target.layout, target.main_arena, target.mp)
-    return made, Setting(_thread_text(made), tuple(_limits(made, read_busy(target, state), count)))
+    limits = list(_limits(made, read_busy(target, state), count))
+    other = other_malloc()
+    if other is not None:
+        if not state.in_use:
+            raise TargetError(not_glibcs(other))
+        limits.insert(0, f"This program's malloc is that of {printable(other)}, not glibc's: glibc's is predicted.")
+    return made, Setting(_thread_text(made), tuple(limits))
 
 
 def _thread_text(machine: Machine) -> str:
@@ -153,7 +162,7 @@ def _thread_text(machine: Machine) -> str:
     if not machine.has_tcache:
         tcache = "this glibc has no tcache"
     elif own.tcache is None:
-        tcache = "its tcache cannot be found"
+        tcache = "its tcache cannot be found ('set heap tcache ADDRESS' gives it)"
     elif own.tcache > 0:
         tcache = f"its tcache is at {own.tcache:#x}"
     else:

@@ -112,11 +112,12 @@ class ParamsPrinter(_Printer):
     def line(self) -> str:
         """Return the settings that are not the defaults, and the counters that are not 0."""
         from gdbheap.debugger import session
+        from gdbheap.debugger.target import architecture_name
         from gdbheap.ptmalloc.params import Params, describe
 
         target = session.target()
         values = {name: self.number(name) for name in target.layout.par.fields if name in self._names}
-        facts = describe(Params(target.mp, values), target.abi, target.layout)
+        facts = describe(Params(target.mp, values), target.abi, target.layout, architecture_name())
         settings = [_setting(fact) for fact in facts if fact.is_default is False]
         counters = [_fact(fact) for fact in facts if fact.is_default is None and fact.value]
         return "; ".join([", ".join(settings) or "all settings are the defaults", *filter(None, [", ".join(counters)])])

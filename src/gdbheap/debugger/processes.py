@@ -25,10 +25,22 @@ def local_pid() -> int | None:
 def local_ranges(pid: int) -> tuple[MappedRange, ...]:
     """Return the mappings of a process of this machine in ascending order; none where it is gone."""
     try:
-        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
+        with open(f"/proc/{shown_as(pid)}/maps", encoding="utf-8", errors="surrogateescape") as file:
             return parse_maps(file.read())
     except OSError:
         return ()
+
+
+def shown_as(pid: int) -> int:
+    """Return the number under which /proc shows a process's memory: a thread's where the first one has ended."""
+    try:
+        for tid in (pid, *map(int, os.listdir(f"/proc/{pid}/task"))):
+            with open(f"/proc/{tid}/maps", "rb", buffering=0) as file:
+                if file.read(1):
+                    return tid
+    except OSError:
+        pass
+    return pid
 
 
 def mapped_bytes(start: int, end: int) -> int | None:

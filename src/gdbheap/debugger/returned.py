@@ -9,6 +9,7 @@ import gdb
 
 from gdbheap.debugger import session
 from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.language import as_c
 from gdbheap.debugger.syscalls import register
 from gdbheap.debugger.target import Target
 from gdbheap.growth.event import Event
@@ -36,7 +37,8 @@ class _Place(gdb.Breakpoint):
     """An internal breakpoint where malloc returns to; off unless a call is under way that will come by."""
 
     def __init__(self, address: int, returned: Callable[[list[int]], None]) -> None:
-        super().__init__(f"*{address:#x}", internal=True)
+        with as_c():
+            super().__init__(f"*{address:#x}", internal=True)
         self._returned = returned
         self.waiting: dict[int, _Waiting] = {}  # by the kernel's number of the thread
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import gdb
 
+from gdbheap.debugger.language import symbol_text
 from gdbheap.debugger.sections import sections
 from gdbheap.debugger.target import Target, each_thread
 from gdbheap.mappings import MappedRange, range_of
@@ -135,8 +136,9 @@ class Roots:
         return found
 
     def _symbol(self, address: int) -> str:
-        lines = gdb.execute(f"info symbol {address:#x}", to_string=True).splitlines()
-        match = _SYMBOL.fullmatch(lines[0]) if lines else None
+        lines = symbol_text(address).splitlines()
+        # 'set verbose on' and 'set trace-commands on' put lines of their own before.
+        match = next((found for found in map(_SYMBOL.fullmatch, lines) if found is not None), None)
         if match is not None:
             return match[1]
         section = self._sections[bisect_right(self._starts, address) - 1]

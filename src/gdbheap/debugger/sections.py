@@ -9,7 +9,7 @@ import gdb
 
 from gdbheap.debugger.target import program_file
 
-_LINE = re.compile(r"\t(0x[0-9a-f]+) - (0x[0-9a-f]+) is (\.\S+)(?: in (.*))?")
+_LINE = re.compile(r"\t(0x[0-9a-f]+) - (0x[0-9a-f]+)(?: @ 0x[0-9a-f]+)? is (\.\S+)(?: in (.*))?")
 
 
 class Section(NamedTuple):

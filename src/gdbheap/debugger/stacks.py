@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import gdb
 
 from gdbheap.debugger.frames import FrameReader, Stack
+from gdbheap.debugger.language import as_c
 from gdbheap.debugger.syscalls import register
 from gdbheap.growth.event import Frame
 from gdbheap.memory import Memory, MemoryFault
@@ -241,7 +242,8 @@ def _saved_registers(level: int) -> dict[str, int]:
 
     The return address is in the frame's last word, also where GDB leaves that out: before a tail call.
     """
-    text = gdb.execute(f"info frame level {level}", to_string=True)
+    with as_c():  # where 0x means the same with each 'set input-radix'
+        text = gdb.execute(f"info frame level {level:#x}", to_string=True)
     _, _, listed = text.partition("Saved registers:")
     slots = {name: int(address, 16) for name, address in _SAVED.findall(listed)}
     begins = _FRAME_AT.search(text)

@@ -7,6 +7,8 @@ import re
 
 import gdb
 
+from gdbheap.debugger.language import c_value
+
 #: More objects than any namespace of a loader has.
 _MOST_OBJECTS = 10_000
 
@@ -51,7 +53,7 @@ class StaticTls:
     def _block_distance(self) -> int | None:
         """Return how far below the control block the library's thread-local variables begin."""
         try:
-            entry = gdb.parse_and_eval("_rtld_global._dl_ns[0]._ns_loaded")
+            entry = c_value("_rtld_global._dl_ns[0]._ns_loaded")
             for _ in range(_MOST_OBJECTS):
                 if int(entry) == 0:
                     return None

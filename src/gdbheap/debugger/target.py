@@ -14,6 +14,7 @@ from gdbheap.corefile import NotACore
 from gdbheap.debugger import settings
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.images import has_musl_inside
+from gdbheap.debugger.language import as_c, c_value, word_size
 from gdbheap.debugger.processes import shrinks_heaps_with_mmap
 from gdbheap.debugger.static_tls import StaticTls
 from gdbheap.growth.inside import MallocCode
@@ -57,10 +58,14 @@ class Nothing:
 
 
 class GdbSymbols:
-    """The symbols and debug information of one object file: the one that holds glibc's malloc."""
+    """The symbols and debug information of one object file: the one that holds glibc's malloc.
 
-    def __init__(self, objfile: gdb.Objfile) -> None:
+    ``start`` is where it begins, where other copies of the same file are loaded too; None where there are none.
+    """
+
+    def __init__(self, objfile: gdb.Objfile, start: int | None = None) -> None:
         self._objfile = objfile
+        self._start = start
         self._symbols: dict[str, gdb.Symbol | None] = {}
         self._addresses: dict[str, int | None] = {}
         self._static_tls = StaticTls(objfile.filename or "")
@@ -91,13 +96,26 @@ class GdbSymbols:
             else:
                 function, _, variable = name.rpartition("::")
                 path = f"'{function}'::{variable}" if function else f"'{variable}'"
-                address = int(gdb.parse_and_eval(f"(unsigned long) &{path}"))
+                address = int(c_value(f"(unsigned long) &{path}"))
         except (gdb.error, RuntimeError):
             pass
-        if address is None or not self._is_library or gdb.solib_name(address) == self._objfile.filename:
+        if symbol is None and self._start is not None:
+            return self._for_others.get(name)
+        own = self._objfile.filename if self._is_library else None  # a program is no shared library
+        if address is None or gdb.solib_name(address) == own:
             return address
         # The loader has variables of the same names (__curbrk), and GDB takes the first that it finds (seen up to 13).
         return self._elf_symbol(name)
+
+    @cached_property
+    def _for_others(self) -> dict[str, int]:
+        """The symbols that this copy of the file defines for other objects, from its own memory."""
+        from gdbheap.elf import NotElf, dynamic_symbols, read_elf
+
+        try:
+            return dynamic_symbols(GdbMemory(), read_elf(GdbMemory(), self._start or 0))
+        except (NotElf, MemoryFault):
+            return {}
 
     @property
     def _is_library(self) -> bool:
@@ -128,7 +146,8 @@ class GdbSymbols:
         block = anchor.symtab.static_block()
         for spelling in (f"struct {name}", name):
             try:
-                found = gdb.lookup_type(spelling, block)
+                with as_c():
+                    found = gdb.lookup_type(spelling, block)
             except gdb.error:
                 continue
             return _struct(name, found.strip_typedefs())
@@ -165,12 +184,12 @@ def _struct(name: str, described: gdb.Type) -> Struct:
 class Target:
     """What stays true of a process while the same objects are loaded: the facts that every command starts from."""
 
-    def __init__(self, objfile: gdb.Objfile) -> None:
+    def __init__(self, objfile: gdb.Objfile, start: int | None = None) -> None:
         from gdbheap.debugger.finding import identify
 
         self.memory: Memory = GdbMemory()
         self.libc = objfile.filename or ""
-        self._debug_symbols = GdbSymbols(objfile)
+        self._debug_symbols = GdbSymbols(objfile, start)
         self.identified = identify(
             objfile,
             self._debug_symbols,
@@ -454,9 +473,17 @@ def find_target() -> Target:
     """
     require_process()
     objfiles = _objfiles()
-    for objfile in objfiles:
-        if is_libc(objfile_name(objfile)):
-            return Target(objfile)
+    libcs = [objfile for objfile in objfiles if is_libc(objfile_name(objfile))]
+    if libcs and is_static():
+        # Its own malloc is not that of the libc which dlopen, iconv or a look-up of names has loaded for a library.
+        return Target(next(objfile for objfile in objfiles if objfile.filename == program_file()))
+    if len(libcs) > 1:
+        from gdbheap.debugger.copies import own_objfile, own_start
+
+        own = own_start()
+        return Target(libcs[0] if own is None else own_objfile(libcs, own), own)
+    if libcs:
+        return Target(libcs[0])
     program = program_file()
     for objfile in objfiles:
         if objfile.filename == program and not _has_loader(objfiles):  # perhaps a static program
@@ -468,6 +495,20 @@ def find_target() -> Target:
                 if has_musl_inside(program or ""):
                     raise TargetError(_USES_MUSL) from None
     raise TargetError(_no_libc([objfile_name(objfile) for objfile in objfiles]))
+
+
+def is_static() -> bool:
+    """Return whether the program holds its C library itself: it names no loader, and the kernel has loaded none."""
+    program = program_file()
+    if program is None or is_runtime(program):
+        return False
+    if re.search(r" is \.interp$", gdb.execute("info files", to_string=True), re.MULTILINE):
+        return False
+    try:
+        base = re.search(r"AT_BASE\s.*?(\w+)\s*$", gdb.execute("info auxv", to_string=True), re.MULTILINE)
+    except gdb.error:
+        return False
+    return base is not None and int(base.group(1), 0) == 0
 
 
 def _has_loader(objfiles: list[gdb.Objfile]) -> bool:
@@ -539,12 +580,12 @@ def _core_alone() -> Memory:
 
 
 def _abi(layout: Layout) -> Abi:
-    word_size = gdb.lookup_type("void").pointer().sizeof
+    word = word_size()
     name = architecture_name()
     # i386 aligns to 16 from 2.26 on, the release that brought the tcache; other 32-bit machines to 8.
-    wide = word_size == 8 or (name.startswith("i386") and layout.tcache is not None)
+    wide = word == 8 or (name.startswith("i386") and layout.tcache is not None)
     little = "little" in gdb.execute("show endian", to_string=True)
-    return Abi(word_size, little, 16 if wide else 2 * word_size, _page_size())
+    return Abi(word, little, 16 if wide else 2 * word, _page_size())
 
 
 def architecture_name() -> str:

@@ -60,11 +60,25 @@ def read_thread_tcaches(target: Target, wanted: Sequence[int] | None = None) -> 
         ]
     memory = PageCache(target.memory)
     key = tcache_key(target)
-    found = []
+    found: list[ThreadTcache] = []
+    owners: dict[int, int] = {}
     for thread in each_thread():
-        if wanted is None or thread.num in wanted:
-            found.append(_read(target, thread, memory, key))
+        if wanted is not None and thread.num not in wanted:
+            continue
+        read = _read(target, thread, memory, key)
+        owner = thread.num if read.tcache is None else owners.setdefault(read.tcache.address, thread.num)
+        if read.tcache is not None and owner != thread.num:
+            read = ThreadTcache(thread.num, None, False, why_not_its_own(thread.num, owner, read.tcache.address))
+        found.append(read)
     return found
+
+
+def why_not_its_own(thread: int, owner: int, address: int) -> str:
+    """Return the sentence for a ``thread`` whose tcache would be the one of the thread ``owner``, at ``address``."""
+    return (
+        f"The tcache of thread {thread} cannot be told: it would be that of thread {owner}, at {address:#x}, and no "
+        f"two share one. Thread {thread} may have ended meanwhile ('info threads')."
+    )
 
 
 def tcache_key(target: Target) -> int | None:
@@ -86,7 +100,11 @@ def _read(target: Target, thread: gdb.InferiorThread, memory: PageCache, key: in
     address = target.tcache_address(thread)
     if address is None:
         return ThreadTcache(
-            number, None, False, f"The tcache of thread {number} cannot be found: {_why_unreadable(target)}."
+            number,
+            None,
+            False,
+            f"The tcache of thread {number} cannot be found: {why_unknown(target)}. 'set heap tcache ADDRESS' in that "
+            "thread gives it.",
         )
     if tcache_is_dummy(target.symbols, target.layout, address):
         return ThreadTcache(number, None, True, _why_none(target, number, address))
@@ -97,10 +115,13 @@ def _read(target: Target, thread: gdb.InferiorThread, memory: PageCache, key: in
     return ThreadTcache(number, tcache, True)
 
 
-def _why_unreadable(target: Target) -> str:
-    """Return why the selected thread's variable cannot be read, in GDB's own words where it has some."""
+def why_unknown(target: Target) -> str:
+    """Return why it is not known where the selected thread's tcache is, in GDB's own words where it has some."""
     symbol = target.symbol("tcache")
     if symbol is None:
+        local = target.identified.symbols.local
+        if local is not None:
+            return local.why_not("tcache")
         return "libc's debug information does not have its thread-local variable, tcache"
     try:
         symbol.value().fetch_lazy()

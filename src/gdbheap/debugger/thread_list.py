@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import gdb
 
+from gdbheap.debugger.language import c_value
 from gdbheap.memory import Memory, MemoryFault
 
 #: More threads than are looked for.
@@ -77,6 +78,6 @@ class ThreadList:
 
     def _address(self, name: str) -> int:
         try:
-            return int(gdb.parse_and_eval(f"(unsigned long) &{name}"))
+            return int(c_value(f"(unsigned long) &{name}"))
         except (gdb.error, ValueError):
             raise Untold(name) from None

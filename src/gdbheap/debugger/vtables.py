@@ -7,8 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
-import gdb
-
+from gdbheap.debugger.language import symbol_text
 from gdbheap.debugger.sections import sections
 
 _DATA = (".data", ".rodata", ".bss", ".gnu.linkonce")
@@ -54,10 +53,7 @@ class Vtables:
         return self._pattern is None or name == self._pattern or fnmatchcase(name, self._pattern)
 
     def _look_up(self, address: int) -> str | None:
-        command = f"info symbol {address:#x}"
-        if not gdb.parameter("print demangle"):
-            command = f"with print demangle on -- {command}"
-        for line in gdb.execute(command, to_string=True).splitlines():
+        for line in symbol_text(address).splitlines():
             match = _VTABLE.fullmatch(line)
             if match is not None and int(match[2]) >= self._least:
                 return match[1]

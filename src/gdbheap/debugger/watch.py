@@ -7,6 +7,7 @@ from collections.abc import Callable
 import gdb
 
 from gdbheap.debugger.frames import FrameReader
+from gdbheap.debugger.language import as_c
 from gdbheap.debugger.syscalls import register
 from gdbheap.debugger.target import Target
 from gdbheap.growth.decision import user_frame
@@ -26,7 +27,8 @@ class MallocWatch(gdb.Breakpoint):
     """
 
     def __init__(self, address: int, target: Target, history: Callable[[], History], frames: FrameReader) -> None:
-        super().__init__(f"*{address}", internal=True)
+        with as_c():
+            super().__init__(f"*{address:#x}", internal=True)
         self.enabled = False
         self.process = gdb.selected_inferior().pid
         self._target = target

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import gdb
 
+from gdbheap.debugger.language import symbol_text
 from gdbheap.debugger.target import each_thread, stack_pointer
 from gdbheap.mappings import MappedRange, range_of
 from gdbheap.ptmalloc.place import Place
@@ -22,11 +23,11 @@ _KERNELS = ("[vdso]", "[vvar]", "[vsyscall]", "[vvar_vclock]")
 def symbol_at(address: int) -> str | None:
     """Return what the program's symbols call an address, as ``'main + 4' of seed``; None where they have no name."""
     try:
-        # C++ names are wanted as they are written, whatever the user has set.
-        said = gdb.execute(f"with print demangle on -- info symbol {address:#x}", to_string=True)
+        said = symbol_text(address)
     except gdb.error:
         return None
-    found = _SYMBOL.match(said.strip())
+    # 'set verbose on' and 'set trace-commands on' put lines of their own before.
+    found = next((found for found in map(_SYMBOL.match, said.splitlines()) if found is not None), None)
     if found is None:
         return None
     # A program that is not split into files names none: it is the program itself.

@@ -9,6 +9,8 @@ from gdbheap.growth.event import Frame
 from gdbheap.growth.names import (
     ENTRIES,
     OTHER_MALLOC_FILE,
+    OTHER_MALLOC_FUNCTION,
+    PUBLIC,
     RUNTIME_FILE,
     WRAPPERS,
     base_name,
@@ -16,6 +18,7 @@ from gdbheap.growth.names import (
     in_libc,
     in_loader,
     known_to_libc,
+    wrapper_of,
 )
 
 #: What C++ calls malloc and free from.
@@ -85,8 +88,9 @@ def _first_decisive(frames: Sequence[Frame]) -> Decision:
         loader, libc = in_loader(frame), in_libc(frame)
         if name in ENTRIES:
             continue
-        if name in WRAPPERS:
-            wrapper = name
+        passed = wrapper_of(name)
+        if passed:
+            wrapper = passed
         elif name:
             inside = libc or (static and known_to_libc(name))
             if not name.startswith("_dl_catch_") or loader:
@@ -107,6 +111,7 @@ def is_runtime(frame: Frame) -> bool:
         or in_loader(frame)
         or RUNTIME_FILE.match(base) is not None
         or OTHER_MALLOC_FILE.match(base) is not None
+        or OTHER_MALLOC_FUNCTION.match(frame.name) is not None
         or base.startswith(("linux-vdso", "system-supplied DSO"))
         or frame.name in ENTRIES
         or frame.name.startswith(("std::", "__gnu_cxx::", *_OPERATORS))
@@ -132,6 +137,8 @@ def user_frame(frames: Sequence[Frame]) -> Frame | None:
 
 def _user_place(frames: Sequence[Frame]) -> int | None:
     own = [place for place, frame in enumerate(frames) if (frame.function or frame.objfile) and not is_runtime(frame)]
+    # What stands before glibc's malloc, under its name, passes on what its caller asks for.
+    own = [place for place in own if function_of(frames[place]) not in PUBLIC] or own
     for place in own:
         if frames[place].line is not None:
             return place

@@ -225,6 +225,14 @@ OTHER_MALLOC_FILE = re.compile(
     r"|asan|tsan|lsan|hwasan|c_malloc_debug)"
 )
 
+#: The functions of sanitizers and of scudo: where those are linked statically, no file's name tells. The names of
+#: templates begin with what they return.
+OTHER_MALLOC_FUNCTION = re.compile(
+    r"(?:[^(<]* )?(?:__(?:sanitizer|interception|asan|hwasan|lsan|memprof|msan|tsan)(?:::|_)|scudo::)"
+)
+#: What a sanitizer puts before a function of libc's, or makes of its name.
+_INTERCEPTOR = re.compile(r"_*interceptor_(?P<before>\w+)$|(?:[^(<]* )?(?P<behind>\w+)_interceptor(?:<|$)")
+
 
 # The same few names and files come with every event, so what they mean is worked out once.
 
@@ -259,6 +267,14 @@ def in_musl(frame: Frame) -> bool:
 def function_of(frame: Frame) -> str:
     """Return the plain name without the compiler's suffixes and a C++ function's parameters."""
     return _without_suffix(frame.name)
+
+
+@lru_cache(maxsize=4096)
+def wrapper_of(name: str) -> str:
+    """Return which wrapper of a system call the function ``name`` is, or stands before; empty for none."""
+    found = _INTERCEPTOR.match(name)
+    plain = name if found is None else found["before"] or found["behind"]
+    return plain if plain in WRAPPERS else ""
 
 
 def in_libc(frame: Frame) -> bool:

@@ -16,6 +16,7 @@ from gdbheap.growth.names import (
     MESSAGE,
     OF_OWN_MAPPINGS,
     OTHER_MALLOC_FILE,
+    OTHER_MALLOC_FUNCTION,
     OTHER_PUBLIC,
     PASSING,
     PUBLIC,
@@ -165,7 +166,8 @@ def _program(event: Event, found: Decision) -> Requester:
     # Code that GDB knows nothing of is made by the program: what called it has a name.
     frame = next((frame for frame in outwards if frame.function or frame.objfile), outwards[0])
     where = base_name(frame.objfile) or "unknown code"
-    if OTHER_MALLOC_FILE.match(where) or _calls_itself_malloc(outwards):
+    named = OTHER_MALLOC_FILE.match(where) or OTHER_MALLOC_FUNCTION.match(outwards[0].name)
+    if named or _calls_itself_malloc(outwards):
         return Requester("other", f"{ANOTHER_MALLOC}{where}")
     if not any(frame.function or in_libc(frame) or in_loader(frame) for frame in event.frames):
         return Requester("other", f"code of {where} without a name: perhaps of a C library that is linked into it")

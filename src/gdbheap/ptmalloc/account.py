@@ -11,7 +11,7 @@ from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.bins import read_free_lists
 from gdbheap.ptmalloc.heaps import HeapChain
 from gdbheap.ptmalloc.kernel import NOTHING_KNOWN, KernelFacts, KernelMap, arena_spans, divide
-from gdbheap.ptmalloc.mmapped import MmappedChunks, find_mmapped
+from gdbheap.ptmalloc.mmapped import MmappedChunk, MmappedChunks, find_mmapped
 from gdbheap.ptmalloc.regions import Plan, regions
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.ptmalloc.tcache import Tcache
@@ -40,13 +40,15 @@ class FreeFacts:
 class Account:
     """The whole heap: ``arenas`` in the order of the ring with their totals, and the ``mmapped`` chunks.
 
-    ``kernel`` is what the process has mapped, divided; None where its map is not known.
+    ``kept`` are those of the latter that are free, in a tcache: from glibc 2.43 on it takes them too. ``kernel`` is
+    what the process has mapped, divided; None where its map is not known.
     """
 
     state: HeapState
     arenas: tuple[tuple[Arena, ArenaTotals], ...]
     problems: tuple[str, ...]
     mmapped: MmappedChunks
+    kept: tuple[MmappedChunk, ...]
     kernel: KernelMap | None
 
     @property
@@ -120,4 +122,6 @@ def read_account(memory: Memory, state: HeapState, facts: FreeFacts, kernel: Ker
         problems += (state.ring.problem,)
     problems += facts.problems
     divided = divide(state, kernel, spans, mmapped.chunks) if kernel.ranges else None
-    return Account(state, tuple(found), problems, mmapped, divided)
+    cached = {chunk for tcache in facts.tcaches for chunk in tcache.chunks}
+    kept = tuple(chunk for chunk in mmapped.chunks if chunk.address in cached)
+    return Account(state, tuple(found), problems, mmapped, kept, divided)

@@ -158,6 +158,20 @@ class _Measure:
         return total
 
 
+def _break_area(state: HeapState, facts: KernelFacts) -> list[tuple[int, int]]:
+    """Return where the break area is, as far as malloc's variables tell.
+
+    Where the break could not be moved sbrk_base is in a mapping. The break may be above that, with others' mappings
+    between; the area itself is one mapping, so that no other can be inside.
+    """
+    base, end = state.params.get("sbrk_base"), facts.break_end
+    if not base or not end:
+        return []
+    between = [item for item in facts.ranges if item.start < end and item.end > base]
+    whole = not between or sum(item.size for item in between) == between[-1].end - between[0].start
+    return [(base, round_up(end, state.abi.page_size))] if whole and all(item.anonymous for item in between) else []
+
+
 class _Names:
     """Says what a piece of the map is that is not malloc's."""
 
@@ -169,8 +183,7 @@ class _Names:
                 kept.append((heap.end, heap.address + heap.mprotect_size))
                 reserved.append((heap.address, heap.address + heap.max_size))
         self._kept, self._reserved = Spans(kept), Spans(reserved)
-        base, end = state.params.get("sbrk_base"), facts.break_end
-        self._break = Spans([(base, round_up(end, state.abi.page_size))] if base and end else [])
+        self._break = Spans(_break_area(state, facts))
 
     def of(self, item: MappedRange, start: int, end: int) -> Iterable[tuple[str, int, int]]:
         """Yield the kinds of the parts of a piece of the range ``item``: (kind, start, end)."""

@@ -12,6 +12,9 @@ from gdbheap.ptmalloc.layout import Layout
 #: The fields that are int in malloc.c; the others are size_t or pointers.
 SIGNED = frozenset(("thp_mode", "hp_flags", "n_mmaps", "n_mmaps_max", "max_n_mmaps", "no_dyn_threshold"))
 _DEFAULT_THRESHOLD = 0x20000
+#: Values of thp_mode, and the DEFAULT_THP_PAGESIZE that 64-bit ARM has from glibc 2.43 on.
+_THP_NEVER, _THP_UNSET = 2, 3
+_THP_PAGESIZE_OF_AARCH64 = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,15 @@ def decode_params(abi: Abi, layout: Layout, address: int, data: bytes) -> Params
     return Params(address, layout.par.decode(data, abi.order, SIGNED))
 
 
-def _defaults(abi: Abi, layout: Layout) -> Mapping[str, tuple[int, ...]]:
+def _defaults(params: Params, abi: Abi, layout: Layout, machine: str) -> Mapping[str, tuple[int, ...]]:
     """Return what each setting is without any tuning: several values where builds of one layout differ."""
+    # "not supported" is the initial value; "never" is what a setting of hugetlb=0, the default's meaning, gives.
+    modes: tuple[int, ...] = (_THP_UNSET, _THP_NEVER)
+    huge: tuple[int, ...] = (0,)
+    if machine.startswith("aarch64") and "thp_mode" in params.values:  # malloc-hugepages.h of 2.43
+        # hugetlb is 1 (madvise) by default, or the kernel's mode is taken; hugetlb=0 leaves no size of huge pages.
+        modes = (1, 0, _THP_UNSET, *((_THP_NEVER,) if params.get("thp_pagesize") else ()))
+        huge = (_THP_PAGESIZE_OF_AARCH64, *((0,) if params.get("thp_mode") == _THP_UNSET else ()))
     largest_small = 63 * abi.alignment + abi.min_size  # the chunk size of the last exact tcache bin
     max_bytes = [largest_small - abi.word_size]
     if "tcache_small_bins" in layout.par.fields:
@@ -174,9 +184,8 @@ def _defaults(abi: Abi, layout: Layout) -> Mapping[str, tuple[int, ...]]:
         "mmap_threshold": (_DEFAULT_THRESHOLD,),
         "arena_test": (8 if abi.word_size == 8 else 2,),
         "arena_max": (0,),
-        # "not supported" is the initial value; "never" is what a setting of hugetlb=0, the default's meaning, gives.
-        "thp_mode": (3, 2),
-        "thp_pagesize": (0,),
+        "thp_mode": modes,
+        "thp_pagesize": huge,
         "hp_pagesize": (0,),
         "hp_flags": (0,),
         "n_mmaps_max": (0x10000,),
@@ -213,14 +222,16 @@ def _note(name: str, params: Params, is_default: bool | None) -> tuple[str, bool
     )
 
 
-def describe(params: Params, abi: Abi, layout: Layout) -> tuple[ParamFact, ...]:
+def describe(params: Params, abi: Abi, layout: Layout, machine: str = "") -> tuple[ParamFact, ...]:
     """Return what there is to say about each field of ``mp_``, in the order of memory.
+
+    ``machine`` is GDB's name of the architecture: what the kernel's huge pages are for by default depends on it.
 
     The defaults are those of malloc.c (struct malloc_par mp_) and of malloc-machine.h (DEFAULT_TOP_PAD, 128 KiB). A
     field that is not in the table, which a later glibc may have, is left out.
     """
     facts = []
-    defaults = _defaults(abi, layout)
+    defaults = _defaults(params, abi, layout, machine)
     for name, value in params.values.items():
         field = _FIELDS.get(name)
         if field is None:

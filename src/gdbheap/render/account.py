@@ -86,6 +86,9 @@ def _sums(account: Account) -> Iterator[str]:
     how = "found and sound" if mmapped.proven and mmapped.known else f"{len(mmapped.chunks):,} found, see below"
     counted = f"{count_of(mmapped.count, 'chunk')}, {_bytes(mmapped.bytes)} outside the arenas"
     yield f"mmapped   {counted}" + (f", {how}" if mmapped.count or mmapped.chunks else "")
+    if account.kept:
+        kept = sum(chunk.length for chunk in account.kept)
+        yield f"          free of those, in a tcache: {count_of(len(account.kept), 'chunk')}, {_bytes(kept)}"
     yield f"sum       {_bytes(account.counted)}"
 
 
@@ -156,6 +159,8 @@ def account_object(account: Account) -> dict[str, object]:
             "bytes": mmapped.found_bytes,
             "proven": mmapped.proven and mmapped.known,
             "problem": mmapped.problem,
+            "tcache_chunks": len(account.kept),
+            "tcache_bytes": sum(chunk.length for chunk in account.kept),
         },
         "sum": account.counted,
         "kernel": None

@@ -206,12 +206,13 @@ def _free_lines(foretold: Foretold, style: Plain) -> Iterator[str]:
     yield _line("free", f"free({foretold.pointer:#x}) in the selected thread would: {_end_text(foretold)}")
     for step in foretold.steps:
         yield _line("", f"  {step.function}: {step.text}")
+    said = {step.text for step in foretold.steps}
     for call in foretold.calls:
         yield _line("", f"  {_call_text(call)}")
-        yield from (_line("", f"    {sentence}") for sentence in call.why)
+        yield from (_line("", f"    {sentence}") for sentence in call.why if sentence not in said)
     end = foretold.end
     if end is not None:
-        yield from (_line("", f"  {sentence}") for sentence in end.changes)
+        yield from (_line("", f"  {sentence}") for sentence in end.changes if sentence not in said)
         if end.message is not None:
             yield _line("", "  " + style.paint("bad", end.message))
 

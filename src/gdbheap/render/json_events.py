@@ -51,10 +51,16 @@ def event_object(event: Event, prediction: Prediction | None, reason: ArenaReaso
         "terms": [] if call is None else [{"name": term.name, "value": term.value} for term in call.terms],
         "predicted": None if call is None else list(call.args),
         "exact": None if prediction is None else prediction.exact,
-        "unpredicted_because": None if prediction is None or call is not None else prediction.reason,
+        "unpredicted_because": _why_unpredicted(event, prediction),
         "frames": [frame_object(frame) for frame in event.frames],
         "frames_left_out": event.more_frames,
     }
+
+
+def _why_unpredicted(event: Event, prediction: Prediction | None) -> str | None:
+    if prediction is None:
+        return event.unread
+    return None if prediction.call is not None else prediction.reason
 
 
 def _arena_choice(reason: ArenaReason) -> dict[str, object]:

@@ -36,6 +36,7 @@ class Heap(HeapCommand):
 
     def answer(self, parsed: Parsed) -> Answer:
         """Return the totals of every arena."""
+        from gdbheap.debugger.copies import count_of_libcs
         from gdbheap.debugger.interposed import other_malloc
         from gdbheap.debugger.model import read_account
         from gdbheap.render.account import account_lines, account_object
@@ -50,6 +51,12 @@ class Heap(HeapCommand):
                 yield (
                     f"This program's malloc is that of {printable(other)}, not glibc's: here is only what was asked of "
                     "glibc's own."
+                )
+            copies = count_of_libcs()
+            if copies > 1:
+                yield (
+                    f"There are {copies} copies of libc, each with a malloc and arenas of its own: these are the "
+                    "program's. 'set heap main-arena' and 'set heap mp' take the addresses of another copy's."
                 )
 
         return Answer(lambda: account_object(account), lines)

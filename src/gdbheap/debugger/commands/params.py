@@ -20,13 +20,14 @@ class HeapParams(HeapCommand):
     def answer(self, parsed: Parsed) -> Answer:
         """Return each field of mp_, and where asked for how things were found."""
         from gdbheap.debugger import session
+        from gdbheap.debugger.target import architecture_name
         from gdbheap.ptmalloc.params import describe, read_params
         from gdbheap.render.json_state import params_object
         from gdbheap.render.state import params_lines
 
         target = session.target()
         params = read_params(target.memory, target.abi, target.layout, target.mp)
-        facts = describe(params, target.abi, target.layout)
+        facts = describe(params, target.abi, target.layout, architecture_name())
         how = None
         if parsed.given("how"):
             from gdbheap.debugger.provenance import how_found
