@@ -126,10 +126,13 @@ def malloc_calls(answers: Answers) -> list[tuple[str, list[int]]]:
 @pytest.mark.parametrize("mode", [*ENDS, *ABORTS])
 def test_what_free_does(gdb: Gdb, answers: Answers, programs: Programs, mode: str) -> None:
     """Where the chunk is afterwards, as GDB reads the lists; or the message that glibc prints, to the letter."""
+    if mode == "tcache-loop" and glibc_version() < (2, 33):
+        pytest.skip("there free follows the loop for ever")
     foretold, result = free(gdb, answers, programs, mode)
     end = foretold["end"]
-    if end is None and not wanted():
-        assert re.search("cannot be read|is not known|global_max_fast", foretold["meaning"])
+    if end is None and not (wanted() and AS_WRITTEN):
+        reasons = "cannot be read|is not known|global_max_fast|this release of glibc does not check that"
+        assert re.search(reasons, foretold["meaning"])
         return
     if AS_WRITTEN:
         expected = ("abort", ABORTS[mode]) if mode in ABORTS else (ENDS[mode], None)

@@ -159,8 +159,10 @@ def _find_main_arena(source: Source, given: Given) -> tuple[Found, list[Generati
         hits = list(_self_references(source, generations))
     sound = [hit for hit in hits if _is_main_arena(source, hit)]
     if not sound:  # what the process has there now is damaged; where the file has it is all the same right
-        how = _INITIAL.format(file=source.name) if given.main_arena is None else given.main_arena.how
-        sound = [hit._replace(how=how) for hit in hits if _is_initial_arena(source, hit)]
+        wanted = given.main_arena or Found(0, _INITIAL.format(file=source.name))
+        led = _self_references(source, generations)
+        hits = [hit._replace(how=wanted.how) for hit in led if wanted.address in (0, hit.address)]
+        sound = [hit for hit in hits if _is_initial_arena(source, hit)]
     places = {hit.address: hit.how for hit in sound}
     if not places:
         if given.main_arena is not None:
@@ -301,10 +303,11 @@ def _is_initial_arena(source: Source, hit: _Hit) -> bool:
         name: slice(state.fields[name].offset, state.fields[name].offset + abi.word_size)
         for name in ("next", "attached_threads")
     }
-    attached = int.from_bytes(arena[words["attached_threads"]], abi.byte_order)
+    following, attached = (int.from_bytes(arena[word], abi.byte_order) for word in words.values())
     for word in words.values():
         arena[word] = bytes(abi.word_size)
-    return attached == 1 and not any(arena)
+    leads_back = hit.by_relocation or following + source.image.bias == hit.address
+    return leads_back and attached == 1 and not any(arena)
 
 
 def _is_arena(memory: Memory, abi: Abi, layout: Layout, arena: Arena) -> bool:
