@@ -67,7 +67,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert mine["mmapped"] == theirs["mmapped"] or theirs["mmapped"]["problems"]
 
 
-def crash(folder: Path, coredump_filter: int | None = None, static: bool = False) -> tuple[Path, Path]:
+def crash(folder: Path, coredump_filter: int | None = None, linking: tuple[str, ...] = ()) -> tuple[Path, Path]:
     """Return a program that has aborted, and the core file that the kernel wrote."""
     pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
     if "/" in pattern or pattern.startswith("|"):
@@ -75,7 +75,6 @@ def crash(folder: Path, coredump_filter: int | None = None, static: bool = False
     source = folder / "crash.c"
     source.write_text(CRASHING)
     program = folder / "crash"
-    linking = ["-static"] if static else []
     subprocess.run([needs("gcc"), "-g", "-O0", *linking, "-o", str(program), str(source)], check=True)
     choose = "" if coredump_filter is None else f"echo {coredump_filter:#x} > /proc/self/coredump_filter; "
     subprocess.run(
@@ -106,7 +105,7 @@ def test_a_core_by_gcore(gdb: Gdb, programs: Programs, tmp_path: Path, program: 
 @pytest.mark.parametrize("static", [False, True], ids=["dynamic", "static"])
 def test_a_core_by_the_kernel(gdb: Gdb, tmp_path: Path, dumped: int | None, static: bool) -> None:
     """Whatever the kernel left out: the same as with symbols, or a sentence that says what is missing."""
-    program, core = crash(tmp_path, dumped, static)
+    program, core = crash(tmp_path, dumped, ("-static",) if static else ())
     with_symbols, known = ask(gdb, tmp_path / "with", f"core-file {core}", program=program)
     found, bare = ask(gdb, tmp_path / "without", f"core-file {core}", program=program, before=WITHOUT)
     if dumped is None and not static:
@@ -117,6 +116,18 @@ def test_a_core_by_the_kernel(gdb: Gdb, tmp_path: Path, dumped: int | None, stat
             assert answer == with_symbols[command]
     for done, answers in ((known, with_symbols), (bare, found)):
         assert len(answers) == len(READING) or done.status == 1, done.describe()
+
+
+@pytest.mark.quick
+def test_a_core_of_a_static_pie_program(gdb: Gdb, tmp_path: Path) -> None:
+    """Its heap lies below it, and so what the core has of that is not what comes first of the program."""
+    program, core = crash(tmp_path, linking=("-static-pie",))
+    known, _ = ask(gdb, tmp_path / "known", f"core-file {core}", program=program)
+    subprocess.run([needs("strip"), str(program)], check=True)
+    found, done = ask(gdb, tmp_path / "found", f"core-file {core}", program=program)
+    assert found.keys() == set(READING), done.describe()
+    assert known["heap"]["arenas"][0]["states"]["used"]["chunks"] >= 45
+    same(known, found)
 
 
 @SYMBOLS

@@ -21,7 +21,8 @@ _LARGEST_FILE = 256 << 20
 _LARGEST_BLOCK = 1 << 20
 #: Of its table of error messages, its locales, and its symbols.
 _MUSLS_TEXTS = (b"\0Illegal byte sequence\0Domain error\0", b"\0MUSL_LOCPATH\0", b"\0__libc_start_init\0")
-_SECTION = re.compile(r"^\t(0x[0-9a-f]+) - 0x[0-9a-f]+ is (\S+)(?: in (.*))?$")
+#: The parts of a core file, load1 and so on, are in the same list; no part of the program begins with those names.
+_SECTION = re.compile(r"^\t(0x[0-9a-f]+) - 0x[0-9a-f]+ is \.\S+(?: in (.*))?$")
 
 
 def loaded_image(memory: Memory, objfile: gdb.Objfile, is_program: bool) -> ElfImage | None:
@@ -64,7 +65,7 @@ def _starts(objfile: gdb.Objfile, is_program: bool) -> list[int]:
     sections = []
     for line in gdb.execute("info files", to_string=True).splitlines():
         found = _SECTION.match(line)
-        if found is not None and (found.group(3) or None) == (None if is_program else objfile.filename):
+        if found is not None and (found.group(2) or None) == (None if is_program else objfile.filename):
             sections.append(int(found.group(1), 16))
     starts = [min(sections) // _PAGE * _PAGE] if sections else []
     mapped = _mappings_of(objfile)
