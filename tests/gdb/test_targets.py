@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -142,6 +143,47 @@ def test_a_core_without_its_program(gdb: Gdb, tmp_path: Path, before: tuple[str,
         assert re.search(r"^(There is|Where|No|The)\b.*\.$", done.stderr, re.MULTILINE), done.describe()
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize("with_program", [True, False], ids=["program", "nothing"])
+def test_a_core_without_the_file_of_libc(gdb: Gdb, tmp_path: Path, with_program: bool) -> None:
+    """As from another machine: what the core itself holds is enough, tcaches included, and nothing else is believed."""
+    program, core = crash(tmp_path)
+    known, _ = ask(gdb, tmp_path / "known", f"core-file {core}", program=program)
+    missing = ("set sysroot /nonexistent",)
+    given = program if with_program else None
+    found, done = ask(
+        gdb, tmp_path / "found", f"core-file {core}", program=given, before=missing, also="heap params -how"
+    )
+    assert found.keys() == set(READING), done.describe()
+    same(known, found)
+    assert "GDB has not read the file of /" in done.stdout
+    assert ("set sysroot FOLDER" if with_program else "'file PROGRAM'") in done.stdout
+    assert "This program's malloc is that of" not in done.stdout
+
+
+@pytest.mark.quick
+def test_a_core_with_a_libc_of_another_build(gdb: Gdb, tmp_path: Path) -> None:
+    """GDB takes the file that has the name, and believes that it was loaded elsewhere than it was."""
+    program, core = crash(tmp_path)
+    known, _ = ask(gdb, tmp_path / "known", f"core-file {core}", program=program)
+    libc, loader = own_libc()
+    root = tmp_path / "root"
+    for path in (libc, loader):
+        to = root / str(path).lstrip("/")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, to)
+    other = patched(libc, root / str(libc).lstrip("/"))
+    displace(root / str(libc).lstrip("/"))
+    found, done = ask(
+        gdb, tmp_path / "found", f"core-file {core}", program=program, before=(f"set sysroot {root}",),
+        also="heap params -how",
+    )  # fmt: skip
+    assert found.keys() == set(READING), done.describe()
+    same(known, found)
+    assert other in done.stdout
+    assert "another build" in done.stdout
+
+
 @SYMBOLS
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.99])
 def test_a_truncated_core(gdb: Gdb, tmp_path: Path, kept: float, before: tuple[str, ...]) -> None:
@@ -255,6 +297,29 @@ def test_attach_and_detach(gdb: Gdb, tmp_path: Path, before: tuple[str, ...]) ->
             process.communicate()
 
 
+@pytest.mark.quick
+def test_the_program_was_deleted(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+    """As by an upgrade while it runs: GDB knows no program then, and from that no library."""
+    program = tmp_path / "gone"
+    shutil.copy(programs["late"], program)
+    process = subprocess.Popen([str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        program.unlink()
+        way = f"file /proc/{process.pid}/exe"
+        known, done = ask(gdb, tmp_path / "known", f"attach {process.pid}", way, also="detach")
+        if "ptrace" in done.stderr:
+            pytest.skip("attaching is not allowed here")
+        found, done = ask(gdb, tmp_path / "found", f"attach {process.pid}", also="heap catch")
+        assert found.keys() == set(READING), done.describe()
+        same(known, found)
+        assert f"'{way}' tells it" in done.stdout
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def own_libc() -> tuple[Path, Path]:
     """Return this machine's libc and dynamic loader."""
     text = subprocess.run(["ldd", shutil.which("true") or "/bin/true"], capture_output=True, text=True).stdout
@@ -272,6 +337,24 @@ def patched(path: Path, to: Path) -> str:
     data[place : place + 20] = bytes(byte ^ 0x55 for byte in data[place : place + 20])
     to.write_bytes(data)
     return data[place : place + 20].hex()
+
+
+def displace(path: Path) -> None:
+    """Let an ELF file say that its dynamic section lies a page further up than it does, as in another build."""
+    data = bytearray(path.read_bytes())
+    (table,) = struct.unpack_from("<Q", data, 40)
+    size, count, names = struct.unpack_from("<HHH", data, 58)
+    sections = range(table, table + size * count, size)
+    (texts,) = struct.unpack_from("<Q", data, sections[names] + 24)
+    changed = 0
+    for section in sections:
+        (name,) = struct.unpack_from("<I", data, section)
+        if data[texts + name : texts + name + 9] == b".dynamic\0":
+            (address,) = struct.unpack_from("<Q", data, section + 16)
+            struct.pack_into("<Q", data, section + 16, address + 0x1000)
+            changed += 1
+    assert changed == 1
+    path.write_bytes(data)
 
 
 @pytest.mark.quick

@@ -11,8 +11,9 @@ import gdb
 
 from gdbheap.debugger import settings
 from gdbheap.debugger.errors import TargetError
-from gdbheap.debugger.images import initial_contents, loaded_image
+from gdbheap.debugger.images import MappedFile, initial_contents, loaded_image
 from gdbheap.debugger.located import DebugSymbols, DynamicSymbols, LocatedSymbols, ThreadLocals, banner_version
+from gdbheap.debugger.processes import local_pid
 from gdbheap.elf import ElfImage
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.discover import Discovery, Found, Given, NotFound, Source, discover
@@ -46,7 +47,7 @@ class Identified:
 
 
 def identify(
-    objfile: gdb.Objfile,
+    objfile: gdb.Objfile | MappedFile,
     known: Symbols,
     memory: Memory,
     core_alone: Callable[[], Memory],
@@ -62,7 +63,9 @@ def identify(
     name = objfile.filename or "the program"
     image = loaded_image(memory, objfile, is_program)
     other = ""
-    if image is not None and _differ(image.build_id, objfile.build_id):
+    if isinstance(objfile, MappedFile):
+        other = _unread(name)
+    elif image is not None and _differ(image.build_id, objfile.build_id):
         other = (
             f"What is loaded as {name} is another build (build-id {image.build_id}) than the file of that name "
             f"(build-id {objfile.build_id}): that file's symbols are not used."
@@ -87,7 +90,7 @@ def identify(
             origin = f"the debug symbols of {name}{built}"
             return Identified(DebugSymbols(known, local), layout, release, origin, image=image)
     if image is None:
-        raise TargetError(_ask(name, NotFound("main_arena", "its ELF header cannot be read")))
+        raise TargetError(f"{other} {_ask(name, NotFound('main_arena', 'its ELF header cannot be read'))}".strip())
     if other:
         memory = core_alone()
     source = Source(memory, image, name, page_size, None if other else initial_contents(objfile, image))
@@ -101,10 +104,20 @@ def identify(
     located.settle()
     layout = located.found.layout
     brought = "{}.{}".format(*located.found.fitting[0].since)
-    origin = (
-        f"the layout that glibc has had since {brought}: {name} has no debug symbols, and it fits what is in memory"
-    )
+    why = "no debug symbols are used" if other else f"{name} has no debug symbols"
+    origin = f"the layout that glibc has had since {brought}: {why}, and it fits what is in memory"
     return Identified(located, layout, release, origin, other, located, image)
+
+
+def _unread(name: str) -> str:
+    """Return what to say where GDB has not read the file of libc, which is mapped as ``name``."""
+    if gdb.selected_inferior().progspace.filename is None:
+        pid = local_pid()
+        program = "'file PROGRAM'" if pid is None else f"'file /proc/{pid}/exe'"
+        do = f"GDB knows no program, from which it would learn where libraries are: {program} tells it"
+    else:
+        do = "'set sysroot FOLDER' or 'set solib-search-path FOLDER' tells it where that very file is"
+    return f"GDB has not read the file of {name}, and goes by what is in memory alone ({do})."
 
 
 def _thread_locals(
@@ -124,7 +137,7 @@ def _differ(one: str, other: str | None) -> bool:
     return bool(one) and bool(other) and one != other
 
 
-def _debug_file_of_another_build(objfile: gdb.Objfile, build_id: str) -> bool:
+def _debug_file_of_another_build(objfile: gdb.Objfile | MappedFile, build_id: str) -> bool:
     """Return whether a separate file of debug symbols that GDB uses for ``objfile`` has another build-id."""
     return any(
         other.owner is not None and other.owner.filename == objfile.filename and _differ(build_id, other.build_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from array import array
+from dataclasses import dataclass
 from functools import lru_cache
 
 import gdb
@@ -15,6 +16,7 @@ from gdbheap.mappings import MappedRange
 from gdbheap.memory import Memory, MemoryFault
 
 _PAGE = 0x1000
+_DELETED = " (deleted)"
 #: Larger files are no C library.
 _LARGEST_FILE = 256 << 20
 #: The loader maps a thread control block with the thread-local variables of all libraries: these are larger.
@@ -25,21 +27,42 @@ _MUSLS_TEXTS = (b"\0Illegal byte sequence\0Domain error\0", b"\0MUSL_LOCPATH\0",
 _SECTION = re.compile(r"^\t(0x[0-9a-f]+) - 0x[0-9a-f]+ is \.\S+(?: in (.*))?$")
 
 
-def loaded_image(memory: Memory, objfile: gdb.Objfile, is_program: bool) -> ElfImage | None:
+@dataclass(frozen=True)
+class MappedFile:
+    """A library that is mapped, but whose file GDB has not read: what an Objfile tells of it, which is little."""
+
+    filename: str
+    build_id: None = None
+
+    def lookup_static_symbol(self, name: str) -> None:
+        """Return None: it has no symbols."""
+
+    def lookup_global_symbol(self, name: str) -> None:
+        """Return None: it has no symbols."""
+
+
+def loaded_image(memory: Memory, objfile: gdb.Objfile | MappedFile, is_program: bool) -> ElfImage | None:
     """Return the object that is loaded for ``objfile``, None where its ELF header cannot be read.
 
     ``is_program`` says that it is the program itself.
     """
-    for address in _starts(objfile, is_program):
+    starts = _starts(objfile, is_program)
+    mapped = [item.start for item in _mappings_of(objfile)[:1]]
+    for address in starts + mapped:
         try:
             return read_elf(memory, address)
         except (NotElf, MemoryFault):
-            # A core file may go without what is in a file as well; GDB shows it as zeros. What is found with the help
-            # of that file is checked against what the core has.
-            try:
-                return read_elf(_HeaderOfFile(objfile.filename or "", address, memory), address)
-            except (NotElf, MemoryFault, OSError):
-                continue
+            continue
+    if isinstance(objfile, MappedFile):
+        return None
+    # A core file may go without what is in a file as well; GDB shows it as zeros. What is found with the help of that
+    # file is checked against what the core has. Where GDB puts a file of another build by its dynamic section, that
+    # is not where the object is mapped.
+    for address in (set(starts) & set(mapped)) if starts and mapped else starts + mapped:
+        try:
+            return read_elf(_HeaderOfFile(objfile.filename or "", address, memory), address)
+        except (NotElf, MemoryFault, OSError):
+            continue
     return None
 
 
@@ -60,27 +83,34 @@ class _HeaderOfFile:
         return self._beyond.read(address, size)
 
 
-def _starts(objfile: gdb.Objfile, is_program: bool) -> list[int]:
-    """Return where its ELF header can be: the page of its first section, or of its first mapping."""
+def _starts(objfile: gdb.Objfile | MappedFile, is_program: bool) -> list[int]:
+    """Return where its ELF header is by its sections: the page of the first of them; nowhere where GDB shows none."""
     sections = []
     for line in gdb.execute("info files", to_string=True).splitlines():
         found = _SECTION.match(line)
         if found is not None and (found.group(2) or None) == (None if is_program else objfile.filename):
             sections.append(int(found.group(1), 16))
-    starts = [min(sections) // _PAGE * _PAGE] if sections else []
-    mapped = _mappings_of(objfile)
-    return [*starts, *(item.start for item in mapped[:1])]
+    return [min(sections) // _PAGE * _PAGE] if sections else []
 
 
-def _mappings_of(objfile: gdb.Objfile) -> list[MappedRange]:
+def _mappings_of(objfile: gdb.Objfile | MappedFile) -> list[MappedRange]:
     from gdbheap.debugger.maps import mapped_ranges
+    from gdbheap.debugger.target import is_libc
 
     name = os.path.basename(objfile.filename or "")
     names = {name, os.path.basename(os.path.realpath(objfile.filename or ""))}
-    return [item for item in mapped_ranges() if os.path.basename(item.name) in names]
+    mapped = [(base_name(item), item) for item in mapped_ranges()]
+    # Up to glibc 2.33 the file that libc.so.6 leads to has the release in its name, which another build may not have.
+    return [item for base, item in mapped if base in names or (is_libc(name) and is_libc(base))]
 
 
-def initial_contents(objfile: gdb.Objfile, image: ElfImage) -> Memory | None:
+def base_name(mapping: MappedRange) -> str:
+    """Return the base name of the file that is mapped; the kernel tells behind it where the file is there no more."""
+    name = os.path.basename(mapping.name)
+    return name[: -len(_DELETED)] if name.endswith(_DELETED) else name
+
+
+def initial_contents(objfile: gdb.Objfile | MappedFile, image: ElfImage) -> Memory | None:
     """Return what the file that GDB has for ``objfile`` holds, at the addresses of ``image``.
 
     None where it is not on this machine, or is of another build.

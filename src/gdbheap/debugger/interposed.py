@@ -31,7 +31,9 @@ def _look() -> str | None:
     except gdb.error:
         return None
     program = program_file()
-    files = {gdb.solib_name(location.pc) or program for location in locations or () if location.pc is not None}
+    places = [location.pc for location in locations or () if location.pc is not None]
+    # Where GDB has not read the file of libc, what it finds may be what only leads there.
+    files = {gdb.solib_name(pc) or program for pc in places if not _is_in_linkage_table(pc)}
     for objfile in gdb.objfiles():
         name = objfile_name(objfile)
         if objfile.owner is not None or not objfile.is_valid():
@@ -43,6 +45,10 @@ def _look() -> str | None:
             static = objfile.filename == program and _address("malloc") == _address("__libc_malloc") is not None
             return None if static else os.path.basename(name)
     return None
+
+
+def _is_in_linkage_table(pc: int) -> bool:
+    return " in section .plt" in gdb.execute(f"info symbol {pc:#x}", to_string=True)
 
 
 def _address(function: str) -> int | None:

@@ -15,7 +15,14 @@ from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import read_arenas
 from gdbheap.ptmalloc.discover import Discovery, Source
 from gdbheap.ptmalloc.generations import Generation
-from gdbheap.ptmalloc.thread_locals import ThreadVariables, distances, find_key, find_variables
+from gdbheap.ptmalloc.thread_locals import (
+    ThreadVariables,
+    are_of_one_block,
+    distances,
+    find_key,
+    find_variables,
+    near_distances,
+)
 from gdbheap.symbols import Struct, Symbols
 
 _BANNER = re.compile(rb"GNU C Library [^\n\0]{0,80}release version (\d+)\.(\d+)")
@@ -64,6 +71,8 @@ class ThreadLocals:
         self._machine = machine
         self.is_program = is_program
         self._distances: tuple[int, ...] | None = None
+        #: Whether the loader's table of thread-local variables could be read.
+        self.has_table = True
         self.variables = ThreadVariables(None, None, None)
 
     def address(self, name: str) -> int | None:
@@ -80,9 +89,12 @@ class ThreadLocals:
         """Return why the thread-local variable ``name`` is not known in the selected thread."""
         if thread_pointer(self._machine) is None:
             return "this thread's thread pointer is not known"
-        if self._distances is None:
-            return "the loader's table of thread-local variables cannot be read"
         holds = "a tcache" if name == "tcache" else "an arena"
+        if not self.has_table:
+            return (
+                "the loader's table of thread-local variables cannot be read, and near the thread pointer no word, or "
+                f"more than one, holds {holds}"
+            )
         return f"none of libc's thread-local variables, or more than one, holds {holds}"
 
     def _look(self, pointer: int) -> None:
@@ -90,11 +102,14 @@ class ThreadLocals:
         memory = self._source.memory
         try:
             if self._distances is None:
-                self._distances = distances(memory, self._source.image, self.is_program)
+                self._distances = self._possible_distances()
             ring = read_arenas(memory, self._abi, self._generations[0].layout, self._main_arena)
             arenas = {arena.address for arena in ring.arenas}
             now = find_variables(memory, self._abi, self._generations, arenas, self._distances, [pointer], self._dummy)
         except MemoryFault:
+            return
+        # Without the table, words of others are looked at as well: then one variable confirms the other.
+        if not self.has_table and not are_of_one_block(now, self._source.image):
             return
         known = self.variables
         self.variables = ThreadVariables(
@@ -102,6 +117,13 @@ class ThreadLocals:
             now.thread_arena if known.thread_arena is None else known.thread_arena,
             now.generation if known.generation is None else known.generation,
         )
+
+    def _possible_distances(self) -> tuple[int, ...]:
+        try:
+            return distances(self._source.memory, self._source.image, self.is_program)
+        except MemoryFault:
+            self.has_table = False
+            return near_distances(self._source.image)
 
 
 class DebugSymbols:

@@ -13,7 +13,7 @@ import gdb
 from gdbheap.corefile import NotACore
 from gdbheap.debugger import settings
 from gdbheap.debugger.errors import TargetError
-from gdbheap.debugger.images import has_musl_inside
+from gdbheap.debugger.images import MappedFile, base_name, has_musl_inside
 from gdbheap.debugger.processes import shrinks_heaps_with_mmap
 from gdbheap.debugger.static_tls import StaticTls
 from gdbheap.growth.inside import MallocCode
@@ -59,7 +59,7 @@ class Nothing:
 class GdbSymbols:
     """The symbols and debug information of one object file: the one that holds glibc's malloc."""
 
-    def __init__(self, objfile: gdb.Objfile) -> None:
+    def __init__(self, objfile: gdb.Objfile | MappedFile) -> None:
         self._objfile = objfile
         self._symbols: dict[str, gdb.Symbol | None] = {}
         self._addresses: dict[str, int | None] = {}
@@ -163,7 +163,7 @@ def _struct(name: str, described: gdb.Type) -> Struct:
 class Target:
     """What stays true of a process while the same objects are loaded: the facts that every command starts from."""
 
-    def __init__(self, objfile: gdb.Objfile) -> None:
+    def __init__(self, objfile: gdb.Objfile | MappedFile) -> None:
         from gdbheap.debugger.finding import identify
 
         self.memory: Memory = GdbMemory()
@@ -231,7 +231,9 @@ class Target:
         from gdbheap.debugger.located import has_message
 
         image = self.identified.image
-        return None if image is None else has_message(self.memory, image, _SCAN_MESSAGE)
+        # The constants that GDB shows beside a core file are those of the file that it has.
+        memory = _core_alone() if self.identified.warning else self.memory
+        return None if image is None else has_message(memory, image, _SCAN_MESSAGE)
 
     def _required(self, name: str) -> int:
         address = self.symbols.address(name)
@@ -449,6 +451,9 @@ def find_target() -> Target:
     for objfile in objfiles:
         if is_libc(objfile_name(objfile)):
             return Target(objfile)
+    unread = _unread_libc(objfiles)
+    if unread is not None:
+        return Target(unread)
     program = program_file()
     for objfile in objfiles:
         if objfile.filename == program and not _has_loader(objfiles):  # perhaps a static program
@@ -460,6 +465,20 @@ def find_target() -> Target:
                 if has_musl_inside(program or ""):
                     raise TargetError(_USES_MUSL) from None
     raise TargetError(_no_libc([objfile_name(objfile) for objfile in objfiles]))
+
+
+def _unread_libc(objfiles: list[gdb.Objfile]) -> MappedFile | None:
+    """Return the libc that is mapped though GDB has read no file of it, None where there is none.
+
+    Where GDB knows the loader it will learn of a libc that is mapped by now, and has the name of one that it misses.
+    """
+    from gdbheap.debugger.maps import mapped_ranges
+
+    missed = gdb.execute("info sharedlibrary", to_string=True)
+    if _has_loader(objfiles) and not any(map(is_libc, re.findall(r"^ *No .*?(\S+)$", missed, re.MULTILINE))):
+        return None
+    names = [item.name for item in mapped_ranges() if is_libc(base_name(item))]
+    return MappedFile(names[0]) if names else None
 
 
 def _has_loader(objfiles: list[gdb.Objfile]) -> bool:
