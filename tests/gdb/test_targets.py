@@ -68,15 +68,17 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert mine["mmapped"] == theirs["mmapped"] or theirs["mmapped"]["problems"]
 
 
-def crash(folder: Path, coredump_filter: int | None = None, linking: tuple[str, ...] = ()) -> tuple[Path, Path]:
+def crash(
+    folder: Path, coredump_filter: int | None = None, linking: tuple[str, ...] = (), source: str = CRASHING
+) -> tuple[Path, Path]:
     """Return a program that has aborted, and the core file that the kernel wrote."""
     pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
     if "/" in pattern or pattern.startswith("|"):
         pytest.skip(f"the kernel hands core files to {pattern!r}")
-    source = folder / "crash.c"
-    source.write_text(CRASHING)
+    file = folder / "crash.c"
+    file.write_text(source)
     program = folder / "crash"
-    subprocess.run([needs("gcc"), "-g", "-O0", *linking, "-o", str(program), str(source)], check=True)
+    subprocess.run([needs("gcc"), "-g", "-O0", "-w", *linking, "-o", str(program), str(file)], check=True)
     choose = "" if coredump_filter is None else f"echo {coredump_filter:#x} > /proc/self/coredump_filter; "
     subprocess.run(
         ["sh", "-c", f"ulimit -c unlimited; {choose}exec ./crash"],
@@ -159,6 +161,31 @@ def test_a_core_without_the_file_of_libc(gdb: Gdb, tmp_path: Path, with_program:
     assert "GDB has not read the file of /" in done.stdout
     assert ("set sysroot FOLDER" if with_program else "'file PROGRAM'") in done.stdout
     assert "This program's malloc is that of" not in done.stdout
+
+
+@pytest.mark.quick
+def test_a_corrupt_heap_in_a_core_without_the_file_of_libc(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+    """malloc has aborted the program: no step is under way, and nothing is said of calls that could not be tried."""
+    source = (
+        "#include <stdlib.h>\n#include <string.h>\nvoid *kept[40];\nint main(void) {\n"
+        "  for (int i = 0; i < 40; i++) kept[i] = malloc(2000);\n  for (int i = 0; i < 40; i += 2) free(kept[i]);\n"
+        "  memset((char *)kept[1] + 2000, 0x41, 16);\n  free(kept[1]);\n  return 0;\n}\n"
+    )
+    program, core = crash(tmp_path, source=source)
+    answers = Answers(tmp_path)
+    for name, before in (("known", ()), ("found", ("set sysroot /nonexistent",))):
+        done = gdb(
+            f"core-file {core}", f"heap check {answers.into(name)}", "heap check", program=program, before=before
+        )
+        done.has_no_internal_error()
+        assert done.status == 1
+    known, found = (
+        [(finding["kind"], finding["address"]) for finding in answers[name]["findings"]] for name in ("known", "found")
+    )
+    assert known
+    assert found == known
+    assert "caught by   not known" in done.stdout
+    assert "nothing that was tried" not in done.stdout
 
 
 @pytest.mark.quick
@@ -392,6 +419,42 @@ def test_the_file_of_libc_was_replaced(gdb: Gdb, programs: Programs, tmp_path: P
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.quick
+def test_recording_with_a_libc_of_another_build(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+    """Neither the names nor the unwinding information of that file are those of the code that runs."""
+    libc, _ = own_libc()
+    shutil.copy(libc, tmp_path / "libc.so.6")
+    environment = {**plain_environment(), "LD_LIBRARY_PATH": str(tmp_path)}
+    process = subprocess.Popen(
+        [str(programs["late"])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )  # fmt: skip
+    answers = Answers(tmp_path)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        (tmp_path / "libc.so.6").unlink()
+        patched(libc, tmp_path / "libc.so.6")
+        done = gdb(
+            f"attach {process.pid}", "heap catch", "break stop_here", "set variable go = 1", "continue",
+            f"heap events {answers.into('events')}", "heap events", "heap events -by arena", "heap why-grow", "detach",
+            program=programs["late"],
+        )  # fmt: skip
+        if "ptrace" in done.stderr:
+            pytest.skip("attaching is not allowed here")
+        done.succeeded()
+    finally:
+        process.kill()
+        process.communicate()
+    assert "So callers may be missing or wrong" in done.stdout
+    events = answers.events("events")
+    assert [event["syscall"] for event in events].count("mmap") == 1
+    assert {event["kind"] for event in events} == {"other"}
+    assert all(event["purpose"] == "no caller is known" for event in events)
+    assert "not malloc's" not in done.stdout
+    assert "it may be malloc's" in done.stdout
+    assert "as far as callers are known" in done.stdout
 
 
 @pytest.mark.quick

@@ -131,7 +131,7 @@ def _explained(target: Target, state: HeapState, lists: FreeFacts, facts: CheckF
             "The limit of fastbins (global_max_fast) is not known without debug symbols: what free says of a small "
             "chunk may be missing above.",
         )
-    return replace(checked, findings=(*explained, *doubtful), notes=notes)
+    return replace(checked, findings=(*explained, *doubtful), notes=notes, tried=trials is not None)
 
 
 def _single_thread(target: Target) -> bool | None:

@@ -30,6 +30,7 @@ class Identified:
     ``release`` is its version, None where that is unknown. ``origin`` says in a phrase where symbols and layout are
     from. ``warning`` is a sentence, empty where there is nothing to say. ``located`` is what was found in memory, None
     where debug symbols told it. ``image`` is the object as it lies in memory, None where that could not be read.
+    ``unwinds`` is whether GDB has its very file, without which it cannot follow a stack through it.
     """
 
     symbols: DebugSymbols | LocatedSymbols
@@ -39,6 +40,7 @@ class Identified:
     warning: str = ""
     located: LocatedSymbols | None = None
     image: ElfImage | None = None
+    unwinds: bool = True
 
     @property
     def found(self) -> Discovery | None:
@@ -62,14 +64,15 @@ def identify(
     """
     name = objfile.filename or "the program"
     image = loaded_image(memory, objfile, is_program)
-    other = ""
+    other, unwinds = "", True
     if isinstance(objfile, MappedFile):
-        other = _unread(name)
+        other, unwinds = _unread(name), False
     elif image is not None and _differ(image.build_id, objfile.build_id):
         other = (
             f"What is loaded as {name} is another build (build-id {image.build_id}) than the file of that name "
-            f"(build-id {objfile.build_id}): that file's symbols are not used."
+            f"(build-id {objfile.build_id}): that file's symbols are not used.{_other_root()}"
         )
+        unwinds = False
     elif image is not None and image.build_id and _debug_file_of_another_build(objfile, image.build_id):
         other = (
             f"The debug symbols that GDB has for {name} are of another build than what is loaded (build-id "
@@ -106,7 +109,7 @@ def identify(
     brought = "{}.{}".format(*located.found.fitting[0].since)
     why = "no debug symbols are used" if other else f"{name} has no debug symbols"
     origin = f"the layout that glibc has had since {brought}: {why}, and it fits what is in memory"
-    return Identified(located, layout, release, origin, other, located, image)
+    return Identified(located, layout, release, origin, other, located, image, unwinds)
 
 
 def _unread(name: str) -> str:
@@ -118,6 +121,16 @@ def _unread(name: str) -> str:
     else:
         do = "'set sysroot FOLDER' or 'set solib-search-path FOLDER' tells it where that very file is"
     return f"GDB has not read the file of {name}, and goes by what is in memory alone ({do})."
+
+
+def _other_root() -> str:
+    """Return where the very files are that a process uses whose root is not GDB's, empty where that is not the case."""
+    root = f"/proc/{local_pid()}/root"
+    try:
+        same = os.path.samefile(root, "/")
+    except OSError:  # it is no process of this machine, or not ours to look at
+        return ""
+    return "" if same else f" The process has another root than GDB: 'set sysroot {root}'."
 
 
 def _thread_locals(

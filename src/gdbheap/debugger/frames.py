@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import gdb
 
+from gdbheap.debugger import session
+from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.processes import mapped_file
-from gdbheap.debugger.target import is_runtime, program_file
+from gdbheap.debugger.target import Target, is_libc, is_runtime, program_file
 from gdbheap.growth.event import FRAME_VARIABLES, Frame, plain_name
+from gdbheap.memory import MemoryFault
 
 #: How many callers are kept of one event.
 DEPTH = 64
@@ -18,13 +22,26 @@ _LOWEST_CODE = 4096
 
 
 class _Place:
-    """What GDB knows of a code address: the same each time, so it is asked once."""
+    """What GDB knows of a code address: the same each time, so it is asked once.
 
-    __slots__ = ("frame", "variables")
+    ``misread`` is whether it is in a libc that GDB takes for another build, so that only what is in memory names it;
+    ``blind`` whether what GDB says of its callers is then nothing to go by.
+    """
 
-    def __init__(self, frame: gdb.Frame, pc: int) -> None:
-        function = frame.name()
+    __slots__ = ("blind", "frame", "misread", "variables")
+    variables: tuple[str, ...]
+
+    def __init__(self, frame: gdb.Frame, pc: int, newest: bool) -> None:
         objfile = gdb.solib_name(pc)
+        target = _misread(objfile, pc)
+        self.misread = target is not None
+        self.blind = target is not None and not target.identified.unwinds
+        if target is not None:
+            located = target.identified.located
+            public = None if located is None else located.function_at(pc if newest else pc - 1)
+            self.frame, self.variables = Frame(public, None, None, target.libc, pc), ()
+            return
+        function = frame.name()
         location = frame.find_sal()
         if objfile is None:
             known = function is not None or location.symtab is not None
@@ -47,6 +64,7 @@ class Stack:
         self.frames: list[Frame] = []
         self.of_gdb: list[gdb.Frame] = []
         self.more = False  # older ones were left out
+        self.blind = False  # GDB cannot tell what called the last of them
 
 
 class FrameReader:
@@ -75,9 +93,13 @@ class FrameReader:
             key = (pc, inlined, newest)
             place = self._places.get(key)
             if place is None:
-                place = self._places[key] = _Place(frame, pc)
-            stack.frames.append(_with_variables(place, frame) if place.variables else place.frame)
-            stack.of_gdb.append(frame)
+                place = self._places[key] = _Place(frame, pc, newest)
+            if not place.misread or place.blind or frame.type() != gdb.INLINE_FRAME:
+                stack.frames.append(_with_variables(place, frame) if place.variables else place.frame)
+                stack.of_gdb.append(frame)
+            if place.blind:
+                stack.blind = True
+                break
             if place.frame.function == "_start":
                 break
             if frame.type() == gdb.INLINE_FRAME:
@@ -90,6 +112,22 @@ class FrameReader:
             except gdb.error:  # a stack that cannot be followed any further
                 break
         return stack
+
+
+def _misread(objfile: str | None, pc: int) -> Target | None:
+    """Return the facts about the process where ``pc`` is in a libc whose symbols GDB has wrong, or not at all."""
+    if objfile is not None and not is_runtime(objfile):
+        return None
+    try:
+        # While the loader works there is no libc to be found yet, and its own functions are many.
+        loading = objfile is not None and not is_libc(os.path.basename(objfile))
+        found = session.known_target() if loading else session.target()
+    except (TargetError, MemoryFault):
+        return None
+    if found is None:
+        return None
+    known = found.identified
+    return found if known.warning and known.image is not None and known.image.holds(pc) else None
 
 
 def _with_variables(place: _Place, frame: gdb.Frame) -> Frame:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
 from gdbheap.debugger.images import thread_pointer
-from gdbheap.elf import ElfImage, dynamic_symbols
+from gdbheap.elf import ElfImage, dynamic_functions, dynamic_symbols
 from gdbheap.growth.inside import MallocCode, malloc_code
 from gdbheap.memory import Memory, MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import Abi
@@ -165,6 +166,20 @@ class LocatedSymbols:
     def malloc_code(self) -> MallocCode | None:
         """Where the functions of malloc's are that have no names, None where that is not known."""
         return malloc_code(DynamicSymbols(self._source).addresses)
+
+    def function_at(self, pc: int) -> str | None:
+        """Return the public name of the function that ``pc`` is in, None where it has none, or they are not there."""
+        place = bisect_right(self._functions, (pc, 1 << 64, "")) - 1
+        if place < 0 or pc >= self._functions[place][1]:
+            return None
+        return self._functions[place][2]
+
+    @cached_property
+    def _functions(self) -> list[tuple[int, int, str]]:
+        try:
+            return dynamic_functions(self._source.memory, self._source.image)
+        except MemoryFault:
+            return []
 
     @property
     def is_outdated(self) -> bool:
