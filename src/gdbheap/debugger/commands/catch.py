@@ -50,6 +50,8 @@ class HeapCatch(HeapCommand):
     def run(self, parsed: Parsed) -> None:
         """Start or stop the recorder."""
         from gdbheap.debugger.catch import RECORDER
+        from gdbheap.debugger.output import write_lines
+        from gdbheap.debugger.unread import unread_lines
         from gdbheap.simulate.calls import SYSCALLS
 
         if parsed.given("off"):
@@ -72,7 +74,7 @@ class HeapCatch(HeapCommand):
         )
         what = "only those that malloc makes" if parsed.given("malloc") else "whoever makes them"
         gdb.write(f"Catchpoint {RECORDER.number} records {', '.join(calls)}: {what}.\n")
-        _say_what_is_missing()
+        write_lines(unread_lines())
 
     def completions(self, text: str, word: str) -> list[str]:
         """Return options, or the names of system calls."""
@@ -81,20 +83,6 @@ class HeapCatch(HeapCommand):
         if text[: len(text) - len(word)].endswith("-") or awaited(text, self.options) is not None:
             return super().completions(text, word)
         return [call for call in SYSCALLS if call.startswith(word)]
-
-
-def _say_what_is_missing() -> None:
-    """Say what makes the stacks of all calls doubtful: without libc's very file GDB cannot unwind them."""
-    from gdbheap.debugger import session
-    from gdbheap.debugger.errors import TargetError
-    from gdbheap.debugger.output import write_lines
-
-    try:
-        target = session.target()
-    except TargetError:  # as before the program is started
-        return
-    if target.identified.warning:
-        write_lines([f"{target.identified.warning} So callers may be missing or wrong, as GDB cannot unwind stacks."])
 
 
 def _say_whose_malloc(record: ProcessRecord) -> None:
