@@ -79,7 +79,7 @@ def read_busy(target: Target, state: HeapState) -> Busy:
         if stack.blind and _may_be_inside(frames, code):
             where = f"The stack of thread {thread.num} cannot be followed through libc, so it may be inside malloc"
             for address in names:
-                busy.arenas.setdefault(address, f"{where}; lists of {names[address]} may be between two steps.")
+                busy.arenas.setdefault(address, f"{where}; lists of any arena may be between two steps.")
             tcache = target.tcache_address(thread)
             if tcache:
                 busy.tcaches[tcache] = f"{where}; its tcache may be between two steps."
