@@ -266,6 +266,11 @@ def test_the_dummy_of_a_thread_without_a_tcache() -> None:
     image = heap(("2.43", 64))
     zeros, initial = image.LIBC[0] + 0x2800, image.LIBC[0] + 0x3F00
     image.word(initial, zeros)
-    with_locals = replace(elf(image), thread_locals=ThreadLocals(initial, 8, 0x40, 8))
+    known = elf(image)
+    constants = Segment(zeros, zeros + 0x800, False, False, 0x2800, 0x800)
+    with_locals = replace(known, segments=(constants, *known.segments), thread_locals=ThreadLocals(initial, 8, 0x40, 8))
     found = discover(replace(source(image), image=with_locals), (2, 43))
     assert found.dummy == zeros
+    # Such a variable as __resp leads to zeros, too, but to those of _res, which are no constants.
+    found = discover(replace(source(image), image=replace(with_locals, segments=known.segments)), (2, 43))
+    assert found.dummy is None

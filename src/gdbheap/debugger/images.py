@@ -7,6 +7,7 @@ import re
 from array import array
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 import gdb
 
@@ -156,6 +157,14 @@ def thread_pointer(machine: str) -> int | None:
     if not machine.startswith("i386"):
         return None
     return _pthread_handle() or _told_by_glibc(machine) or _control_block()
+
+
+def thread_pointers(machine: str, most: int) -> list[int]:
+    """Return the thread pointers that are known of the first ``most`` threads."""
+    from gdbheap.debugger.target import each_thread
+
+    found = [thread_pointer(machine) for _ in islice(each_thread(), most)]
+    return [pointer for pointer in found if pointer is not None]
 
 
 def _told_by_glibc(machine: str) -> int | None:

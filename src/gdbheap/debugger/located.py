@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from gdbheap.debugger.images import thread_pointer
+from gdbheap.debugger.images import thread_pointer, thread_pointers
 from gdbheap.elf import ElfImage, dynamic_functions, dynamic_symbols
 from gdbheap.growth.inside import MallocCode, malloc_code
 from gdbheap.memory import Memory, MemoryFault, PageCache
@@ -26,6 +26,8 @@ from gdbheap.ptmalloc.thread_locals import (
 )
 from gdbheap.symbols import Struct, Symbols
 
+#: Threads that are asked at most where no table tells which thread-local variables libc has.
+_MOST_WITNESSES = 16
 _BANNER = re.compile(rb"GNU C Library [^\n\0]{0,80}release version (\d+)\.(\d+)")
 
 
@@ -106,11 +108,10 @@ class ThreadLocals:
                 self._distances = self._possible_distances()
             ring = read_arenas(memory, self._abi, self._generations[0].layout, self._main_arena)
             arenas = {arena.address for arena in ring.arenas}
-            now = find_variables(memory, self._abi, self._generations, arenas, self._distances, [pointer], self._dummy)
+            now = self._found(arenas, self._distances, pointer)
+            if not self.has_table:
+                self._distances = ()  # it is a core file, in which nothing changes any more
         except MemoryFault:
-            return
-        # Without the table, words of others are looked at as well: then one variable confirms the other.
-        if not self.has_table and not are_of_one_block(now, self._source.image):
             return
         known = self.variables
         self.variables = ThreadVariables(
@@ -118,6 +119,22 @@ class ThreadLocals:
             now.thread_arena if known.thread_arena is None else known.thread_arena,
             now.generation if known.generation is None else known.generation,
         )
+
+    def _found(self, arenas: Collection[int], distances: Sequence[int], pointer: int) -> ThreadVariables:
+        """Return what a thread tells whose thread pointer this is; without the table, what the first tells that can."""
+
+        def told_by(one: int) -> ThreadVariables:
+            memory = self._source.memory
+            return find_variables(memory, self._abi, self._generations, arenas, distances, [one], self._dummy)
+
+        if self.has_table:
+            return told_by(pointer)
+        # Words of others are looked at as well: then one variable confirms the other.
+        for one in (pointer, *thread_pointers(self._machine, _MOST_WITNESSES)) if distances else ():
+            found = told_by(one)
+            if are_of_one_block(found, self._source.image):
+                return found
+        return ThreadVariables(None, None, None)
 
     def _possible_distances(self) -> tuple[int, ...]:
         try:

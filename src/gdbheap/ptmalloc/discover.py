@@ -468,11 +468,11 @@ def _find_dummy(source: Source, generation: Generation) -> int | None:
         return None
     for word in words:
         inside = next((segment for segment in source.image.segments if segment.start <= word < segment.end), None)
-        if inside is None:
+        if inside is None or inside.writable:
             continue
         try:
             if not any(source.memory.read(word, tcache.size)):
                 return word
         except MemoryFault:
-            continue
+            return None  # it may be this one, as in a core file without constants
     return None
