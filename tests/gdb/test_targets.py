@@ -458,6 +458,47 @@ def test_recording_with_a_libc_of_another_build(gdb: Gdb, programs: Programs, tm
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize("loader", [False, True], ids=["none", "loader"])
+def test_libraries_are_not_read(gdb: Gdb, programs: Programs, tmp_path: Path, loader: bool) -> None:
+    """As where GDB is told not to, or gets no word of what the loader does: libc is mapped, and that is enough."""
+    stop = ("break stop_here", "run")
+    known, _ = ask(gdb, tmp_path / "known", *stop, program=programs["totals"])
+    found, done = ask(
+        gdb, tmp_path / "found", *stop, "nosharedlibrary", *(["sharedlibrary ld-"] if loader else []),
+        program=programs["totals"], also="heap params -how",
+    )  # fmt: skip
+    assert found.keys() == set(READING), done.describe()
+    same(known, found)
+    assert "'sharedlibrary' has it read" in done.stdout
+
+
+@pytest.mark.quick
+def test_recording_with_libraries_of_another_build(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+    """Over gdbserver, GDB takes what is on its own machine: no name and no caller comes from there."""
+    root = tmp_path / "root"
+    for path in own_libc():
+        to = root / str(path).lstrip("/")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        patched(path, to)
+    answers = Answers(tmp_path)
+    with server(str(programs["growth"])) as address:
+        done = gdb(
+            f"target remote {address}", "heap catch", "tbreak stop_here", "continue", "heap top",
+            f"heap events {answers.into('events')}",
+            program=programs["growth"], before=(f"set sysroot {root}",),
+        ).succeeded()  # fmt: skip
+    events = answers.events("events")
+    assert {event["kind"] for event in events} == {"loader", "other"}
+    assert not {frame["function"] for event in events if event["kind"] == "loader" for frame in event["frames"]} - {
+        None
+    }
+    others = [event for event in events if event["kind"] == "other"]
+    assert {event["purpose"] for event in others} == {"no caller is known"}
+    assert len([event for event in others if event["syscall"] == "brk"]) > 10
+    assert "main_arena" in done.stdout
+
+
+@pytest.mark.quick
 def test_debug_symbols_of_another_build(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
     """GDB is given them by hand, for the very libc that is loaded: its own answer would come from wrong addresses."""
     needs_symbols(gdb)

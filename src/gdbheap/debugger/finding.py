@@ -119,7 +119,7 @@ def _unread(name: str) -> str:
         program = "'file PROGRAM'" if pid is None else f"'file /proc/{pid}/exe'"
         do = f"GDB knows no program, from which it would learn where libraries are: {program} tells it"
     else:
-        do = "'set sysroot FOLDER' or 'set solib-search-path FOLDER' tells it where that very file is"
+        do = "'set sysroot FOLDER' tells it where that very file is, 'sharedlibrary' has it read what it knows of"
     return f"GDB has not read the file of {name}, and goes by what is in memory alone ({do})."
 
 

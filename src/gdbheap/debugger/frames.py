@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import gdb
 
 from gdbheap.debugger import session
 from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.images import is_another_build
 from gdbheap.debugger.processes import mapped_file
-from gdbheap.debugger.target import Target, is_libc, is_runtime, program_file
+from gdbheap.debugger.target import GdbMemory, is_libc, is_runtime, program_file
 from gdbheap.growth.event import FRAME_VARIABLES, Frame, plain_name
 from gdbheap.memory import MemoryFault
 
@@ -33,13 +34,11 @@ class _Place:
 
     def __init__(self, frame: gdb.Frame, pc: int, newest: bool) -> None:
         objfile = gdb.solib_name(pc)
-        target = _misread(objfile, pc)
-        self.misread = target is not None
-        self.blind = target is not None and not target.identified.unwinds
-        if target is not None:
-            located = target.identified.located
-            public = None if located is None else located.function_at(pc if newest else pc - 1)
-            self.frame, self.variables = Frame(public, None, None, target.libc, pc), ()
+        misread = _misread(objfile, pc, newest)
+        self.misread = misread is not None
+        self.blind = misread is not None and misread.blind
+        if misread is not None:
+            self.frame, self.variables = Frame(misread.name, None, None, misread.file, pc), ()
             return
         function = frame.name()
         location = frame.find_sal()
@@ -114,20 +113,40 @@ class FrameReader:
         return stack
 
 
-def _misread(objfile: str | None, pc: int) -> Target | None:
-    """Return the facts about the process where ``pc`` is in a libc whose symbols GDB has wrong, or not at all."""
+#: Whether a process has another build of a loader than the file of that path: by the process's id and the path.
+_others: dict[tuple[int, str], bool] = {}
+
+
+class _Misread(NamedTuple):
+    """Code of a library that GDB takes for another build: its public ``name`` as memory tells it, and its ``file``.
+
+    ``blind`` is whether GDB cannot tell its callers either.
+    """
+
+    name: str | None
+    file: str
+    blind: bool
+
+
+def _misread(objfile: str | None, pc: int, newest: bool) -> _Misread | None:
+    """Return what is known of ``pc`` where it is in a libc or loader whose symbols GDB has wrong, or not at all."""
     if objfile is not None and not is_runtime(objfile):
         return None
+    if objfile is not None and not is_libc(os.path.basename(objfile)):
+        key = gdb.selected_inferior().pid, objfile
+        if key not in _others:
+            own = [item for item in gdb.objfiles() if item.filename == objfile and item.owner is None]
+            _others[key] = any(is_another_build(GdbMemory(), item) for item in own)
+        return _Misread(None, objfile, True) if _others[key] else None
     try:
-        # While the loader works there is no libc to be found yet, and its own functions are many.
-        loading = objfile is not None and not is_libc(os.path.basename(objfile))
-        found = session.known_target() if loading else session.target()
+        found = session.target()
     except (TargetError, MemoryFault):
         return None
-    if found is None:
-        return None
     known = found.identified
-    return found if known.warning and known.image is not None and known.image.holds(pc) else None
+    if not known.warning or known.image is None or not known.image.holds(pc):
+        return None
+    name = None if known.located is None else known.located.function_at(pc if newest else pc - 1)
+    return _Misread(name, found.libc, not known.unwinds)
 
 
 def _with_variables(place: _Place, frame: gdb.Frame) -> Frame:

@@ -105,6 +105,12 @@ def _mappings_of(objfile: gdb.Objfile | MappedFile) -> list[MappedRange]:
     return [item for base, item in mapped if base in names or (is_libc(name) and is_libc(base))]
 
 
+def is_another_build(memory: Memory, objfile: gdb.Objfile) -> bool:
+    """Return whether what is loaded for a library is of another build than its file, as far as that can be told."""
+    image = loaded_image(memory, objfile, False)
+    return image is not None and bool(image.build_id) and image.build_id != (objfile.build_id or image.build_id)
+
+
 def base_name(mapping: MappedRange) -> str:
     """Return the base name of the file that is mapped; the kernel tells behind it where the file is there no more."""
     name = os.path.basename(mapping.name)

@@ -36,12 +36,6 @@ def target() -> Target:
     return found
 
 
-def known_target() -> Target | None:
-    """Return the facts about the selected inferior if they were looked up already, else None."""
-    inferior = gdb.selected_inferior()
-    return _targets.get((inferior.num, inferior.pid))
-
-
 def arena_number(target: Target, address: int) -> int:
     """Return the number of the arena at ``address``: 0 for main_arena.
 

@@ -451,9 +451,11 @@ def find_target() -> Target:
     for objfile in objfiles:
         if is_libc(objfile_name(objfile)):
             return Target(objfile)
-    unread = _unread_libc(objfiles)
+    unread = _unread_libc()
     if unread is not None:
-        return Target(unread)
+        found = _in_use(unread) if _has_loader(objfiles) else Target(unread)
+        if found is not None:
+            return found
     program = program_file()
     for objfile in objfiles:
         if objfile.filename == program and not _has_loader(objfiles):  # perhaps a static program
@@ -464,21 +466,28 @@ def find_target() -> Target:
                     raise
                 if has_musl_inside(program or ""):
                     raise TargetError(_USES_MUSL) from None
-    raise TargetError(_no_libc([objfile_name(objfile) for objfile in objfiles]))
+    raise TargetError(_no_libc([objfile_name(objfile) for objfile in objfiles], unread is not None))
 
 
-def _unread_libc(objfiles: list[gdb.Objfile]) -> MappedFile | None:
-    """Return the libc that is mapped though GDB has read no file of it, None where there is none.
-
-    Where GDB knows the loader it will learn of a libc that is mapped by now, and has the name of one that it misses.
-    """
+def _unread_libc() -> MappedFile | None:
+    """Return the libc that is mapped, when GDB has read no file of it; None where there is none."""
     from gdbheap.debugger.maps import mapped_ranges
 
-    missed = gdb.execute("info sharedlibrary", to_string=True)
-    if _has_loader(objfiles) and not any(map(is_libc, re.findall(r"^ *No .*?(\S+)$", missed, re.MULTILINE))):
-        return None
     names = [item.name for item in mapped_ranges() if is_libc(base_name(item))]
     return MappedFile(names[0]) if names else None
+
+
+def _in_use(libc: MappedFile) -> Target | None:
+    """Return the facts about a libc that GDB has not read, None where its malloc was not called yet.
+
+    While the loader works GDB has not read it either, but will.
+    """
+    try:
+        found = Target(libc)
+        arena = read_arena(found.memory, found.abi, found.layout, found.main_arena, 0)
+    except (TargetError, MemoryFault):
+        return None
+    return found if any(arena.bins) else None
 
 
 def _has_loader(objfiles: list[gdb.Objfile]) -> bool:
@@ -511,10 +520,16 @@ _USES_MUSL = (
 )
 
 
-def _no_libc(names: list[str]) -> str:
+def _no_libc(names: list[str], mapped: bool) -> str:
     if any(_MUSL.search(name) for name in names):
         return _USES_MUSL
     if any(_LOADER.search(name) for name in names):
+        if mapped:
+            return (
+                "GDB has not read glibc's libc.so.6 yet, though it is mapped. Either the program is still in the "
+                "dynamic loader: go on to main first ('break main', 'continue'). Or GDB does not find its file ('set "
+                "sysroot FOLDER' tells it where): then the heap can be seen once malloc has been called."
+            )
         return (
             "glibc's libc.so.6 is not loaded yet: the program is still in the dynamic loader; "
             "go on to main first ('break main', 'continue')."

@@ -172,6 +172,8 @@ def _program(event: Event, found: Decision) -> Requester:
     if OTHER_MALLOC_FILE.match(where) or _calls_itself_malloc(outwards):
         return Requester("other", f"{ANOTHER_MALLOC}{where}")
     if not any(frame.function or in_libc(frame) or in_loader(frame) for frame in event.frames):
+        if frame.objfile is None:
+            return Requester("other", NO_CALLER)
         return Requester("other", f"code of {where} without a name: perhaps of a C library that is linked into it")
     function = f" in {function_of(frame)}" if function_of(frame) else ""
     library = f" of {where}" if ".so" in where or not function else ""
