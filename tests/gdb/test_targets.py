@@ -226,6 +226,7 @@ def test_a_truncated_core(gdb: Gdb, tmp_path: Path, kept: float, before: tuple[s
             assert found[command] == whole[command], command
     if not found:
         assert re.search(r"\.$", done.stderr.strip()), done.describe()
+        assert "libc6-dbg" not in done.stderr, "debug symbols do not bring back what was cut off"
 
 
 @contextmanager

@@ -453,7 +453,13 @@ def find_target() -> Target:
             return Target(objfile)
     unread = _unread_libc()
     if unread is not None:
-        found = _in_use(unread) if _has_loader(objfiles) else Target(unread)
+        try:
+            found = _in_use(unread) if _has_loader(objfiles) else Target(unread)
+        except TargetError:
+            # Of a core that is cut off there may be no more to find.
+            if not is_core() or settings.main_arena() is not None:
+                raise
+            found = None
         if found is not None:
             return found
     program = program_file()
