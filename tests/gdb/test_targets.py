@@ -146,6 +146,20 @@ def test_a_core_without_its_program(gdb: Gdb, tmp_path: Path, before: tuple[str,
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize("linking", [("-static",), ("-static-pie",)])
+def test_a_core_of_another_program(gdb: Gdb, tmp_path: Path, linking: tuple[str, ...]) -> None:
+    """Nothing is where that program has its data: the wrong file is named, and what to give instead."""
+    _, core = crash(tmp_path, linking=linking)
+    wrong = tmp_path / "wrong"
+    other = ["-static-pie"] if linking == ("-static",) else ["-static"]
+    subprocess.run([needs("gcc"), *other, "-s", "-w", "-o", str(wrong), str(tmp_path / "crash.c")], check=True)
+    found, done = ask(gdb, tmp_path / "found", f"core-file {core}", program=wrong)
+    assert not found
+    assert f"{wrong} is not the program that wrote the core file" in done.stderr
+    assert "'file PROGRAM'" in done.stderr
+
+
+@pytest.mark.quick
 @pytest.mark.parametrize("with_program", [True, False], ids=["program", "nothing"])
 def test_a_core_without_the_file_of_libc(gdb: Gdb, tmp_path: Path, with_program: bool) -> None:
     """As from another machine: what the core itself holds is enough, tcaches included, and nothing else is believed."""

@@ -94,6 +94,14 @@ def _starts(objfile: gdb.Objfile | MappedFile, is_program: bool) -> list[int]:
     return [min(sections) // _PAGE * _PAGE] if sections else []
 
 
+def is_mapped(objfile: gdb.Objfile) -> bool:
+    """Return whether something is mapped where the program would be, as far as is known what is mapped."""
+    from gdbheap.debugger.maps import mapped_ranges
+
+    starts, mapped = _starts(objfile, True), mapped_ranges()
+    return not starts or not mapped or any(item.start <= starts[0] < item.end for item in mapped)
+
+
 def _mappings_of(objfile: gdb.Objfile | MappedFile) -> list[MappedRange]:
     from gdbheap.debugger.maps import mapped_ranges
     from gdbheap.debugger.target import is_libc

@@ -13,7 +13,7 @@ import gdb
 from gdbheap.corefile import NotACore
 from gdbheap.debugger import settings
 from gdbheap.debugger.errors import TargetError
-from gdbheap.debugger.images import MappedFile, base_name, has_musl_inside
+from gdbheap.debugger.images import MappedFile, base_name, has_musl_inside, is_mapped
 from gdbheap.debugger.processes import shrinks_heaps_with_mmap
 from gdbheap.debugger.static_tls import StaticTls
 from gdbheap.growth.inside import MallocCode
@@ -464,6 +464,11 @@ def find_target() -> Target:
             return found
     program = program_file()
     for objfile in objfiles:
+        if objfile.filename == program and is_core() and not is_mapped(objfile):
+            raise TargetError(
+                f"{program} is not the program that wrote the core file, in which nothing is where that would be: give "
+                "GDB the very program ('file PROGRAM'; 'info proc cmdline' may tell which)."
+            )
         if objfile.filename == program and not _has_loader(objfiles):  # perhaps a static program
             try:
                 return Target(objfile)
