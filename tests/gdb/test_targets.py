@@ -173,7 +173,8 @@ def test_a_core_without_the_file_of_libc(gdb: Gdb, tmp_path: Path, with_program:
     assert found.keys() == set(READING), done.describe()
     same(known, found)
     assert "GDB has not read the file of /" in done.stdout
-    assert ("set sysroot FOLDER" if with_program else "'file PROGRAM'") in done.stdout
+    # GDB 18 finds the program by itself.
+    assert "'set sysroot FOLDER'" in done.stdout or (not with_program and "'file PROGRAM'" in done.stdout)
     assert "This program's malloc is that of" not in done.stdout
 
 
@@ -189,7 +190,12 @@ def test_a_corrupt_heap_in_a_core_without_the_file_of_libc(gdb: Gdb, programs: P
     answers = Answers(tmp_path)
     for name, before in (("known", ()), ("found", ("set sysroot /nonexistent",))):
         done = gdb(
-            f"core-file {core}", f"heap check {answers.into(name)}", "heap check", program=program, before=before
+            f"core-file {core}",
+            "heap predict malloc 1",
+            f"heap check {answers.into(name)}",
+            "heap check",
+            program=program,
+            before=before,
         )
         done.has_no_internal_error()
         assert done.status == 1
@@ -198,8 +204,9 @@ def test_a_corrupt_heap_in_a_core_without_the_file_of_libc(gdb: Gdb, programs: P
     )
     assert known
     assert found == known
-    assert "caught by   not known" in done.stdout
-    assert "nothing that was tried" not in done.stdout
+    if "What malloc would do cannot be told" in done.stdout:
+        assert "caught by   not known" in done.stdout
+        assert "nothing that was tried" not in done.stdout
 
 
 @pytest.mark.quick
@@ -221,8 +228,8 @@ def test_a_core_with_a_libc_of_another_build(gdb: Gdb, tmp_path: Path) -> None:
     )  # fmt: skip
     assert found.keys() == set(READING), done.describe()
     same(known, found)
-    assert other in done.stdout
-    assert "another build" in done.stdout
+    # GDB 18 sees it as well, and does not read the file.
+    assert f"(build-id {other})" in done.stdout or "GDB has not read the file of" in done.stdout
 
 
 @SYMBOLS
@@ -353,10 +360,12 @@ def test_the_program_was_deleted(gdb: Gdb, programs: Programs, tmp_path: Path) -
         known, done = ask(gdb, tmp_path / "known", f"attach {process.pid}", way, also="detach")
         if "ptrace" in done.stderr:
             pytest.skip("attaching is not allowed here")
-        found, done = ask(gdb, tmp_path / "found", f"attach {process.pid}", also="heap catch")
+        shown = "python print('program:', gdb.current_progspace().filename)"
+        found, done = ask(gdb, tmp_path / "found", f"attach {process.pid}", shown, also="heap catch")
         assert found.keys() == set(READING), done.describe()
         same(known, found)
-        assert f"'{way}' tells it" in done.stdout
+        if "program: None" in done.stdout:  # GDB 18 looks there by itself
+            assert f"'{way}' tells it" in done.stdout
     finally:
         process.kill()
         process.communicate()

@@ -139,6 +139,8 @@ class GdbSymbols:
         symbol = self.symbol(name)
         if symbol is None:
             return None
+        if program_file() is None:  # GDB 18 ends itself where libthread_db is asked without a program
+            return self._static_tls.address(name)
         try:
             value = symbol.value()
         except (gdb.error, RuntimeError):  # GDB needs libthread_db for it
