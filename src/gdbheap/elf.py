@@ -12,6 +12,7 @@ _PT_LOAD, _PT_DYNAMIC, _PT_NOTE, _PT_TLS = 1, 2, 4, 7
 _DT_STRTAB, _DT_SYMTAB, _DT_STRSZ = 5, 6, 10
 _DT_RELA, _DT_RELASZ, _DT_REL, _DT_RELSZ, _DT_RELRSZ, _DT_RELR = 7, 8, 17, 18, 35, 36
 _NT_GNU_BUILD_ID = 3
+_STT_FUNC, _STT_SECTION, _STT_TLS = 2, 3, 6
 _EM_386, _EM_X86_64, _EM_AARCH64 = 3, 62, 183
 
 #: By machine: the relocation that adds the load bias, and those that are offsets from the thread pointer.
@@ -257,27 +258,49 @@ def file_image(content: bytes, image: ElfImage) -> Memory:
 def dynamic_symbols(memory: Memory, image: ElfImage) -> dict[str, int]:
     """Return the addresses of the symbols that the object defines for others, by name.
 
-    The table has no length of its own; the linker has always put its strings behind it. Of a name with several
-    versions the last one counts. Raises MemoryFault where a table is unreadable.
+    Of a name with several versions the last one counts. Raises MemoryFault where a table is unreadable.
+    """
+    # Thread-local ones have no address, sections no name.
+    kinds = (_STT_SECTION, _STT_TLS)
+    return {name: address for name, address, _, kind in _defined(memory, image) if kind not in kinds}
+
+
+def dynamic_functions(memory: Memory, image: ElfImage) -> list[tuple[int, int, str]]:
+    """Return start, end and name of each function that the object defines for others, by their starts.
+
+    Of several names for the same code the plainest one counts: malloc, not __libc_malloc. Raises MemoryFault where a
+    table is unreadable.
+    """
+    found: dict[int, tuple[int, str]] = {}
+    for name, address, size, kind in _defined(memory, image):
+        if kind == _STT_FUNC and size:
+            known = found.get(address)
+            if known is None or (len(name), name) < (len(known[1]), known[1]):
+                found[address] = size, name
+    return [(start, start + size, name) for start, (size, name) in sorted(found.items())]
+
+
+def _defined(memory: Memory, image: ElfImage) -> Iterator[tuple[str, int, int, int]]:
+    """Yield name, address, size and type of each symbol that the object defines for others.
+
+    The table has no length of its own; the linker has always put its strings behind it.
     """
     dynamic = image.dynamic
     if not {_DT_SYMTAB, _DT_STRTAB, _DT_STRSZ} <= dynamic.keys():
-        return {}
+        return
     table, strings = (_address_of(image, dynamic[tag]) for tag in (_DT_SYMTAB, _DT_STRTAB))
     step = 24 if image.word_size == 8 else 16
     size = strings - table
     if not 0 < size <= _MOST_BYTES or dynamic[_DT_STRSZ] > _MOST_BYTES:
-        return {}
+        return
     names = memory.read(strings, dynamic[_DT_STRSZ])
     layout = f"{image.order}{'IBBHQQ' if image.word_size == 8 else 'IIIBBH'}"
-    found: dict[str, int] = {}
     for entry in struct.iter_unpack(layout, memory.read(table, size // step * step)):
         if image.word_size == 8:
-            name, info, _, section, value, _ = entry
+            name, info, _, section, value, length = entry
         else:
-            name, value, _, info, _, section = entry
-        # Thread-local ones (6) have no address, sections (3) no name, and those without a section are other objects'.
-        if section and info & 15 not in (3, 6) and name < len(names):
+            name, value, length, info, _, section = entry
+        # Those without a section are other objects'.
+        if section and name < len(names):
             text = names[name : names.find(b"\0", name)].decode("utf-8", "replace")
-            found[text] = image.bias + value
-    return found
+            yield text, image.bias + value, length, info & 15

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -67,16 +68,17 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert mine["mmapped"] == theirs["mmapped"] or theirs["mmapped"]["problems"]
 
 
-def crash(folder: Path, coredump_filter: int | None = None, static: bool = False) -> tuple[Path, Path]:
+def crash(
+    folder: Path, coredump_filter: int | None = None, linking: tuple[str, ...] = (), source: str = CRASHING
+) -> tuple[Path, Path]:
     """Return a program that has aborted, and the core file that the kernel wrote."""
     pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
     if "/" in pattern or pattern.startswith("|"):
         pytest.skip(f"the kernel hands core files to {pattern!r}")
-    source = folder / "crash.c"
-    source.write_text(CRASHING)
+    file = folder / "crash.c"
+    file.write_text(source)
     program = folder / "crash"
-    linking = ["-static"] if static else []
-    subprocess.run([needs("gcc"), "-g", "-O0", *linking, "-o", str(program), str(source)], check=True)
+    subprocess.run([needs("gcc"), "-g", "-O0", "-w", *linking, "-o", str(program), str(file)], check=True)
     choose = "" if coredump_filter is None else f"echo {coredump_filter:#x} > /proc/self/coredump_filter; "
     subprocess.run(
         ["sh", "-c", f"ulimit -c unlimited; {choose}exec ./crash"],
@@ -106,7 +108,7 @@ def test_a_core_by_gcore(gdb: Gdb, programs: Programs, tmp_path: Path, program: 
 @pytest.mark.parametrize("static", [False, True], ids=["dynamic", "static"])
 def test_a_core_by_the_kernel(gdb: Gdb, tmp_path: Path, dumped: int | None, static: bool) -> None:
     """Whatever the kernel left out: the same as with symbols, or a sentence that says what is missing."""
-    program, core = crash(tmp_path, dumped, static)
+    program, core = crash(tmp_path, dumped, ("-static",) if static else ())
     with_symbols, known = ask(gdb, tmp_path / "with", f"core-file {core}", program=program)
     found, bare = ask(gdb, tmp_path / "without", f"core-file {core}", program=program, before=WITHOUT)
     if dumped is None and not static:
@@ -119,6 +121,18 @@ def test_a_core_by_the_kernel(gdb: Gdb, tmp_path: Path, dumped: int | None, stat
         assert len(answers) == len(READING) or done.status == 1, done.describe()
 
 
+@pytest.mark.quick
+def test_a_core_of_a_static_pie_program(gdb: Gdb, tmp_path: Path) -> None:
+    """Its heap lies below it, and so what the core has of that is not what comes first of the program."""
+    program, core = crash(tmp_path, linking=("-static-pie",))
+    known, _ = ask(gdb, tmp_path / "known", f"core-file {core}", program=program)
+    subprocess.run([needs("strip"), str(program)], check=True)
+    found, done = ask(gdb, tmp_path / "found", f"core-file {core}", program=program)
+    assert found.keys() == set(READING), done.describe()
+    assert known["heap"]["arenas"][0]["states"]["used"]["chunks"] >= 45
+    same(known, found)
+
+
 @SYMBOLS
 def test_a_core_without_its_program(gdb: Gdb, tmp_path: Path, before: tuple[str, ...]) -> None:
     program, core = crash(tmp_path)
@@ -129,6 +143,93 @@ def test_a_core_without_its_program(gdb: Gdb, tmp_path: Path, before: tuple[str,
         same(whole, found)
     else:
         assert re.search(r"^(There is|Where|No|The)\b.*\.$", done.stderr, re.MULTILINE), done.describe()
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("linking", [("-static",), ("-static-pie",)])
+def test_a_core_of_another_program(gdb: Gdb, tmp_path: Path, linking: tuple[str, ...]) -> None:
+    """Nothing is where that program has its data: the wrong file is named, and what to give instead."""
+    _, core = crash(tmp_path, linking=linking)
+    wrong = tmp_path / "wrong"
+    other = ["-static-pie"] if linking == ("-static",) else ["-static"]
+    subprocess.run([needs("gcc"), *other, "-s", "-w", "-o", str(wrong), str(tmp_path / "crash.c")], check=True)
+    found, done = ask(gdb, tmp_path / "found", f"core-file {core}", program=wrong)
+    assert not found
+    assert f"{wrong} is not the program that wrote the core file" in done.stderr
+    assert "'file PROGRAM'" in done.stderr
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("with_program", [True, False], ids=["program", "nothing"])
+def test_a_core_without_the_file_of_libc(gdb: Gdb, tmp_path: Path, with_program: bool) -> None:
+    """As from another machine: what the core itself holds is enough, tcaches included, and nothing else is believed."""
+    program, core = crash(tmp_path)
+    known, _ = ask(gdb, tmp_path / "known", f"core-file {core}", program=program)
+    missing = ("set sysroot /nonexistent",)
+    given = program if with_program else None
+    found, done = ask(
+        gdb, tmp_path / "found", f"core-file {core}", program=given, before=missing, also="heap params -how"
+    )
+    assert found.keys() == set(READING), done.describe()
+    same(known, found)
+    assert "GDB has not read the file of /" in done.stdout
+    # GDB 18 finds the program by itself.
+    assert "'set sysroot FOLDER'" in done.stdout or (not with_program and "'file PROGRAM'" in done.stdout)
+    assert "This program's malloc is that of" not in done.stdout
+
+
+@pytest.mark.quick
+def test_a_corrupt_heap_in_a_core_without_the_file_of_libc(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+    """malloc has aborted the program: no step is under way, and nothing is said of calls that could not be tried."""
+    source = (
+        "#include <stdlib.h>\n#include <string.h>\nvoid *kept[40];\nint main(void) {\n"
+        "  for (int i = 0; i < 40; i++) kept[i] = malloc(2000);\n  for (int i = 0; i < 40; i += 2) free(kept[i]);\n"
+        "  memset((char *)kept[1] + 2000, 0x41, 16);\n  free(kept[1]);\n  return 0;\n}\n"
+    )
+    program, core = crash(tmp_path, source=source)
+    answers = Answers(tmp_path)
+    for name, before in (("known", ()), ("found", ("set sysroot /nonexistent",))):
+        done = gdb(
+            f"core-file {core}",
+            "heap predict malloc 1",
+            f"heap check {answers.into(name)}",
+            "heap check",
+            program=program,
+            before=before,
+        )
+        done.has_no_internal_error()
+        assert done.status == 1
+    known, found = (
+        [(finding["kind"], finding["address"]) for finding in answers[name]["findings"]] for name in ("known", "found")
+    )
+    assert known
+    assert found == known
+    if "What malloc would do cannot be told" in done.stdout:
+        assert "caught by   not known" in done.stdout
+        assert "nothing that was tried" not in done.stdout
+
+
+@pytest.mark.quick
+def test_a_core_with_a_libc_of_another_build(gdb: Gdb, tmp_path: Path) -> None:
+    """GDB takes the file that has the name, and believes that it was loaded elsewhere than it was."""
+    program, core = crash(tmp_path)
+    known, _ = ask(gdb, tmp_path / "known", f"core-file {core}", program=program)
+    libc, loader = own_libc()
+    root = tmp_path / "root"
+    for path in (libc, loader):
+        to = root / str(path).lstrip("/")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, to)
+    other = patched(libc, root / str(libc).lstrip("/"))
+    displace(root / str(libc).lstrip("/"))
+    found, done = ask(
+        gdb, tmp_path / "found", f"core-file {core}", program=program, before=(f"set sysroot {root}",),
+        also="heap params -how",
+    )  # fmt: skip
+    assert found.keys() == set(READING), done.describe()
+    same(known, found)
+    # GDB 18 sees it as well, and does not read the file.
+    assert f"(build-id {other})" in done.stdout or "GDB has not read the file of" in done.stdout
 
 
 @SYMBOLS
@@ -146,6 +247,7 @@ def test_a_truncated_core(gdb: Gdb, tmp_path: Path, kept: float, before: tuple[s
             assert found[command] == whole[command], command
     if not found:
         assert re.search(r"\.$", done.stderr.strip()), done.describe()
+        assert "libc6-dbg" not in done.stderr, "debug symbols do not bring back what was cut off"
 
 
 @contextmanager
@@ -244,6 +346,31 @@ def test_attach_and_detach(gdb: Gdb, tmp_path: Path, before: tuple[str, ...]) ->
             process.communicate()
 
 
+@pytest.mark.quick
+def test_the_program_was_deleted(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+    """As by an upgrade while it runs: GDB knows no program then, and from that no library."""
+    program = tmp_path / "gone"
+    shutil.copy(programs["late"], program)
+    process = subprocess.Popen([str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        program.unlink()
+        way = f"file /proc/{process.pid}/exe"
+        known, done = ask(gdb, tmp_path / "known", f"attach {process.pid}", way, also="detach")
+        if "ptrace" in done.stderr:
+            pytest.skip("attaching is not allowed here")
+        shown = "python print('program:', gdb.current_progspace().filename)"
+        found, done = ask(gdb, tmp_path / "found", f"attach {process.pid}", shown, also="heap catch")
+        assert found.keys() == set(READING), done.describe()
+        same(known, found)
+        if "program: None" in done.stdout:  # GDB 18 looks there by itself
+            assert f"'{way}' tells it" in done.stdout
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def own_libc() -> tuple[Path, Path]:
     """Return this machine's libc and dynamic loader."""
     text = subprocess.run(["ldd", shutil.which("true") or "/bin/true"], capture_output=True, text=True).stdout
@@ -261,6 +388,24 @@ def patched(path: Path, to: Path) -> str:
     data[place : place + 20] = bytes(byte ^ 0x55 for byte in data[place : place + 20])
     to.write_bytes(data)
     return data[place : place + 20].hex()
+
+
+def displace(path: Path) -> None:
+    """Let an ELF file say that its dynamic section lies a page further up than it does, as in another build."""
+    data = bytearray(path.read_bytes())
+    (table,) = struct.unpack_from("<Q", data, 40)
+    size, count, names = struct.unpack_from("<HHH", data, 58)
+    sections = range(table, table + size * count, size)
+    (texts,) = struct.unpack_from("<Q", data, sections[names] + 24)
+    changed = 0
+    for section in sections:
+        (name,) = struct.unpack_from("<I", data, section)
+        if data[texts + name : texts + name + 9] == b".dynamic\0":
+            (address,) = struct.unpack_from("<Q", data, section + 16)
+            struct.pack_into("<Q", data, section + 16, address + 0x1000)
+            changed += 1
+    assert changed == 1
+    path.write_bytes(data)
 
 
 @pytest.mark.quick
@@ -298,6 +443,83 @@ def test_the_file_of_libc_was_replaced(gdb: Gdb, programs: Programs, tmp_path: P
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.quick
+def test_recording_with_a_libc_of_another_build(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+    """Neither the names nor the unwinding information of that file are those of the code that runs."""
+    libc, _ = own_libc()
+    shutil.copy(libc, tmp_path / "libc.so.6")
+    environment = {**plain_environment(), "LD_LIBRARY_PATH": str(tmp_path)}
+    process = subprocess.Popen(
+        [str(programs["late"])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )  # fmt: skip
+    answers = Answers(tmp_path)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        (tmp_path / "libc.so.6").unlink()
+        patched(libc, tmp_path / "libc.so.6")
+        done = gdb(
+            f"attach {process.pid}", "heap catch", "break stop_here", "set variable go = 1", "continue",
+            f"heap events {answers.into('events')}", "heap events", "heap events -by arena", "heap why-grow", "detach",
+            program=programs["late"],
+        )  # fmt: skip
+        if "ptrace" in done.stderr:
+            pytest.skip("attaching is not allowed here")
+        done.succeeded()
+    finally:
+        process.kill()
+        process.communicate()
+    assert done.stdout.count("So callers may be missing or wrong") == 5, "by each command that speaks of callers"
+    events = answers.events("events")
+    assert [event["syscall"] for event in events].count("mmap") == 1
+    assert {event["kind"] for event in events} == {"other"}
+    assert all(event["purpose"] == "no caller is known" for event in events)
+    assert "not malloc's" not in done.stdout
+    assert "it may be malloc's" in done.stdout
+    assert "as far as callers are known" in done.stdout
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("loader", [False, True], ids=["none", "loader"])
+def test_libraries_are_not_read(gdb: Gdb, programs: Programs, tmp_path: Path, loader: bool) -> None:
+    """As where GDB is told not to, or gets no word of what the loader does: libc is mapped, and that is enough."""
+    stop = ("break stop_here", "run")
+    known, _ = ask(gdb, tmp_path / "known", *stop, program=programs["totals"])
+    found, done = ask(
+        gdb, tmp_path / "found", *stop, "nosharedlibrary", *(["sharedlibrary ld-"] if loader else []),
+        program=programs["totals"], also="heap params -how",
+    )  # fmt: skip
+    assert found.keys() == set(READING), done.describe()
+    same(known, found)
+    assert "'sharedlibrary' has it read" in done.stdout
+
+
+@pytest.mark.quick
+def test_recording_with_libraries_of_another_build(gdb: Gdb, programs: Programs, tmp_path: Path) -> None:
+    """Over gdbserver, GDB takes what is on its own machine: no name and no caller comes from there."""
+    root = tmp_path / "root"
+    for path in own_libc():
+        to = root / str(path).lstrip("/")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        patched(path, to)
+    answers = Answers(tmp_path)
+    with server(str(programs["growth"])) as address:
+        done = gdb(
+            f"target remote {address}", "heap catch", "tbreak stop_here", "continue", "heap top",
+            f"heap events {answers.into('events')}",
+            program=programs["growth"], before=(f"set sysroot {root}",),
+        ).succeeded()  # fmt: skip
+    events = answers.events("events")
+    assert {event["kind"] for event in events} == {"loader", "other"}
+    assert not {frame["function"] for event in events if event["kind"] == "loader" for frame in event["frames"]} - {
+        None
+    }
+    others = [event for event in events if event["kind"] == "other"]
+    assert {event["purpose"] for event in others} == {"no caller is known"}
+    assert len([event for event in others if event["syscall"] == "brk"]) > 10
+    assert "main_arena" in done.stdout
 
 
 @pytest.mark.quick

@@ -13,6 +13,7 @@ import pytest
 from gdbheap.elf import (
     ElfImage,
     NotElf,
+    dynamic_functions,
     dynamic_symbols,
     file_image,
     read_elf,
@@ -122,6 +123,20 @@ def test_dynamic_symbols(path: Path) -> None:
     absolute = {name for name, values in listed.items() if all(value < image.bias for value in values)}
     assert found.keys() == listed.keys()
     assert all(found[name] in listed[name] for name in found.keys() - absolute)
+
+
+@EACH
+def test_dynamic_functions(path: Path) -> None:
+    memory, image = loaded(path)
+    rows = re.findall(
+        r"^ *\d+: ([0-9a-f]+) +(\d+) FUNC +\w+ +\w+ +\d+ ([^@\s]+)", readelf(path, "--dyn-syms"), re.MULTILINE
+    )
+    listed = {(int(value, 16) + image.bias, int(size), name) for value, size, name in rows if size != "0"}
+    found = dynamic_functions(memory, image)
+    assert found == sorted(found)
+    assert {(start, end - start, name) for start, end, name in found} <= listed
+    assert {start for start, _, _ in found} == {start for start, _, _ in listed}
+    assert "malloc" in {name for _, _, name in found}
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF", b"MZ" + bytes(62), b"\x7fELF\x02\x01" + bytes(58)])

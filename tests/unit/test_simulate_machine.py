@@ -136,6 +136,17 @@ def test_what_can_be_asked_for_grows_with_the_heap() -> None:
     assert found.top == state.size(state.words[state.main_arena + state.top_at]) - state.min_size
 
 
+def test_what_is_not_known_needs_no_less_than_a_system_call() -> None:
+    """Where the break is not known, nothing is said of requests that the top chunk is too small for."""
+    state = predict(predict(fresh(), Operation("malloc", (1000,))).after, Operation("malloc", (100000,))).after
+    known = look_ahead(state)
+    assert known.beyond == ""
+    state.variables.curbrk = None
+    found = look_ahead(state)
+    assert found.largest == known.largest
+    assert "where the break is" in found.beyond
+
+
 def test_settings_side_by_side() -> None:
     machine = fresh()
     entries = [Entry("malloc", (4000,), name) for name in range(1, 200)]

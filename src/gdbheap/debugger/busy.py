@@ -11,7 +11,7 @@ from gdbheap.debugger.frames import FrameReader
 from gdbheap.debugger.target import Target, each_thread
 from gdbheap.growth.event import Frame
 from gdbheap.growth.inside import MallocCode, aborts, inside_malloc
-from gdbheap.growth.names import INTERNAL, PUBLIC, function_of, in_libc, known_to_libc
+from gdbheap.growth.names import INTERNAL, PUBLIC, WRAPPERS, function_of, in_libc, known_to_libc
 from gdbheap.ptmalloc.state import HeapState
 
 #: Functions of malloc's that change lists and that no name of growth.names has, as the kernel is not called there.
@@ -37,6 +37,10 @@ _OWN_END = frozenset({"malloc_printerr", "malloc_printerr_tail", "__malloc_asser
 FATAL = _OWN_END | {"__libc_assert_fail", "__assert_fail", "__libc_message"}
 #: Signals that the processor raises: memory that is not there, or not as it must be.
 _FAULTS = (4, 7, 8, 11)
+#: How a thread ends the program by itself: abort sends this signal to its own thread.
+_SIGABRT, _SI_TKILL = 6, -6
+#: What malloc calls: functions that may be the newest of a thread that is inside malloc.
+_CALLED = WRAPPERS | FATAL | frozenset({"abort", "raise", "gsignal", "pthread_kill", "memcpy", "memset", "memmove"})
 
 
 @dataclass
@@ -67,9 +71,18 @@ def read_busy(target: Target, state: HeapState) -> Busy:
         if thread.is_running():
             continue
         try:
-            frames = reader.read().frames
+            stack = reader.read()
         except gdb.error:
             busy.notes.append(f"The stack of thread {thread.num} cannot be read, so it may be inside malloc.")
+            continue
+        frames = stack.frames
+        if stack.blind and _may_be_inside(frames, code):
+            where = f"The stack of thread {thread.num} cannot be followed through libc, so it may be inside malloc"
+            for address in names:
+                busy.arenas.setdefault(address, f"{where}; lists of any arena may be between two steps.")
+            tcache = target.tcache_address(thread)
+            if tcache:
+                busy.tcaches[tcache] = f"{where}; its tcache may be between two steps."
             continue
         inside = malloc_places(frames, code)
         malloc = [frames[place] for place in inside]
@@ -121,6 +134,23 @@ def is_malloc(frame: Frame) -> bool:
 def malloc_places(frames: Sequence[Frame], code: MallocCode | None) -> list[int]:
     """Return the places of the frames that are inside malloc, the newest first; ``code`` is the target's."""
     return inside_malloc(frames, [is_malloc(frame) for frame in frames], code)
+
+
+def _may_be_inside(frames: Sequence[Frame], code: MallocCode | None) -> bool:
+    """Whether the selected thread may be inside malloc, where of libc's part of its stack the newest frame is known.
+
+    malloc calls nothing else of libc's that waits, nor anything outside.
+    """
+    newest = frames[-1]
+    name = function_of(newest)
+    if len(frames) > 1 or (name and name not in _CALLED and not is_malloc(newest)):
+        return bool(malloc_places(frames, code))
+    try:
+        signal = gdb.parse_and_eval("$_siginfo")
+        own = (int(signal["si_signo"]), int(signal["si_code"])) == (_SIGABRT, _SI_TKILL)
+    except (gdb.error, ValueError):
+        return True
+    return not own  # what has aborted is behind its last step, in malloc or elsewhere
 
 
 def _is_dead(frames: Sequence[Frame], inside: Sequence[int]) -> bool:

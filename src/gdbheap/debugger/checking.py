@@ -121,17 +121,17 @@ def _explained(target: Target, state: HeapState, lists: FreeFacts, facts: CheckF
         explained.append(replace(finding, catches=catcher.catches(finding, near), culprit=suspect))
     doubtful = checked.findings[len(certain) :]
     notes = checked.notes
-    if trials is None:
+    if certain and trials is None:
         notes += (
             "Which calls of free, realloc and malloc would notice cannot be told in full: what malloc would do is not "
             "known here ('heap predict malloc 1' says why).",
         )
-    elif trials.lacks_the_limit_of_fastbins:
+    elif certain and trials is not None and trials.lacks_the_limit_of_fastbins:
         notes += (
             "The limit of fastbins (global_max_fast) is not known without debug symbols: what free says of a small "
             "chunk may be missing above.",
         )
-    return replace(checked, findings=(*explained, *doubtful), notes=notes)
+    return replace(checked, findings=(*explained, *doubtful), notes=notes, tried=trials is not None)
 
 
 def _single_thread(target: Target) -> bool | None:

@@ -11,8 +11,9 @@ import gdb
 
 from gdbheap.debugger import settings
 from gdbheap.debugger.errors import TargetError
-from gdbheap.debugger.images import initial_contents, loaded_image
+from gdbheap.debugger.images import MappedFile, initial_contents, loaded_image
 from gdbheap.debugger.located import DebugSymbols, DynamicSymbols, LocatedSymbols, ThreadLocals, banner_version
+from gdbheap.debugger.processes import local_pid
 from gdbheap.elf import ElfImage
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.discover import Discovery, Found, Given, NotFound, Source, discover
@@ -29,6 +30,7 @@ class Identified:
     ``release`` is its version, None where that is unknown. ``origin`` says in a phrase where symbols and layout are
     from. ``warning`` is a sentence, empty where there is nothing to say. ``located`` is what was found in memory, None
     where debug symbols told it. ``image`` is the object as it lies in memory, None where that could not be read.
+    ``unwinds`` is whether GDB has its very file, without which it cannot follow a stack through it.
     """
 
     symbols: DebugSymbols | LocatedSymbols
@@ -38,6 +40,7 @@ class Identified:
     warning: str = ""
     located: LocatedSymbols | None = None
     image: ElfImage | None = None
+    unwinds: bool = True
 
     @property
     def found(self) -> Discovery | None:
@@ -46,7 +49,7 @@ class Identified:
 
 
 def identify(
-    objfile: gdb.Objfile,
+    objfile: gdb.Objfile | MappedFile,
     known: Symbols,
     memory: Memory,
     core_alone: Callable[[], Memory],
@@ -61,12 +64,15 @@ def identify(
     """
     name = objfile.filename or "the program"
     image = loaded_image(memory, objfile, is_program)
-    other = ""
-    if image is not None and _differ(image.build_id, objfile.build_id):
+    other, unwinds = "", True
+    if isinstance(objfile, MappedFile):
+        other, unwinds = _unread(name), False
+    elif image is not None and _differ(image.build_id, objfile.build_id):
         other = (
             f"What is loaded as {name} is another build (build-id {image.build_id}) than the file of that name "
-            f"(build-id {objfile.build_id}): that file's symbols are not used."
+            f"(build-id {objfile.build_id}): that file's symbols are not used.{_other_root()}"
         )
+        unwinds = False
     elif image is not None and image.build_id and _debug_file_of_another_build(objfile, image.build_id):
         other = (
             f"The debug symbols that GDB has for {name} are of another build than what is loaded (build-id "
@@ -87,7 +93,7 @@ def identify(
             origin = f"the debug symbols of {name}{built}"
             return Identified(DebugSymbols(known, local), layout, release, origin, image=image)
     if image is None:
-        raise TargetError(_ask(name, NotFound("main_arena", "its ELF header cannot be read")))
+        raise TargetError(f"{other} {_ask(name, NotFound('main_arena', 'its ELF header cannot be read'))}".strip())
     if other:
         memory = core_alone()
     source = Source(memory, image, name, page_size, None if other else initial_contents(objfile, image))
@@ -101,10 +107,30 @@ def identify(
     located.settle()
     layout = located.found.layout
     brought = "{}.{}".format(*located.found.fitting[0].since)
-    origin = (
-        f"the layout that glibc has had since {brought}: {name} has no debug symbols, and it fits what is in memory"
-    )
-    return Identified(located, layout, release, origin, other, located, image)
+    why = "no debug symbols are used" if other else f"{name} has no debug symbols"
+    origin = f"the layout that glibc has had since {brought}: {why}, and it fits what is in memory"
+    return Identified(located, layout, release, origin, other, located, image, unwinds)
+
+
+def _unread(name: str) -> str:
+    """Return what to say where GDB has not read the file of libc, which is mapped as ``name``."""
+    if gdb.selected_inferior().progspace.filename is None:
+        pid = local_pid()
+        program = "'file PROGRAM'" if pid is None else f"'file /proc/{pid}/exe'"
+        do = f"GDB knows no program, from which it would learn where libraries are: {program} tells it"
+    else:
+        do = "'set sysroot FOLDER' tells it where that very file is, 'sharedlibrary' has it read what it knows of"
+    return f"GDB has not read the file of {name}, and goes by what is in memory alone ({do})."
+
+
+def _other_root() -> str:
+    """Return where the very files are that a process uses whose root is not GDB's, empty where that is not the case."""
+    root = f"/proc/{local_pid()}/root"
+    try:
+        same = os.path.samefile(root, "/")
+    except OSError:  # it is no process of this machine, or not ours to look at
+        return ""
+    return "" if same else f" The process has another root than GDB: 'set sysroot {root}'."
 
 
 def _thread_locals(
@@ -124,7 +150,7 @@ def _differ(one: str, other: str | None) -> bool:
     return bool(one) and bool(other) and one != other
 
 
-def _debug_file_of_another_build(objfile: gdb.Objfile, build_id: str) -> bool:
+def _debug_file_of_another_build(objfile: gdb.Objfile | MappedFile, build_id: str) -> bool:
     """Return whether a separate file of debug symbols that GDB uses for ``objfile`` has another build-id."""
     return any(
         other.owner is not None and other.owner.filename == objfile.filename and _differ(build_id, other.build_id)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Any, NamedTuple
 
 import gdb
 
 from gdbheap.debugger import session
 from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.images import is_another_build
 from gdbheap.debugger.processes import mapped_file
-from gdbheap.debugger.target import is_runtime, program_file
+from gdbheap.debugger.target import GdbMemory, is_libc, is_runtime, program_file
 from gdbheap.growth.called import called_function
 from gdbheap.growth.event import FRAME_VARIABLES, Frame, plain_name
 from gdbheap.growth.names import in_libc
+from gdbheap.memory import MemoryFault
 
 #: How many callers are kept of one event.
 DEPTH = 64
@@ -22,13 +25,24 @@ _LOWEST_CODE = 4096
 
 
 class _Place:
-    """What GDB knows of a code address: the same each time, so it is asked once."""
+    """What GDB knows of a code address: the same each time, so it is asked once.
 
-    __slots__ = ("frame", "variables")
+    ``misread`` is whether it is in a libc that GDB takes for another build, so that only what is in memory names it;
+    ``blind`` whether what GDB says of its callers is then nothing to go by.
+    """
 
-    def __init__(self, frame: gdb.Frame, pc: int) -> None:
-        function = frame.name()
+    __slots__ = ("blind", "frame", "misread", "variables")
+    variables: tuple[str, ...]
+
+    def __init__(self, frame: gdb.Frame, pc: int, newest: bool) -> None:
         objfile = gdb.solib_name(pc)
+        misread = _misread(objfile, pc, newest)
+        self.misread = misread is not None
+        self.blind = misread is not None and misread.blind
+        if misread is not None:
+            self.frame, self.variables = Frame(misread.name, None, None, misread.file, pc), ()
+            return
+        function = frame.name()
         location = frame.find_sal()
         if objfile is None:
             known = function is not None or location.symtab is not None
@@ -51,6 +65,7 @@ class Stack:
         self.frames: list[Frame] = []
         self.of_gdb: list[gdb.Frame] = []
         self.more = False  # older ones were left out
+        self.blind = False  # GDB cannot tell what called the last of them
 
 
 class FrameReader:
@@ -81,9 +96,13 @@ class FrameReader:
             key = (pc, inlined, newest)
             place = self._places.get(key)
             if place is None:
-                place = self._places[key] = _Place(frame, pc)
-            stack.frames.append(_with_variables(place, frame) if place.variables else place.frame)
-            stack.of_gdb.append(frame)
+                place = self._places[key] = _Place(frame, pc, newest)
+            if not place.misread or place.blind or frame.type() != gdb.INLINE_FRAME:
+                stack.frames.append(_with_variables(place, frame) if place.variables else place.frame)
+                stack.of_gdb.append(frame)
+            if place.blind:
+                stack.blind = True
+                break
             if place.frame.function == "_start":
                 break
             if frame.type() == gdb.INLINE_FRAME:
@@ -114,6 +133,42 @@ class FrameReader:
                 return frame
             known = self._called[frame.pc, return_address] = frame._replace(function=name)
         return known
+
+
+#: Whether a process has another build of a loader than the file of that path: by the process's id and the path.
+_others: dict[tuple[int, str], bool] = {}
+
+
+class _Misread(NamedTuple):
+    """Code of a library that GDB takes for another build: its public ``name`` as memory tells it, and its ``file``.
+
+    ``blind`` is whether GDB cannot tell its callers either.
+    """
+
+    name: str | None
+    file: str
+    blind: bool
+
+
+def _misread(objfile: str | None, pc: int, newest: bool) -> _Misread | None:
+    """Return what is known of ``pc`` where it is in a libc or loader whose symbols GDB has wrong, or not at all."""
+    if objfile is not None and not is_runtime(objfile):
+        return None
+    if objfile is not None and not is_libc(os.path.basename(objfile)):
+        key = gdb.selected_inferior().pid, objfile
+        if key not in _others:
+            own = [item for item in gdb.objfiles() if item.filename == objfile and item.owner is None]
+            _others[key] = any(is_another_build(GdbMemory(), item) for item in own)
+        return _Misread(None, objfile, True) if _others[key] else None
+    try:
+        found = session.target()
+    except (TargetError, MemoryFault):
+        return None
+    known = found.identified
+    if not known.warning or known.image is None or not known.image.holds(pc):
+        return None
+    name = None if known.located is None else known.located.function_at(pc if newest else pc - 1)
+    return _Misread(name, found.libc, not known.unwinds)
 
 
 def _with_variables(place: _Place, frame: gdb.Frame) -> Frame:

@@ -6,7 +6,9 @@ import os
 import re
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 import gdb
 
@@ -17,6 +19,7 @@ from gdbheap.mappings import MappedRange
 from gdbheap.memory import Memory, MemoryFault
 
 _PAGE = 0x1000
+_DELETED = " (deleted)"
 #: Larger files are no C library.
 _LARGEST_FILE = 256 << 20
 #: The loader maps a thread control block with the thread-local variables of all libraries: these are larger.
@@ -25,24 +28,46 @@ _LARGEST_BLOCK = 1 << 20
 _BEFORE_TID = 26 * 4
 #: Of its table of error messages, its locales, and its symbols.
 _MUSLS_TEXTS = (b"\0Illegal byte sequence\0Domain error\0", b"\0MUSL_LOCPATH\0", b"\0__libc_start_init\0")
-_SECTION = re.compile(r"^\t(0x[0-9a-f]+) - 0x[0-9a-f]+(?: @ 0x[0-9a-f]+)? is (\S+)(?: in (.*))?$")
+#: The parts of a core file, load1 and so on, are in the same list; no part of the program begins with those names.
+_SECTION = re.compile(r"^\t(0x[0-9a-f]+) - 0x[0-9a-f]+(?: @ 0x[0-9a-f]+)? is (\.\S+)(?: in (.*))?$")
 
 
-def loaded_image(memory: Memory, objfile: gdb.Objfile, is_program: bool) -> ElfImage | None:
+@dataclass(frozen=True)
+class MappedFile:
+    """A library that is mapped, but whose file GDB has not read: what an Objfile tells of it, which is little."""
+
+    filename: str
+    build_id: None = None
+
+    def lookup_static_symbol(self, name: str) -> None:
+        """Return None: it has no symbols."""
+
+    def lookup_global_symbol(self, name: str) -> None:
+        """Return None: it has no symbols."""
+
+
+def loaded_image(memory: Memory, objfile: gdb.Objfile | MappedFile, is_program: bool) -> ElfImage | None:
     """Return the object that is loaded for ``objfile``, None where its ELF header cannot be read.
 
     ``is_program`` says that it is the program itself.
     """
-    for address in _starts(objfile, is_program):
+    starts = _starts(objfile, is_program)
+    mapped = [item.start for item in _mappings_of(objfile)[:1]]
+    for address in starts + mapped:
         try:
             return read_elf(memory, address)
         except (NotElf, MemoryFault):
-            # A core file may go without what is in a file as well; GDB shows it as zeros. What is found with the help
-            # of that file is checked against what the core has.
-            try:
-                return read_elf(_HeaderOfFile(objfile.filename or "", address, memory), address)
-            except (NotElf, MemoryFault, OSError):
-                continue
+            continue
+    if isinstance(objfile, MappedFile):
+        return None
+    # A core file may go without what is in a file as well; GDB shows it as zeros. What is found with the help of that
+    # file is checked against what the core has. Where GDB puts a file of another build by its dynamic section, that
+    # is not where the object is mapped.
+    for address in (set(starts) & set(mapped)) if starts and mapped else starts + mapped:
+        try:
+            return read_elf(_HeaderOfFile(objfile.filename or "", address, memory), address)
+        except (NotElf, MemoryFault, OSError):
+            continue
     return None
 
 
@@ -63,10 +88,10 @@ class _HeaderOfFile:
         return self._beyond.read(address, size)
 
 
-def _starts(objfile: gdb.Objfile, is_program: bool) -> list[int]:
-    """Return where its ELF header can be: the page of its first section, or of its first mapping.
+def _starts(objfile: gdb.Objfile | MappedFile, is_program: bool) -> list[int]:
+    """Return where its ELF header is by its sections: the page of the first of them; nowhere where GDB shows none.
 
-    Of a libc that is loaded several times (dlmopen) it is the program's own that is meant.
+    Of a libc that is loaded several times (dlmopen) the program's own comes first.
     """
     copies: list[dict[str, int]] = [{}]
     for line in gdb.execute("info files", to_string=True).splitlines():
@@ -81,19 +106,41 @@ def _starts(objfile: gdb.Objfile, is_program: bool) -> list[int]:
 
         own = own_start()
         starts.sort(key=lambda start: start != own)
-    mapped = _mappings_of(objfile)
-    return [*starts, *(item.start for item in mapped[:1])]
+    return starts
 
 
-def _mappings_of(objfile: gdb.Objfile) -> list[MappedRange]:
+def is_mapped(objfile: gdb.Objfile) -> bool:
+    """Return whether something is mapped where the program would be, as far as is known what is mapped."""
     from gdbheap.debugger.maps import mapped_ranges
+
+    starts, mapped = _starts(objfile, True), mapped_ranges()
+    return not starts or not mapped or any(item.start <= starts[0] < item.end for item in mapped)
+
+
+def _mappings_of(objfile: gdb.Objfile | MappedFile) -> list[MappedRange]:
+    from gdbheap.debugger.maps import mapped_ranges
+    from gdbheap.debugger.target import is_libc
 
     name = os.path.basename(objfile.filename or "")
     names = {name, os.path.basename(os.path.realpath(objfile.filename or ""))}
-    return [item for item in mapped_ranges() if os.path.basename(item.name) in names]
+    mapped = [(base_name(item), item) for item in mapped_ranges()]
+    # Up to glibc 2.33 the file that libc.so.6 leads to has the release in its name, which another build may not have.
+    return [item for base, item in mapped if base in names or (is_libc(name) and is_libc(base))]
 
 
-def initial_contents(objfile: gdb.Objfile, image: ElfImage) -> Memory | None:
+def is_another_build(memory: Memory, objfile: gdb.Objfile) -> bool:
+    """Return whether what is loaded for a library is of another build than its file, as far as that can be told."""
+    image = loaded_image(memory, objfile, False)
+    return image is not None and bool(image.build_id) and image.build_id != (objfile.build_id or image.build_id)
+
+
+def base_name(mapping: MappedRange) -> str:
+    """Return the base name of the file that is mapped; the kernel tells behind it where the file is there no more."""
+    name = os.path.basename(mapping.name)
+    return name[: -len(_DELETED)] if name.endswith(_DELETED) else name
+
+
+def initial_contents(objfile: gdb.Objfile | MappedFile, image: ElfImage) -> Memory | None:
     """Return what the file that GDB has for ``objfile`` holds, at the addresses of ``image``.
 
     None where it is not on this machine, or is of another build.
@@ -139,6 +186,14 @@ def thread_pointer(machine: str) -> int | None:
     if not machine.startswith("i386"):
         return None
     return _pthread_handle() or _told_by_glibc(machine) or _control_block()
+
+
+def thread_pointers(machine: str, most: int) -> list[int]:
+    """Return the thread pointers that are known of the first ``most`` threads."""
+    from gdbheap.debugger.target import each_thread
+
+    found = [thread_pointer(machine) for _ in islice(each_thread(), most)]
+    return [pointer for pointer in found if pointer is not None]
 
 
 def _told_by_glibc(machine: str) -> int | None:

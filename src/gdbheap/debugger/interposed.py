@@ -7,7 +7,7 @@ import os
 import gdb
 
 from gdbheap.debugger.images import loaded_image
-from gdbheap.debugger.language import c_value
+from gdbheap.debugger.language import c_value, symbol_text
 from gdbheap.debugger.target import GdbMemory, is_libc, is_runtime, objfile_name, program_file
 from gdbheap.elf import dynamic_symbols
 from gdbheap.memory import MemoryFault
@@ -36,7 +36,9 @@ def _look() -> str | None:
         return None
     program = program_file()
     is_dynamic = any(is_runtime(objfile_name(objfile)) for objfile in gdb.objfiles())
-    files = {gdb.solib_name(location.pc) or program for location in locations or () if location.pc is not None}
+    places = [location.pc for location in locations or () if location.pc is not None]
+    # Where GDB has not read the file of libc, what it finds may be what only leads there.
+    files = {gdb.solib_name(pc) or program for pc in places if not _is_in_linkage_table(pc)}
     for objfile in gdb.objfiles():
         name = objfile_name(objfile)
         if objfile.owner is not None or not objfile.is_valid():
@@ -65,6 +67,10 @@ def _is_for_others(objfile: gdb.Objfile, is_program: bool) -> bool:
         return image is None or "malloc" in dynamic_symbols(memory, image)
     except MemoryFault:
         return True
+
+
+def _is_in_linkage_table(pc: int) -> bool:
+    return " in section .plt" in symbol_text(pc)
 
 
 def _address(function: str) -> int | None:

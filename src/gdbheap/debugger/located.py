@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from gdbheap.debugger.images import thread_pointer
-from gdbheap.elf import ElfImage, dynamic_symbols
+from gdbheap.debugger.images import thread_pointer, thread_pointers
+from gdbheap.elf import ElfImage, dynamic_functions, dynamic_symbols
 from gdbheap.growth.called import public_entries
 from gdbheap.growth.inside import MallocCode, malloc_code
 from gdbheap.memory import Memory, MemoryFault, PageCache
@@ -16,9 +17,18 @@ from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.arena import read_arenas
 from gdbheap.ptmalloc.discover import Discovery, Source
 from gdbheap.ptmalloc.generations import Generation
-from gdbheap.ptmalloc.thread_locals import ThreadVariables, distances, find_key, find_variables
+from gdbheap.ptmalloc.thread_locals import (
+    ThreadVariables,
+    are_of_one_block,
+    distances,
+    find_key,
+    find_variables,
+    near_distances,
+)
 from gdbheap.symbols import Struct, Symbols
 
+#: Threads that are asked at most where no table tells which thread-local variables libc has.
+_MOST_WITNESSES = 16
 _BANNER = re.compile(rb"GNU C Library [^\n\0]{0,80}release version (\d+)\.(\d+)")
 
 
@@ -65,6 +75,8 @@ class ThreadLocals:
         self.machine = machine
         self.is_program = is_program
         self._distances: tuple[int, ...] | None = None
+        #: Whether the loader's table of thread-local variables could be read.
+        self.has_table = True
         self.variables = ThreadVariables(None, None, None)
 
     def address(self, name: str) -> int | None:
@@ -81,9 +93,12 @@ class ThreadLocals:
         """Return why the thread-local variable ``name`` is not known in the selected thread."""
         if thread_pointer(self.machine) is None:
             return "this thread's thread pointer is not known"
-        if self._distances is None:
-            return "the loader's table of thread-local variables cannot be read"
         holds = "a tcache" if name == "tcache" else "an arena"
+        if not self.has_table:
+            return (
+                "the loader's table of thread-local variables cannot be read, and near the thread pointer no word, or "
+                f"more than one, holds {holds}"
+            )
         return f"none of libc's thread-local variables, or more than one, holds {holds}"
 
     def _look(self, pointer: int) -> None:
@@ -91,10 +106,12 @@ class ThreadLocals:
         memory = self._source.memory
         try:
             if self._distances is None:
-                self._distances = distances(memory, self._source.image, self.is_program)
+                self._distances = self._possible_distances()
             ring = read_arenas(memory, self._abi, self._generations[0].layout, self._main_arena)
             arenas = {arena.address for arena in ring.arenas}
-            now = find_variables(memory, self._abi, self._generations, arenas, self._distances, [pointer], self._dummy)
+            now = self._found(arenas, self._distances, pointer)
+            if not self.has_table:
+                self._distances = ()  # it is a core file, in which nothing changes any more
         except MemoryFault:
             return
         known = self.variables
@@ -103,6 +120,29 @@ class ThreadLocals:
             now.thread_arena if known.thread_arena is None else known.thread_arena,
             now.generation if known.generation is None else known.generation,
         )
+
+    def _found(self, arenas: Collection[int], distances: Sequence[int], pointer: int) -> ThreadVariables:
+        """Return what a thread tells whose thread pointer this is; without the table, what the first tells that can."""
+
+        def told_by(one: int) -> ThreadVariables:
+            memory = self._source.memory
+            return find_variables(memory, self._abi, self._generations, arenas, distances, [one], self._dummy)
+
+        if self.has_table:
+            return told_by(pointer)
+        # Words of others are looked at as well: then one variable confirms the other.
+        for one in (pointer, *thread_pointers(self.machine, _MOST_WITNESSES)) if distances else ():
+            found = told_by(one)
+            if are_of_one_block(found, self._source.image):
+                return found
+        return ThreadVariables(None, None, None)
+
+    def _possible_distances(self) -> tuple[int, ...]:
+        try:
+            return distances(self._source.memory, self._source.image, self.is_program)
+        except MemoryFault:
+            self.has_table = False
+            return near_distances(self._source.image)
 
 
 class DebugSymbols:
@@ -150,6 +190,20 @@ class LocatedSymbols:
         """The names of malloc's public functions, by where they begin; empty for machines other than x86."""
         is_x86 = self.local.machine.startswith("i386")
         return public_entries(DynamicSymbols(self._source).addresses) if is_x86 else {}
+
+    def function_at(self, pc: int) -> str | None:
+        """Return the public name of the function that ``pc`` is in, None where it has none, or they are not there."""
+        place = bisect_right(self._functions, (pc, 1 << 64, "")) - 1
+        if place < 0 or pc >= self._functions[place][1]:
+            return None
+        return self._functions[place][2]
+
+    @cached_property
+    def _functions(self) -> list[tuple[int, int, str]]:
+        try:
+            return dynamic_functions(self._source.memory, self._source.image)
+        except MemoryFault:
+            return []
 
     @property
     def is_outdated(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from gdbheap.debugger import settings
 from gdbheap.debugger.target import Target, each_thread
 from gdbheap.ptmalloc.provenance import Provenance
+from gdbheap.ptmalloc.thread_locals import NEAR
 
 _DYNAMIC = "the symbol that libc has for other libraries"
 _SLOT = (
@@ -15,6 +16,10 @@ _SLOT = (
 )
 _BLOCK = (
     "the only word among the program's thread-local variables that holds {what}, {distance} from the thread pointer"
+)
+_NEAR = (
+    f"the only word of the {NEAR:#x} bytes below the thread pointer that holds {{what}}, {{distance}} from it; the "
+    "loader's table of such variables cannot be read"
 )
 _HOLDS = {"tcache": "a chunk of the size of a tcache with sound bins", "thread_arena": "the address of an arena"}
 
@@ -66,7 +71,7 @@ def _thread_local(target: Target, name: str, thread: int) -> Provenance:
     distance = None if local is None else getattr(local.variables, name)
     if local is None or distance is None:
         return Provenance(name, thread, address, "", known.origin)
-    text = _BLOCK if local.is_program else _SLOT
+    text = _NEAR if not local.has_table else _BLOCK if local.is_program else _SLOT
     return Provenance(name, thread, address, "", text.format(what=_HOLDS[name], distance=f"{distance:+#x}"))
 
 

@@ -13,7 +13,7 @@ import gdb
 from gdbheap.corefile import NotACore
 from gdbheap.debugger import settings
 from gdbheap.debugger.errors import TargetError
-from gdbheap.debugger.images import has_musl_inside
+from gdbheap.debugger.images import MappedFile, base_name, has_musl_inside, is_mapped
 from gdbheap.debugger.language import as_c, c_value, word_size
 from gdbheap.debugger.processes import shrinks_heaps_with_mmap
 from gdbheap.debugger.static_tls import StaticTls
@@ -63,7 +63,7 @@ class GdbSymbols:
     ``start`` is where it begins, where other copies of the same file are loaded too; None where there are none.
     """
 
-    def __init__(self, objfile: gdb.Objfile, start: int | None = None) -> None:
+    def __init__(self, objfile: gdb.Objfile | MappedFile, start: int | None = None) -> None:
         self._objfile = objfile
         self._start = start
         self._symbols: dict[str, gdb.Symbol | None] = {}
@@ -158,7 +158,7 @@ class GdbSymbols:
         symbol = self.symbol(name)
         if symbol is None:
             return None
-        if program_file() is None:  # GDB 18 ends itself over one in a core file whose program it does not have
+        if program_file() is None:  # GDB 18 ends itself where libthread_db is asked without a program
             return self._static_tls.address(name)
         try:
             value = symbol.value()
@@ -184,7 +184,7 @@ def _struct(name: str, described: gdb.Type) -> Struct:
 class Target:
     """What stays true of a process while the same objects are loaded: the facts that every command starts from."""
 
-    def __init__(self, objfile: gdb.Objfile, start: int | None = None) -> None:
+    def __init__(self, objfile: gdb.Objfile | MappedFile, start: int | None = None) -> None:
         from gdbheap.debugger.finding import identify
 
         self.memory: Memory = GdbMemory()
@@ -258,7 +258,9 @@ class Target:
         from gdbheap.debugger.located import has_message
 
         image = self.identified.image
-        return None if image is None else has_message(self.memory, image, _SCAN_MESSAGE)
+        # The constants that GDB shows beside a core file are those of the file that it has.
+        memory = _core_alone() if self.identified.warning else self.memory
+        return None if image is None else has_message(memory, image, _SCAN_MESSAGE)
 
     def _required(self, name: str) -> int:
         address = self.symbols.address(name)
@@ -484,8 +486,24 @@ def find_target() -> Target:
         return Target(libcs[0] if own is None else own_objfile(libcs, own), own)
     if libcs:
         return Target(libcs[0])
+    unread = _unread_libc()
+    if unread is not None:
+        try:
+            found = _in_use(unread) if _has_loader(objfiles) else Target(unread)
+        except TargetError:
+            # Of a core that is cut off there may be no more to find.
+            if not is_core() or settings.main_arena() is not None:
+                raise
+            found = None
+        if found is not None:
+            return found
     program = program_file()
     for objfile in objfiles:
+        if objfile.filename == program and is_core() and not is_mapped(objfile):
+            raise TargetError(
+                f"{program} is not the program that wrote the core file, in which nothing is where that would be: give "
+                "GDB the very program ('file PROGRAM'; 'info proc cmdline' may tell which)."
+            )
         if objfile.filename == program and not _has_loader(objfiles):  # perhaps a static program
             try:
                 return Target(objfile)
@@ -494,7 +512,28 @@ def find_target() -> Target:
                     raise
                 if has_musl_inside(program or ""):
                     raise TargetError(_USES_MUSL) from None
-    raise TargetError(_no_libc([objfile_name(objfile) for objfile in objfiles]))
+    raise TargetError(_no_libc([objfile_name(objfile) for objfile in objfiles], unread is not None))
+
+
+def _unread_libc() -> MappedFile | None:
+    """Return the libc that is mapped, when GDB has read no file of it; None where there is none."""
+    from gdbheap.debugger.maps import mapped_ranges
+
+    names = [item.name for item in mapped_ranges() if is_libc(base_name(item))]
+    return MappedFile(names[0]) if names else None
+
+
+def _in_use(libc: MappedFile) -> Target | None:
+    """Return the facts about a libc that GDB has not read, None where its malloc was not called yet.
+
+    While the loader works GDB has not read it either, but will.
+    """
+    try:
+        found = Target(libc)
+        arena = read_arena(found.memory, found.abi, found.layout, found.main_arena, 0)
+    except (TargetError, MemoryFault):
+        return None
+    return found if any(arena.bins) else None
 
 
 def is_static() -> bool:
@@ -541,10 +580,16 @@ _USES_MUSL = (
 )
 
 
-def _no_libc(names: list[str]) -> str:
+def _no_libc(names: list[str], mapped: bool) -> str:
     if any(_MUSL.search(name) for name in names):
         return _USES_MUSL
     if any(_LOADER.search(name) for name in names):
+        if mapped:
+            return (
+                "GDB has not read glibc's libc.so.6 yet, though it is mapped. Either the program is still in the "
+                "dynamic loader: go on to main first ('break main', 'continue'). Or GDB does not find its file ('set "
+                "sysroot FOLDER' tells it where): then the heap can be seen once malloc has been called."
+            )
         return (
             "glibc's libc.so.6 is not loaded yet: the program is still in the dynamic loader; "
             "go on to main first ('break main', 'continue')."

@@ -11,7 +11,7 @@ from gdbheap.growth.event import Event, Frame
 from gdbheap.growth.history import History
 from gdbheap.growth.holdings import Holding, holdings
 from gdbheap.growth.names import base_name
-from gdbheap.growth.requester import OWN_MAPPING
+from gdbheap.growth.requester import NO_CALLER, OWN_MAPPING
 
 #: What events can be grouped by.
 BY = ("caller", "arena", "kind", "library")
@@ -78,7 +78,7 @@ def _keys(history: History, by: str) -> Callable[[Event], Hashable]:
 
     def arena(event: Event) -> str:
         if event.requester.kind != "malloc":
-            return "not malloc's"
+            return NO_CALLER if event.requester.purpose == NO_CALLER else "not malloc's"
         if event.requester.purpose == OWN_MAPPING:
             return "mmapped chunks"
         found = arenas.get(event.id)
@@ -98,7 +98,7 @@ def _caller(event: Event) -> Hashable:
         return "the loader, before the program"
     frame = _caller_of(event)
     if frame is None:
-        return "no caller is known"
+        return NO_CALLER
     if frame.line is not None:
         return frame.function, frame.file, frame.line
     return frame.function or frame.pc, frame.objfile
@@ -113,4 +113,4 @@ def _library(event: Event) -> str:
     if own is None or own.objfile is None:
         decisive = event.frames[decide(event.frames).index :]
         own = next((frame for frame in (*decisive, *event.frames) if frame.objfile is not None), None)
-    return base_name(own.objfile) if own is not None else "no caller is known"
+    return base_name(own.objfile) if own is not None else NO_CALLER

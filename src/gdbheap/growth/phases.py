@@ -10,6 +10,7 @@ from typing import NamedTuple
 from gdbheap.growth.event import Event
 from gdbheap.growth.history import History
 from gdbheap.growth.holdings import holdings
+from gdbheap.growth.requester import NO_CALLER
 from gdbheap.growth.timeline import OF_MALLOC, is_fresh, of_present_program, timeline
 
 #: The names of the phases: in a ``steady`` one malloc has as much at the end as at the beginning.
@@ -26,7 +27,8 @@ class Phase:
 
     ``name`` is one of PHASES, and ``first`` and ``last`` are its ends. ``kinds`` counts its events by whose memory they
     are about. ``before`` and ``after`` are the bytes that malloc has from the kernel at its beginning and its end.
-    ``known`` is False where it had more when the recording began, and nothing tells how much.
+    ``known`` is False where it had more when the recording began, and nothing tells how much. ``nobodys`` is how many
+    calls have no caller that is known: any of them may be malloc's.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Phase:
     before: int
     after: int
     known: bool
+    nobodys: int
 
     @property
     def events(self) -> int:
@@ -74,7 +77,8 @@ def phases(history: History, process: int) -> tuple[Phase, ...]:
         mine = events[place : part.end]
         if mine:
             kinds = Counter(event.requester.kind for event in mine)
-            found.append(Phase(part.name, mine[0], mine[-1], dict(kinds), before, part.after, known))
+            nobodys = sum(event.requester.purpose == NO_CALLER for event in mine)
+            found.append(Phase(part.name, mine[0], mine[-1], dict(kinds), before, part.after, known, nobodys))
             place, before = part.end, part.after
     return tuple(found)
 

@@ -51,6 +51,8 @@ A_MAPPING = "a mapping"
 HEAP_OF_AN_ARENA = "the heap of a thread's arena"
 #: The purpose of a call from inside musl, where no unwinding information tells who asked for it.
 OF_MUSL = "musl's C library: its malloc, its loader, or what the program asked of it"
+#: The purpose of a call of which no stack tells who made it: that may have been malloc.
+NO_CALLER = "no caller is known"
 #: How the purpose of a call begins that an allocator other than glibc's made; the name of its file follows.
 ANOTHER_MALLOC = "another malloc: "
 #: The purpose of malloc_trim's calls for the chunks that are free.
@@ -69,7 +71,7 @@ def requester(event: Event, earlier: Iterable[Event] = ()) -> Requester:
         return Requester("other", OF_MUSL)
     found = decide(event.frames)
     if not found.known:
-        return _nobody(event, found)
+        return _nobody(event, found, earlier)
     if found.loader:
         return Requester("loader", _loader_purpose(event, found, _Mappings(event.process, earlier)))
     name = function_of(event.frames[found.index])
@@ -120,10 +122,13 @@ def _nameless(event: Event, earlier: Iterable[Event]) -> Requester:
     return Requester("other", "libc's own")
 
 
-def _nobody(event: Event, found: Decision) -> Requester:
+def _nobody(event: Event, found: Decision, earlier: Iterable[Event]) -> Requester:
+    # Without unwinding information a stack may end anywhere: where it is known who made a mapping, it is theirs.
+    if found.unnamed and _frees_chunk(event, earlier):
+        return Requester("malloc", _malloc_purpose(event, "munmap_chunk"))
     if found.unnamed and event.syscall in ("munmap", "madvise", "mprotect"):
         return Requester("thread-stack", "stack of a thread that has ended")
-    return Requester("other", "no caller is known")
+    return Requester("other", NO_CALLER)
 
 
 def _anonymous(event: Event) -> bool:
@@ -170,6 +175,8 @@ def _program(event: Event, found: Decision) -> Requester:
     if named or _calls_itself_malloc(outwards):
         return Requester("other", f"{ANOTHER_MALLOC}{where}")
     if not any(frame.function or in_libc(frame) or in_loader(frame) for frame in event.frames):
+        if frame.objfile is None:
+            return Requester("other", NO_CALLER)
         return Requester("other", f"code of {where} without a name: perhaps of a C library that is linked into it")
     function = f" in {function_of(frame)}" if function_of(frame) else ""
     library = f" of {where}" if ".so" in where or not function else ""

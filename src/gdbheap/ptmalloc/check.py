@@ -69,7 +69,8 @@ class Checked:
     ``more`` is how many others there were that are certain too, ``more_doubtful`` how many that are not; they are not
     kept. ``complete`` is whether all could be checked that was to be. ``notes`` are sentences on what could not, and on
     operations under way. ``chunks`` is how many chunks were met, ``listed`` how many are on free lists, ``mmapped`` how
-    many have a mapping of their own. ``lists`` are all free lists.
+    many have a mapping of their own. ``lists`` are all free lists. ``tried`` is whether calls were tried, to see which
+    of them notice what is wrong.
     """
 
     findings: tuple[Finding, ...]
@@ -81,6 +82,7 @@ class Checked:
     listed: int
     mmapped: int
     lists: tuple[ListView, ...] = ()
+    tried: bool = True
 
     @property
     def certain(self) -> tuple[Finding, ...]:

@@ -103,14 +103,16 @@ def discover(source: Source, version: tuple[int, int] | None = None, given: Give
     arena, generations = _find_main_arena(source, given)
     places: dict[int, str] = {}
     fitting: list[tuple[int, Generation]] = []
-    for generation in generations:
-        for found in _mp_places(source, generation, arena.address, given):
+    initial = [_initial_mp_places(source, generation) for generation in generations]
+    for generation, first in zip(generations, initial):
+        # It is nowhere else than in the file, whatever looks like it in what the process has now.
+        for found in _mp_places(source, generation, arena.address, given, first if any(initial) else None):
             places[found.address] = found.how
             fitting.append((found.address, generation))
-    if not fitting and source.initial is not None:
+    if not fitting and any(initial):
         # What the process has there now is damaged; where the file has it is all the same right.
-        for generation in generations:
-            for found in _initial_mp_places(source, source.initial, generation):
+        for generation, first in zip(generations, initial):
+            for found in first:
                 if given.mp is None or found.address == given.mp.address:
                     places[found.address] = found.how if given.mp is None else given.mp.how
                     fitting.append((found.address, generation))
@@ -291,11 +293,13 @@ def _is_initial_arena(source: Source, hit: _Hit) -> bool:
     """Return whether the file has what main_arena is before the program runs, whatever the process has there now.
 
     That is zeros, but for next, which is its own address, and the one thread (malloc.c: main_arena, since 2.23).
+    Whatever it has there, it must have something there, or the file is that of another program.
     """
     if source.initial is None:
         return False
     abi, state = source.abi(hit.generation), hit.generation.layout.state
     try:
+        source.memory.read(hit.address, state.size)
         arena = bytearray(source.initial.read(hit.address, state.size))
     except MemoryFault:
         return False
@@ -339,8 +343,13 @@ def _leads_back(memory: Memory, abi: Abi, arena: Arena, index: int) -> bool:
 # --- mp_ -------------------------------------------------------------------------------------------------------------
 
 
-def _mp_places(source: Source, generation: Generation, main_arena: int, given: Given) -> Iterator[Found]:
-    """Yield where a malloc_par of this generation is that agrees with main_arena."""
+def _mp_places(
+    source: Source, generation: Generation, main_arena: int, given: Given, first: Sequence[Found] | None
+) -> Iterator[Found]:
+    """Yield where a malloc_par of this generation is that agrees with main_arena.
+
+    ``first`` is where the file has such a struct; None where it tells of no generation's.
+    """
     abi, layout = source.abi(generation), generation.layout
     arena = read_arena(source.memory, abi, layout, main_arena, 0)
 
@@ -352,12 +361,9 @@ def _mp_places(source: Source, generation: Generation, main_arena: int, given: G
         if agrees(given.mp.address, strictly=False):
             yield given.mp
         return
-    if source.initial is not None:
-        initial = _initial_mp_places(source, source.initial, generation)
-        places = [place for place in initial if agrees(place.address, strictly=False)]
-        if places:
-            yield from places
-            return
+    if first is not None:
+        yield from (place for place in first if agrees(place.address, strictly=False))
+        return
     base = arena.top + (arena.top_size or 0) - arena.system_mem
     if arena.has_top(abi) and arena.contiguous and arena.system_mem:
         how = "the only struct whose sbrk_base is where main_arena's memory begins, and whose counters agree"
@@ -372,13 +378,17 @@ def _mp_places(source: Source, generation: Generation, main_arena: int, given: G
             yield Found(address, how)
 
 
-def _initial_mp_places(source: Source, initial: Memory, generation: Generation) -> Iterator[Found]:
-    """Yield where the file has what malloc_par of this generation is before the program runs."""
+def _initial_mp_places(source: Source, generation: Generation) -> list[Found]:
+    """Return where the file, if there is one, has what malloc_par of this generation is before the program runs."""
+    if source.initial is None:
+        return []
     how = f"the only place in {source.name}'s file with malloc_par's initial values"
-    for address in _thresholds(source, initial):
-        first = _params(source, initial, generation, address)
+    places = []
+    for address in _thresholds(source, source.initial):
+        first = _params(source, source.initial, generation, address)
         if first is not None and _is_initial(first):
-            yield Found(address, how)
+            places.append(Found(address, how))
+    return places
 
 
 def _params(source: Source, memory: Memory, generation: Generation, address: int) -> Params | None:
@@ -471,11 +481,11 @@ def _find_dummy(source: Source, generation: Generation) -> int | None:
         return None
     for word in words:
         inside = next((segment for segment in source.image.segments if segment.start <= word < segment.end), None)
-        if inside is None:
+        if inside is None or inside.writable:
             continue
         try:
             if not any(source.memory.read(word, tcache.size)):
                 return word
         except MemoryFault:
-            continue
+            return None  # it may be this one, as in a core file without constants
     return None

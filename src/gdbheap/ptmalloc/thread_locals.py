@@ -21,6 +21,8 @@ _MOST_LOCALS = 1 << 16
 _MOST_WRONG = 8
 #: Bins of a tcache whose first chunk is asked for the key.
 _MOST_SAMPLES = 9
+#: Bytes below the thread pointer that are looked through where no table tells where libc's variables are.
+NEAR = 0x1000
 _EM_386, _EM_X86_64, _EM_AARCH64 = 3, 62, 183
 
 
@@ -64,6 +66,21 @@ def distances(memory: Memory, image: ElfImage, is_program: bool) -> tuple[int, .
         if image.machine == _EM_AARCH64:  # neighbours share one such word there
             values.update((value - word, value + word))
     return tuple(sorted(value for value in values if value % word == 0))
+
+
+def near_distances(image: ElfImage) -> tuple[int, ...]:
+    """Return the distances at which a library that was loaded with the program can have thread-local variables.
+
+    On x86 they lie below the thread pointer (glibc's TLS_TCB_AT_TP); elsewhere there are none to return.
+    """
+    return tuple(range(-NEAR, 0, image.word_size)) if image.machine in (_EM_386, _EM_X86_64) else ()
+
+
+def are_of_one_block(found: ThreadVariables, image: ElfImage) -> bool:
+    """Return whether both variables were found, no further apart than ``image``'s thread-local variables reach."""
+    if found.tcache is None or found.thread_arena is None or image.thread_locals is None:
+        return False
+    return abs(found.tcache - found.thread_arena) < image.thread_locals.size
 
 
 def find_variables(

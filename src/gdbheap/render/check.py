@@ -22,6 +22,7 @@ _UNNOTICED = (
     "nothing that was tried: free and realloc of the chunks around it, malloc of what its lists are for, up to "
     f"{MOST_CALLS} calls after each other"
 )
+_UNTRIED = "not known: what malloc would do cannot be told here"
 _FAULT = "a fault of the processor (SIGSEGV or its like): malloc followed a wrong pointer"
 
 
@@ -54,7 +55,7 @@ def check_lines(
     for finding in checked.findings:
         if finding.doubtful is None:
             number += 1
-            yield from _finding_lines(f"#{number}", finding, names, style)
+            yield from _finding_lines(f"#{number}", finding, names, checked.tried, style)
             yield ""
     if checked.more:
         yield f"{count_of(checked.more, 'more finding')} left out: only those with the lowest addresses are kept."
@@ -130,7 +131,7 @@ def _frame_text(frame: Frame) -> str:
     return f"{text} in {printable(frame.objfile.rpartition('/')[2])}" if frame.objfile else text
 
 
-def _finding_lines(label: str, finding: Finding, names: dict[int, str], style: Plain) -> Iterator[str]:
+def _finding_lines(label: str, finding: Finding, names: dict[int, str], tried: bool, style: Plain) -> Iterator[str]:
     where = f" of {names[finding.arena]}" if finding.arena in names else ""
     listed = f", {finding.listed}" if finding.listed is not None else ""
     address = style.paint("address", f"{finding.address:#x}")
@@ -138,14 +139,14 @@ def _finding_lines(label: str, finding: Finding, names: dict[int, str], style: P
     yield f"  {printable(finding.text)}"
     yield _line("found", printable(finding.found))
     yield _line("expected", printable(finding.expected))
-    yield from _catch_lines(finding.catches)
+    yield from _catch_lines(finding.catches, tried)
     if finding.culprit is not None:
         yield from _culprit_lines(finding.culprit)
 
 
-def _catch_lines(catches: Sequence[Catch]) -> Iterator[str]:
+def _catch_lines(catches: Sequence[Catch], tried: bool) -> Iterator[str]:
     if not catches:
-        yield _line("caught by", _UNNOTICED)
+        yield _line("caught by", _UNNOTICED if tried else _UNTRIED)
     label = "caught by"
     for catch in catches:
         message = "no check: it crashes (SIGSEGV)" if catch.message == CRASH else f'"{catch.message}"'

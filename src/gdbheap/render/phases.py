@@ -34,6 +34,13 @@ def _events_text(phase: Phase) -> str:
 
 
 def _heap_text(phase: Phase) -> str:
+    known = _known_heap_text(phase)
+    if not phase.nobodys:
+        return known
+    return f"{known}, as far as callers are known (of {count_of(phase.nobodys, 'call')} none is)"
+
+
+def _known_heap_text(phase: Phase) -> str:
     changed = phase.after - phase.before
     if not phase.known:
         return f"malloc's memory {signed_size(changed)}" if changed else "malloc's memory stays as it is"

@@ -164,10 +164,14 @@ def outlook_lines(found: Outlook, machine: Machine, setting: Setting, style: Pla
     yield setting.thread
     yield ""
     arena = machine.thread.arena or machine.main_arena
-    if found.largest < 0:
+    if found.beyond:
+        yield f"Of requests from {found.largest + 1:,} bytes on it is not known whether they need a system call:"
+        yield f"  {found.beyond}"
+    elif found.largest < 0:
         yield "No request can be served without a system call."
     else:
         yield f"The largest request that needs no system call now: {found.largest:,} bytes."
+    if found.largest >= 0:
         yield (
             f"From the top chunk of {machine.name(arena)} {hex_size(found.top)} can be cut, as chunks; each chunk has "
             f"a header of {machine.word_size} bytes and is a multiple of {machine.align_mask + 1}."

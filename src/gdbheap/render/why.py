@@ -10,7 +10,7 @@ from gdbheap.growth.event import Event, Served
 from gdbheap.growth.explain import Explanation
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.names import meaning
-from gdbheap.growth.requester import ANOTHER_MALLOC, OF_MUSL
+from gdbheap.growth.requester import ANOTHER_MALLOC, NO_CALLER, OF_MUSL
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.render.callers import frame_text, inner_chain, place_text, shortened
 from gdbheap.render.calls import advice_name, call_text, sum_lines
@@ -176,7 +176,10 @@ def _not_malloc(explained: Explanation) -> str:
     event = explained.event
     file = f"; file {printable(event.file)}" if event.file is not None and event.syscall == "mmap" else ""
     whose = "not glibc's, whose sums are the ones that are known here"
-    whose = whose if explained.requester.purpose.startswith((ANOTHER_MALLOC, OF_MUSL)) else "not malloc's"
+    if explained.requester.purpose == NO_CALLER:
+        whose = "it may be malloc's"
+    elif not explained.requester.purpose.startswith((ANOTHER_MALLOC, OF_MUSL)):
+        whose = "not malloc's"
     return f"{explained.requester.kind}: {printable(explained.requester.purpose)}{file} - {whose}"
 
 

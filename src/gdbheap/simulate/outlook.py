@@ -32,13 +32,15 @@ class SizeClass:
 class Outlook:
     """What malloc can do before it needs the kernel.
 
-    ``largest`` is the largest request in bytes that needs no system call now (-1: none is that small). ``top`` is how
+    ``largest`` is the largest request in bytes that needs no system call now (-1: none is that small); ``beyond`` is
+    the sentence why it is not known of a larger one, empty where that needs one. ``top`` is how
     many bytes can be cut from the top chunk, as chunks; ``free`` are in the free chunks of the arena's lists and
     ``cached`` in the thread's tcache (``complete`` is False where not all of them were visited). ``classes`` are the
     sizes that need no system call, small ones first, and ``ends`` is how many classes do.
     """
 
     largest: int
+    beyond: str
     top: int
     free: int
     cached: int
@@ -66,25 +68,34 @@ def look_ahead(machine: Machine) -> Outlook:
         ).total
     cuttable = max(size - machine.min_size, 0)
     ends = len(classes) - len(shown)
-    return Outlook(_largest(machine), cuttable, found.total, cached, found.complete, tuple(shown), ends)
+    largest = _largest(machine)
+    next_one = _predict(machine, largest + 1)
+    beyond = "" if next_one.calls else next_one.message or ""
+    return Outlook(largest, beyond, cuttable, found.total, cached, found.complete, tuple(shown), ends)
 
 
 def _predict(machine: Machine, request: int) -> Prediction:
     return predict(machine, Operation("malloc", (request,)))
 
 
+def _needs_none(machine: Machine, request: int) -> bool:
+    """Return whether it is known that a request of so many bytes needs no system call."""
+    found = _predict(machine, request)
+    return not found.calls and found.end != "unknown"
+
+
 def _largest(machine: Machine) -> int:
     low, high = -1, 1 << 16
-    while not _predict(machine, high).calls:
+    while _needs_none(machine, high):
         low, high = high, high * 4
         if high >= machine.wrap >> 1:
             return low
     while high - low > 1:
         middle = (low + high) // 2
-        if _predict(machine, middle).calls:
-            high = middle
-        else:
+        if _needs_none(machine, middle):
             low = middle
+        else:
+            high = middle
     return low
 
 

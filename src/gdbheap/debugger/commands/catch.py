@@ -50,6 +50,8 @@ class HeapCatch(HeapCommand):
     def run(self, parsed: Parsed) -> None:
         """Start or stop the recorder."""
         from gdbheap.debugger.catch import RECORDER
+        from gdbheap.debugger.output import write_lines
+        from gdbheap.debugger.unread import unread_lines
         from gdbheap.simulate.calls import SYSCALLS
 
         if parsed.given("off"):
@@ -72,6 +74,7 @@ class HeapCatch(HeapCommand):
         )
         what = "only those that malloc makes" if parsed.given("malloc") else "whoever makes them"
         gdb.write(f"Catchpoint {RECORDER.number} records {', '.join(calls)}: {what}.\n")
+        write_lines(unread_lines())
 
     def completions(self, text: str, word: str) -> list[str]:
         """Return options, or the names of system calls."""

@@ -55,6 +55,7 @@ class HeapEvents(HeapCommand):
     def answer(self, parsed: Parsed) -> Answer:
         """Return the rows; JSON has all of them, unless -count says otherwise."""
         from gdbheap.debugger.catch import RECORDER, require_events
+        from gdbheap.debugger.unread import unread_lines
         from gdbheap.growth.arena_reason import arena_reasons
         from gdbheap.growth.groups import grouped
         from gdbheap.growth.predict import predictions
@@ -95,6 +96,7 @@ class HeapEvents(HeapCommand):
         def lines(style: Plain) -> Iterator[str]:
             yield from listed(style)
             yield from gap_lines(history.gaps)
+            yield from unread_lines(events)
 
         def listed(style: Plain) -> Iterator[str]:
             if parsed.given("phases"):

@@ -38,6 +38,7 @@ class HeapWhyGrow(HeapCommand):
     def answer(self, parsed: Parsed) -> Answer:
         """Return the explanations of the events that were asked for."""
         from gdbheap.debugger.catch import RECORDER
+        from gdbheap.debugger.unread import unread_lines
         from gdbheap.growth.explain import explain_all
         from gdbheap.render.json_events import event_object
         from gdbheap.render.why import explanation_lines
@@ -54,6 +55,7 @@ class HeapWhyGrow(HeapCommand):
                 if index:
                     yield ""
                 yield from explanation_lines(item, style)
+            yield from unread_lines(item.event for item in explained)
 
         return Answer(
             lambda: {"events": [event_object(item.event, item.prediction, item.arena_reason) for item in explained]},
