@@ -17,7 +17,7 @@ import pytest
 
 from tests.gdb.test_without_symbols import READING, name_of
 from tests.support.debugger import Answers, Gdb, Result
-from tests.support.environment import PATIENCE, needs
+from tests.support.environment import PATIENCE, glibc_version, needs
 
 #: The root of the other machine's libraries, from Debian's libc6-dev-arm64-cross.
 ROOT = Path("/usr/aarch64-linux-gnu")
@@ -154,19 +154,34 @@ def test_a_core(built: Path, tmp_path: Path, name: str) -> None:
         *ALSO,
         program=built / name,
     )
-    assert not done.stderr.replace("warning", "").count("cannot"), done.describe()
+    if tcache_is_told(done):
+        assert not done.stderr.replace("warning", "").count("cannot"), done.describe()
     assert set(READING) == {command for command in READING if answers.path(name_of(command)).exists()}
     main = answers["heap"]["arenas"][0]
-    assert (main["states"]["tcache"]["chunks"], main["states"]["top"]["chunks"]) == (5, 1)
+    assert main["states"]["tcache"]["chunks"] == (5 if tcache_is_told(done) else 0)
+    assert main["states"]["top"]["chunks"] == 1
     assert main["unaccounted"] == 0
     assert sum(state["bytes"] for state in main["states"].values()) == main["system_mem"]
     used = {item["pointer"] for item in answers["heap_chunks_all"]["arenas"][0]["chunks"] if item["state"] == "used"}
     assert set(answers["kept"]["kept"]) <= used
-    assert answers["heap"]["mmapped"]["chunks"] == 1
+    # From 2.43 on the break moves by huge pages there, and top has room for what is mapped elsewhere.
+    assert answers["heap"]["mmapped"]["chunks"] == (1 if glibc_version() < (2, 43) else 0)
+    if not tcache_is_told(done):
+        assert "Nothing is wrong in what could be checked" in done.stdout
+        return
     assert "The heap is sound" in done.stdout
-    assert re.search(r"the first +the first chunk, 0x290, is the tcache of thread 1", done.stdout) or name == "static"
+    first = r"the first +the first chunk, 0x290, is the tcache of thread 1"
+    assert re.search(first, done.stdout) or name == "static" or glibc_version() >= (2, 43)
     # Where the heap of a static program begins depends on the length of its path.
     assert results(answers) == truth(tmp_path, name)
+
+
+def tcache_is_told(done: Result) -> bool:
+    """Return whether the tcache is known; glibc has a list of threads from 2.34 on, and before that it is said."""
+    if glibc_version() >= (2, 34):
+        return True
+    assert "The tcache of thread 1 cannot be found" in done.stdout, done.describe()
+    return False
 
 
 def answers_kept(answers: Answers) -> str:
@@ -187,6 +202,9 @@ def test_the_threads_of_a_core(built: Path, tmp_path: Path) -> None:
         f"heap tcache -all {answers.into('tcache')}", "info registers tpidr", program=built / "dynamic",
     )  # fmt: skip
     assert "tpidr" in done.stderr
+    if glibc_version() < (2, 34):
+        assert all(tcache["address"] is None and not tcache["known"] for tcache in answers["tcache"]["tcaches"])
+        return
     main, other = answers["heap"]["arenas"]
     assert (main["states"]["tcache"]["chunks"], other["states"]["tcache"]["chunks"]) == (5, 10)
     assert [arena["threads"] for arena in answers["arenas"]["arenas"]] == [[1], [2]]
@@ -213,11 +231,12 @@ def test_live(built: Path, tmp_path: Path) -> None:
         done = ask(
             f"target remote {address}", "break stop_here", "continue", f"heap {answers.into('heap')}",
             f"heap predict {NEXT} {answers.into('next')}", f"heap params {answers.into('params')}", "heap catch",
-            "kill", program=built / "dynamic",
+            "heap", "kill", program=built / "dynamic",
         )  # fmt: skip
     assert "heap catch cannot read system calls on aarch64" in done.stderr
-    assert answers["heap"]["arenas"][0]["states"]["tcache"]["chunks"] == 5
-    assert results(answers) == truth(built, "dynamic")
+    if tcache_is_told(done):
+        assert answers["heap"]["arenas"][0]["states"]["tcache"]["chunks"] == 5
+        assert results(answers) == truth(built, "dynamic")
     assert [item["name"] for item in answers["params"]["params"] if item["is_default"] is False] == []
     # The emulated program's memory begins where qemu mapped it, not in the break area: that ends with its own data.
     kernel = answers["heap"]["kernel"]

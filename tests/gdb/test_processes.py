@@ -34,6 +34,9 @@ ONE_THREAD = {
 }
 
 
+MAP_STACK = 0x20000
+
+
 def both_runs(gdb: Gdb, answers: Answers, program: Path, mode: str) -> tuple[dict[str, Any], list[Pair]]:
     """Run a mode under `heap trace` and under strace; return the recording, and both runs process by process."""
     found = traced(gdb, answers, program, [mode])
@@ -44,11 +47,16 @@ def both_runs(gdb: Gdb, answers: Answers, program: Path, mode: str) -> tuple[dic
 @pytest.mark.parametrize("mode", list(ONE_THREAD))
 def test_each_process_is_recorded(gdb: Gdb, answers: Answers, programs: Programs, mode: str) -> None:
     """Each process made the calls that strace saw of it, ran those programs, and ended so; malloc's are predicted."""
-    _found, both = both_runs(gdb, answers, programs["family"], mode)
+    found, both = both_runs(gdb, answers, programs["family"], mode)
     for pair in both:
         pair.ran_the_same()
         assert pair.recorded.record["recorded"]
-        one_for_one(pair.recorded.events, pair.seen.calls)
+        calls = list(pair.seen.calls)
+        if any("GDB did not report that a fork had returned" in gap["reason"] for gap in found["gaps"]):
+            # GDB 10 misses what posix_spawn does next: it gives back the stack of the child.
+            stacks = {call.result for call in calls if call.syscall == "mmap" and call.args[3] & MAP_STACK}
+            calls = [call for call in calls if call.syscall != "munmap" or call.args[0] not in stacks]
+        one_for_one(pair.recorded.events, calls)
         assert all(to_the_byte(event) for event in pair.recorded.of_malloc)
     assert [pair.recorded.record["end"] for pair in both] == ONE_THREAD[mode]
     assert any(pair.recorded.of_malloc for pair in both)

@@ -161,6 +161,11 @@ class Recorder:
         entry = process.reader.entry(tid)
         if entry is None:
             return False
+        if process.pending.get(tid) == FORKING:  # GDB 10 after a vfork
+            del process.pending[tid]
+            self._history.missed(
+                "GDB did not report that a fork had returned: calls of the same thread may be missing between the two."
+            )
         if entry.name in LIFE:
             self._life(process, tid, entry)
             return False
@@ -341,7 +346,7 @@ class Recorder:
             more_frames=more,
             time=self._now(),
         )
-        who = requester(event, self._history.events)
+        who = requester(event, self._history.events, musl_inside=process.has_musl_inside)
         if who.purpose.startswith((ANOTHER_MALLOC, OF_MUSL)):
             self._note_other_malloc(process)
         if self._malloc_only and who.kind != "malloc":

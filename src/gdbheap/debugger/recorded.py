@@ -11,11 +11,12 @@ from gdbheap.debugger.allocator import TrimWalks
 from gdbheap.debugger.captured import Captured
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.frames import FrameReader
+from gdbheap.debugger.images import has_musl_inside
 from gdbheap.debugger.processes import local_pid, thread_states
 from gdbheap.debugger.returned import ReturnWatch
 from gdbheap.debugger.stacks import StackCache, UnwoundStacks
 from gdbheap.debugger.syscalls import SyscallReader, registers_for
-from gdbheap.debugger.target import GdbMemory, architecture_name
+from gdbheap.debugger.target import GdbMemory, architecture_name, is_static, program_file
 from gdbheap.debugger.watch import MallocWatch
 from gdbheap.growth.event import Event
 from gdbheap.growth.history import History
@@ -47,6 +48,7 @@ class RecordedProcess:
         self.program_break: int | None = None
         self.trims = TrimWalks()
         self.judged = False
+        self._musl_inside: bool | None = None
         self._watch: MallocWatch | None = None
         self._old_watch: MallocWatch | None = None  # one that is off, and can only be deleted later
         self._returns: ReturnWatch | None = None
@@ -59,6 +61,13 @@ class RecordedProcess:
     def is_running(self) -> bool:
         """Return whether a thread of the process runs just now, as far as the kernel tells."""
         return "R" in thread_states(self.pid)
+
+    @property
+    def has_musl_inside(self) -> bool:
+        """Whether the process, the selected one, runs a static program with musl's C library in it."""
+        if self._musl_inside is None:
+            self._musl_inside = is_static() and has_musl_inside(program_file() or "")
+        return self._musl_inside
 
     def end_watch(self) -> None:
         """Watch no longer: a child would have the breakpoint too, and another program has other code there."""
@@ -75,6 +84,7 @@ class RecordedProcess:
         self.program_break = None
         self.trims = TrimWalks()
         self.judged = False
+        self._musl_inside = None
 
     def end(self) -> None:
         """Let go of everything: the process has ended, or is no longer recorded."""

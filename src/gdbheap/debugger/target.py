@@ -47,6 +47,10 @@ class GdbMemory:
             return gdb.selected_inferior().read_memory(address, size).tobytes()
         except (gdb.MemoryError, OverflowError, ValueError):
             raise MemoryFault(address, size) from None
+        except gdb.error as error:
+            if "unavailable" not in str(error):  # of a core file: what is in a file that is not there
+                raise
+            raise MemoryFault(address, size) from None
 
 
 class Nothing:

@@ -59,15 +59,17 @@ ANOTHER_MALLOC = "another malloc: "
 FREE_PAGES = "pages inside free chunks"
 
 
-def requester(event: Event, earlier: Iterable[Event] = ()) -> Requester:
+def requester(event: Event, earlier: Iterable[Event] = (), *, musl_inside: bool = False) -> Requester:
     """Return whose memory ``event`` is about.
 
     The first frame that is no mere wrapper of the system call decides. ``earlier`` are the events from before it,
     oldest first: they tell which file is mapped at an address, which names what the loader unmaps or protects, and
     who made a mapping that goes without a frame that tells. Other processes' are passed over.
     Without glibc's debug symbols, where libc's own functions have no names, the arguments help to decide.
+    ``musl_inside`` says that the program is linked with musl's C library statically: code without a source is taken for
+    that library's.
     """
-    if event.frames and in_musl(event.frames[0]):
+    if event.frames and (in_musl(event.frames[0]) or (musl_inside and event.frames[0].file is None)):
         return Requester("other", OF_MUSL)
     found = decide(event.frames)
     if not found.known:
