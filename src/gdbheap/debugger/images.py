@@ -93,14 +93,7 @@ def _starts(objfile: gdb.Objfile | MappedFile, is_program: bool) -> list[int]:
 
     Of a libc that is loaded several times (dlmopen) the program's own comes first.
     """
-    copies: list[dict[str, int]] = [{}]
-    for line in gdb.execute("info files", to_string=True).splitlines():
-        found = _SECTION.match(line)
-        if found is not None and (found.group(3) or None) == (None if is_program else objfile.filename):
-            if found.group(2) in copies[-1]:
-                copies.append({})
-            copies[-1][found.group(2)] = int(found.group(1), 16)
-    starts = [min(sections.values()) // _PAGE * _PAGE for sections in copies if sections]
+    starts = [min(sections.values()) // _PAGE * _PAGE for sections in _sections(objfile, is_program) if sections]
     if len(starts) > 1 and not is_program:
         from gdbheap.debugger.copies import own_start
 
@@ -109,12 +102,26 @@ def _starts(objfile: gdb.Objfile | MappedFile, is_program: bool) -> list[int]:
     return starts
 
 
+def _sections(objfile: gdb.Objfile | MappedFile, is_program: bool) -> list[dict[str, int]]:
+    """Return where the sections of each copy of an object are, by their names."""
+    copies: list[dict[str, int]] = [{}]
+    for line in gdb.execute("info files", to_string=True).splitlines():
+        found = _SECTION.match(line)
+        if found is not None and (found.group(3) or None) == (None if is_program else objfile.filename):
+            if found.group(2) in copies[-1]:
+                copies.append({})
+            copies[-1][found.group(2)] = int(found.group(1), 16)
+    return copies
+
+
 def is_mapped(objfile: gdb.Objfile) -> bool:
     """Return whether something is mapped where the program would be, as far as is known what is mapped."""
     from gdbheap.debugger.maps import mapped_ranges
 
-    starts, mapped = _starts(objfile, True), mapped_ranges()
-    return not starts or not mapped or any(item.start <= starts[0] < item.end for item in mapped)
+    sections = [start for copy in _sections(objfile, True) for start in copy.values()]
+    mapped = mapped_ranges()
+    # A core file may hold its data alone, and tell of nothing else.
+    return not sections or not mapped or any(item.start <= start < item.end for start in sections for item in mapped)
 
 
 def _mappings_of(objfile: gdb.Objfile | MappedFile) -> list[MappedRange]:
