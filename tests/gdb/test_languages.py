@@ -78,22 +78,14 @@ def in_c(
     return without, answered(gdb, folder, program, ("set language c", *without))
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_a_language_that_is_set(
-    gdb: Gdb, tmp_path: Path, program: Path, language: str, in_c: tuple[tuple[str, ...], dict[str, Any]]
-) -> None:
-    """Every command gives the answer that it gives in C."""
-    without, truth = in_c
-    found = answered(gdb, tmp_path / "other", program, (f"set language {language}", *without))
-    for name, answer in truth.items():
-        assert found[name] == answer, name
-
-
-@pytest.mark.parametrize("setting", ["input-radix 16", "trace-commands on", "verbose on"])
-def test_how_gdb_reads_and_tells(
+@pytest.mark.parametrize(
+    "setting",
+    [*(f"language {language}" for language in LANGUAGES), "input-radix 16", "trace-commands on", "verbose on"],
+)
+def test_what_the_user_has_set(
     gdb: Gdb, tmp_path: Path, program: Path, setting: str, in_c: tuple[tuple[str, ...], dict[str, Any]]
 ) -> None:
-    """Numbers that gdbheap hands to GDB, and lines that GDB adds to its answers."""
+    """Every command gives the answer that it gives in C, however GDB reads numbers and adds to what it tells."""
     without, truth = in_c
     found = answered(gdb, tmp_path / "other", program, (f"set {setting}", *without))
     for name, answer in truth.items():

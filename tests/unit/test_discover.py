@@ -27,10 +27,8 @@ def release_of(layout: tuple[str, int]) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def heap(layout: tuple[str, int]) -> Image:
-    """Return a heap whose mp_ has the values that it would have."""
-    image = Image(*layout)
-    main_heap(image, PIECES)
+def write_defaults(image: Image) -> None:
+    """Give malloc_par the values that it has where nobody has set any."""
     image.par(
         trim_threshold=0x20000,
         top_pad=0x20000,
@@ -39,6 +37,13 @@ def heap(layout: tuple[str, int]) -> Image:
         n_mmaps_max=65536,
         **{name: value for name, value in TCACHE.items() if name in image.layout.par.fields},
     )
+
+
+def heap(layout: tuple[str, int]) -> Image:
+    """Return a heap whose mp_ has the values that it would have."""
+    image = Image(*layout)
+    main_heap(image, PIECES)
+    write_defaults(image)
     return image
 
 
@@ -174,14 +179,7 @@ def before_the_program(layout: tuple[str, int]) -> Memory:
     image = Image(*layout)
     image.field(image.layout.state, image.MAIN_ARENA, "next", image.MAIN_ARENA)
     image.field(image.layout.state, image.MAIN_ARENA, "attached_threads", 1)
-    image.par(
-        trim_threshold=0x20000,
-        top_pad=0x20000,
-        mmap_threshold=0x20000,
-        arena_test=8,
-        n_mmaps_max=65536,
-        **{name: value for name, value in TCACHE.items() if name in image.layout.par.fields},
-    )
+    write_defaults(image)
     return image.memory
 
 
