@@ -202,7 +202,10 @@ def _note(name: str, params: Params, is_default: bool | None) -> tuple[str, bool
     """Return the note on the present value of ``name``, and whether malloc itself moved it."""
     fixed = bool(params.get("no_dyn_threshold"))
     if name == "no_dyn_threshold":
-        return ("One of those four was set, by mallopt, a tunable or the environment." if fixed else ""), False
+        how = "by mallopt, a tunable or the environment"
+        if params.get("hp_pagesize"):
+            how = "or glibc.malloc.hugetlb, which sets mmap_threshold"
+        return (f"One of those four was set, {how}." if fixed else ""), False
     if name not in ("mmap_threshold", "trim_threshold"):
         return "", False
     if is_default:
