@@ -252,14 +252,16 @@ def _places_of_blocks() -> Iterator[tuple[int, bytes]]:
         if item.name not in ("", "[heap]") or "w" not in item.permissions:
             continue
         # Of a thread that glibc made it is at the end of its stack; a static program has the first one's in its heap.
-        start, end = item.start, item.end
-        if item.size > _LARGEST_BLOCK:
-            own = stack is not None and start <= stack < end
-            start, end = (end - _LARGEST_BLOCK, end) if own else (start, start + _LARGEST_BLOCK)
-        try:
-            yield start, gdb.selected_inferior().read_memory(start, end - start).tobytes()
-        except gdb.MemoryError:
-            continue
+        parts = [(item.start, min(item.end, item.start + _LARGEST_BLOCK))]
+        if item.size > _LARGEST_BLOCK and stack is not None and item.start <= stack < item.end:
+            # From glibc 2.42 on stacks whose guards are inside them may be one mapping.
+            page = stack // _PAGE * _PAGE
+            parts = [(item.end - _LARGEST_BLOCK, item.end), (page, min(item.end, page + _LARGEST_BLOCK))]
+        for start, end in parts:
+            try:
+                yield start, gdb.selected_inferior().read_memory(start, end - start).tobytes()
+            except gdb.MemoryError:
+                continue
 
 
 def _blocks_of(tid: bytes, start: int, data: bytes) -> Iterator[int]:
