@@ -17,6 +17,8 @@ from gdbheap.debugger.thread_list import ThreadList
 from gdbheap.elf import ElfImage, NotElf, file_image, read_elf
 from gdbheap.mappings import MappedRange
 from gdbheap.memory import Memory, MemoryFault
+from gdbheap.ptmalloc.abi import Abi
+from gdbheap.ptmalloc.scan import Pieces
 
 _PAGE = 0x1000
 _DELETED = " (deleted)"
@@ -245,7 +247,7 @@ def _control_block() -> int | None:
 def _places_of_blocks() -> Iterator[tuple[int, bytes]]:
     """Yield where memory begins that may have thread control blocks of a 32-bit process, and its bytes."""
     from gdbheap.debugger.maps import mapped_ranges
-    from gdbheap.debugger.target import stack_pointer
+    from gdbheap.debugger.target import GdbMemory, stack_pointer
 
     stack = stack_pointer()
     for item in mapped_ranges():
@@ -258,10 +260,11 @@ def _places_of_blocks() -> Iterator[tuple[int, bytes]]:
             page = stack // _PAGE * _PAGE
             parts = [(item.end - _LARGEST_BLOCK, item.end), (page, min(item.end, page + _LARGEST_BLOCK))]
         for start, end in parts:
-            try:
-                yield start, gdb.selected_inferior().read_memory(start, end - start).tobytes()
-            except gdb.MemoryError:
-                continue
+            pieces = Pieces(GdbMemory(), Abi(4))  # those guards cannot be read
+            piece = pieces.next(start, end)
+            while piece is not None:
+                yield piece
+                piece = pieces.next(piece[0] + len(piece[1]), end)
 
 
 def _blocks_of(tid: bytes, start: int, data: bytes) -> Iterator[int]:
