@@ -16,6 +16,7 @@ from tests.gdb.test_bad_input import sentences
 from tests.gdb.test_bad_states import all_of
 from tests.support.debugger import Answers, Gdb, Result
 from tests.support.environment import PATIENCE, needs
+from tests.support.symbols import wanted
 
 #: Stops with a sound heap, and again when a string has run over the size of the top chunk; malloc notices that.
 SOURCE = r"""
@@ -101,7 +102,8 @@ def test_i386(gdb: Gdb, answers: Answers, tmp_path: Path) -> None:
         )
         return  # without libc's symbols nothing on the stack says that it was malloc
     assert (end["abort"]["fault"], end["abort"]["message"]) == (False, MESSAGE)
-    assert end["abort"]["call"] == "malloc"
+    # From 2.42 on malloc itself has left the stack, and on i386 its caller goes through a table by a register.
+    assert end["abort"]["call"] == "malloc" or (end["abort"]["call"] is None and not wanted())
 
 
 def test_i386_without_symbols_of_libc(gdb: Gdb, answers: Answers, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.support.debugger import Answers, Gdb, malloc_events
 from tests.support.environment import ROOT, glibc_version, needs, plain_environment
 from tests.support.procmaps import MAPS, mapped_bytes
 from tests.support.programs import Programs
-from tests.support.recorded_processes import Pair, pairs, traced
+from tests.support.recorded_processes import Pair, pairs, reported, traced
 from tests.support.strace import Call, trace
 from tests.support.strace_processes import trace_tree
 from tests.support.symbols import to_the_byte
@@ -310,7 +310,7 @@ def test_program_with_its_children(gdb: Gdb, answers: Answers, files: Path, tabl
     add_rows(table, name, both)
     for pair in both:
         pair.ran_the_same()
-        one_for_one(pair.recorded.events, pair.seen.calls)
+        one_for_one(pair.recorded.events, reported(pair, found))
     exact_or_listed(found["events"])
 
 
