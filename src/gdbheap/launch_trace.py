@@ -34,6 +34,10 @@ Example: whose memory does a compiler need?
 _MOST_INTERPRETERS = 5
 
 
+#: Variables that a wrapper of GDB may set for GDB's own Python.
+_OF_WRAPPERS = ("PYTHONHOME", "PYTHONPATH", "PYTHONNOUSERSITE")
+
+
 class TraceError(Exception):
     """A command line that cannot be carried out: a full sentence, and the exit status that shells use for it."""
 
@@ -107,10 +111,10 @@ def resolve(program: Sequence[str], path: str) -> list[str]:
 def gdb_options(trace: Trace, environment: Mapping[str, str]) -> list[str]:
     """Return GDB's options that trace, ended by the program and its arguments.
 
-    GDB gives its programs the terminal's size in two variables, and the shell by which it starts them has some of its
-    own: they are taken out again where they were not set.
+    GDB gives its programs the terminal's size in two variables, some wrappers of GDB (gdb-for-pwndbg of PyPI) what its
+    Python needs, and the shell by which it starts them has some of its own: they are as they were.
     """
-    of_gdb = [name for name in ("LINES", "COLUMNS") if name not in environment]
+    of_gdb = [name for name in ("LINES", "COLUMNS", *_OF_WRAPPERS) if name not in environment]
     of_shell = [name for name in ("PWD", "OLDPWD", "SHLVL", "_") if name not in environment]
     command = "gdbheap trace"
     if trace.report:
@@ -122,6 +126,7 @@ def gdb_options(trace: Trace, environment: Mapping[str, str]) -> list[str]:
     if trace.force:
         command += " -force"
     commands = [*(f"unset environment {name}" for name in of_gdb)]
+    commands += [f"set environment {name} {environment[name]}" for name in _OF_WRAPPERS if name in environment]
     if of_shell:
         commands.append(f"set exec-wrapper env {' '.join(f'-u {name}' for name in of_shell)}")
     commands += [command, "quit $_gdbheap_status"]

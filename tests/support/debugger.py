@@ -29,6 +29,10 @@ QUIET_START = (
     "set confirm off",
     "unset environment LINES",
     "unset environment COLUMNS",
+    # What the PyPI package's wrapper sets for GDB's own Python.
+    "unset environment PYTHONHOME",
+    "unset environment PYTHONPATH",
+    "unset environment PYTHONNOUSERSITE",
 )
 
 #: Functions for the expressions of Answers.python: a C expression as a value, an integer or a string; a struct's

@@ -101,11 +101,15 @@ def test_a_script_that_names_itself_is_no_program(tmp_path: Path) -> None:
 
 
 def test_what_gdb_is_told() -> None:
-    options = gdb_options(Trace("a report", "it's", ["/bin/ls", "-x"]), {"LINES": "24", "PWD": "/", "_": "it"})
+    environment = {"LINES": "24", "PWD": "/", "_": "it", "PYTHONPATH": "/a folder"}
+    options = gdb_options(Trace("a report", "it's", ["/bin/ls", "-x"]), environment)
     assert options[-3:] == ["--args", "/bin/ls", "-x"]
     commands = [options[place + 1] for place, word in enumerate(options) if word == "-ex"]
     assert commands == [
         "unset environment COLUMNS",
+        "unset environment PYTHONHOME",
+        "unset environment PYTHONNOUSERSITE",
+        "set environment PYTHONPATH /a folder",
         "set exec-wrapper env -u OLDPWD -u SHLVL",
         """gdbheap trace -o 'a report' -json 'it'"'"'s'""",
         "quit $_gdbheap_status",
