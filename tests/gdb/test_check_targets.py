@@ -16,6 +16,7 @@ from tests.gdb.test_bad_input import sentences
 from tests.gdb.test_bad_states import all_of
 from tests.support.debugger import Answers, Gdb, Result
 from tests.support.environment import PATIENCE, needs
+from tests.support.programs import FOR_32_BIT
 from tests.support.symbols import wanted
 
 #: Stops with a sound heap, and again when a string has run over the size of the top chunk; malloc notices that.
@@ -91,7 +92,7 @@ def is_right(answers: Answers, word_size: int) -> dict[str, Any]:
 
 def test_i386(gdb: Gdb, answers: Answers, tmp_path: Path) -> None:
     """A 32-bit program: sound, damaged as foretold, and explained at the abort."""
-    program = built(tmp_path, "gcc", "-m32")
+    program = built(tmp_path, "gcc", *FOR_32_BIT)
     result = follow(gdb, answers, program, ["run"])
     end = is_right(answers, 4)
     assert MESSAGE in result.stderr.splitlines()
@@ -108,7 +109,7 @@ def test_i386(gdb: Gdb, answers: Answers, tmp_path: Path) -> None:
 
 def test_i386_without_symbols_of_libc(gdb: Gdb, answers: Answers, tmp_path: Path) -> None:
     """As with Debian's biarch libc, which never has any: malloc's memory is found all the same."""
-    program = built(tmp_path, "gcc", "-m32")
+    program = built(tmp_path, "gcc", *FOR_32_BIT)
     result = follow(gdb, answers, program, ["run"], ["set debug-file-directory /nonexistent"])
     is_right(answers, 4)
     assert "a fault of the processor" not in result.stdout, "it was a SIGABRT"

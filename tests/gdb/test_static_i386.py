@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.debugger import Answers, Gdb
 from tests.support.environment import needs
+from tests.support.programs import FOR_32_BIT
 
 #: Frees fewer chunks of each size than any tcache takes, in each thread, and says what malloc counts of it all.
 SOURCE = """
@@ -51,7 +52,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the program without symbols, or skip the test."""
     folder = tmp_path_factory.mktemp("static")
     (folder / "it.c").write_text(SOURCE)
-    line = [needs("gcc"), "-m32", "-w", "-O0", "-static", "-s", "-pthread", "-o", str(folder / "it")]
+    line = [needs("gcc"), *FOR_32_BIT, "-w", "-O0", "-static", "-s", "-pthread", "-o", str(folder / "it")]
     done = subprocess.run([*line, str(folder / "it.c")], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"gcc cannot build static 32-bit programs here: {done.stderr[:200]}")

@@ -19,7 +19,7 @@ import pytest
 from tests.gdb.test_without_symbols import READING, name_of, without_resident
 from tests.support.debugger import Answers, Gdb, Result
 from tests.support.environment import PATIENCE, ROOT, needs, plain_environment
-from tests.support.programs import Programs
+from tests.support.programs import FOR_32_BIT, Programs
 from tests.support.symbols import WITHOUT, needs_symbols
 
 SYMBOLS = pytest.mark.parametrize("before", [(), WITHOUT], ids=["with", "without"])
@@ -597,7 +597,9 @@ def test_i386(gdb: Gdb, tmp_path: Path, before: tuple[str, ...]) -> None:
     )
     program = tmp_path / "small"
     built = subprocess.run(
-        [needs("gcc"), "-m32", "-w", "-g", "-O0", "-o", str(program), str(source)], capture_output=True, check=False
+        [needs("gcc"), *FOR_32_BIT, "-w", "-g", "-O0", "-o", str(program), str(source)],
+        capture_output=True,
+        check=False,
     )
     if built.returncode:
         pytest.skip("gcc cannot build 32-bit programs here")
@@ -627,7 +629,7 @@ def test_recording_i386(gdb: Gdb, tmp_path: Path, before: tuple[str, ...]) -> No
     source = ROOT / "c_fixtures" / "growth.c"
     program = tmp_path / "growth"
     built = subprocess.run(
-        [needs("gcc"), "-m32", "-w", "-g", "-O0", "-pthread", "-o", str(program), str(source)],
+        [needs("gcc"), *FOR_32_BIT, "-w", "-g", "-O0", "-pthread", "-o", str(program), str(source)],
         capture_output=True, check=False,
     )  # fmt: skip
     if built.returncode:

@@ -26,11 +26,16 @@ class Programs:
         return ROOT / "c_fixtures" / name
 
 
+#: What makes gcc build for 32-bit x86. Only gcc-multilib, which bars compilers for other machines, leads it to the
+#: kernel's headers by itself.
+FOR_32_BIT = ("-m32", "-idirafter", "/usr/include/x86_64-linux-gnu")
+
+
 def build_32_bit(name: str, folder: Path) -> Path:
     """Return the fixture ``name``, built as a 32-bit program in ``folder``; skip the test where gcc cannot."""
     program = folder / f"{name}-32"
     source = ROOT / "c_fixtures" / f"{name}.c"
-    command = [needs("gcc"), "-m32", "-w", "-g", "-O0", "-pthread", "-o", str(program), str(source)]
+    command = [needs("gcc"), *FOR_32_BIT, "-w", "-g", "-O0", "-pthread", "-o", str(program), str(source)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("gcc cannot build 32-bit programs here")
     return program

@@ -72,8 +72,6 @@ def _arena_variables(
     if single:
         return _of_single_thread(narenas, narenas_limit, free_list)
     own = target.thread_word("thread_arena", gdb.selected_thread())
-    if single is None and target.layout.asks_single_thread and len(gdb.selected_inferior().threads()) > 1:
-        single = False
     living = None
     if arena and attached_threads(target.abi, target.layout, arena) > 1:
         living = tuple([(thread.num, thread.ptid[1]) for thread in gdb.selected_inferior().threads()])

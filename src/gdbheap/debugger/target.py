@@ -327,8 +327,15 @@ class Target:
         return plan
 
     def is_single_thread(self, flag: bytes) -> bool | None:
-        """Return what SINGLE_THREAD_P answers when its flag has these bytes, None where that cannot be told."""
-        return any(flag) == self._single[2] if self._single is not None and flag else None
+        """Return what SINGLE_THREAD_P answers when its flag has these bytes, None where that cannot be told.
+
+        Where the flag is not known (in each thread's control block on i386, hidden elsewhere up to 2.35), several
+        threads tell it, but one alone does not: there may have been others.
+        """
+        if self._single is not None and flag:
+            return any(flag) == self._single[2]
+        several = self.layout.asks_single_thread and len(gdb.selected_inferior().threads()) > 1
+        return False if several else None
 
     def word(self, name: str) -> int | None:
         """Return the word that glibc's variable ``name`` holds, None where it is not known or not readable."""

@@ -285,8 +285,9 @@ class Machine:
     @property
     def single(self) -> bool:
         """What SINGLE_THREAD_P answers; raise Unpredictable where that is not known."""
-        if self.variables.single is None and self.thread.arena == self.main_arena:
-            return True  # then both ways lead to main_arena
+        if self.variables.single is None and self.thread.arena:
+            # Both ways lead to main_arena where that is the thread's own; another one is made for a second thread only.
+            return self.thread.arena == self.main_arena
         if self.variables.single is None:
             raise Unpredictable("It is not known whether glibc counts on one thread only (SINGLE_THREAD_P).")
         return self.variables.single
