@@ -216,6 +216,27 @@ def test_a_flag_that_cannot_be() -> None:
     case.only(case.check(), "chunk-flags", place)
 
 
+@pytest.mark.parametrize(("size", "state"), [(0x90, "unsorted"), (0x500, "large")])
+def test_a_free_chunk_of_a_threads_arena(size: int, state: str) -> None:
+    """In a bin NON_MAIN_ARENA is clear in that arena too, as malloc asserts of large ones."""
+    case = Case()
+    image, start = case.image, 0x4000_0000
+    assert image.layout.heap_info is not None
+    arena = start + image.layout.heap_info.size
+    image.map(start, 0x21000)
+    first = image.abi.first_chunk(arena + image.layout.state.size)
+    made = [(0x40, "used"), (size, state), (0x40, "used")]
+    left = start + 0x21000 - first - sum(each for each, _ in made)
+    rows = image.chunks(first, [*made, (left, "top")], main=False)
+    image.arena(arena, rows, next=Image.MAIN_ARENA, system_mem=0x21000, max_system_mem=0x21000, flags=2)
+    image.heap(start, arena, 0, 0x21000)
+    image.field(image.layout.state, Image.MAIN_ARENA, "next", arena)
+    assert case.check().findings == ()
+    place = case.word(rows[1], 1)
+    image.word(place, size | PREV_INUSE | NON_MAIN_ARENA)
+    case.only(case.check(), "chunk-flags", place)
+
+
 def test_a_size_that_runs_over_a_free_chunk() -> None:
     """The walk goes on over it; the free chunk is known to be one, so the size is what is wrong, and nothing else."""
     case = Case(made=((0x20, "used"), (0x40, "used"), (0x40, "used"), (0x90, "unsorted"), (0x20, "used")))

@@ -234,6 +234,10 @@ class ChunkChecker:
             outside = map(clear.__contains__, columns.words)
             for place in compress(range(len(states)), map(gt, outside, states.translate(_IS_MERGED))):
                 self._flag(columns, place, "NON_MAIN_ARENA", "set")
+        # In a bin it is clear in every arena; malloc asserts that of the neighbours in large bins (chunk_main_arena).
+        for place in compress(range(len(states)), states.translate(_IS_MERGED)):
+            if columns.words[place] & NON_MAIN_ARENA:
+                self._flag(columns, place, "NON_MAIN_ARENA", "clear")
 
     def _flag(self, columns: Columns, place: int, flag: str, expected: str) -> None:
         word, address = columns.words[place], columns.addresses[place]
