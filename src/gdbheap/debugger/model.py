@@ -13,7 +13,7 @@ from gdbheap.debugger.interposed import is_malloc_debug, other_malloc
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.processes import local_pid, shown_as
 from gdbheap.debugger.target import Target, each_thread, is_core, stack_pointer
-from gdbheap.debugger.tcaches import why_not_its_own, why_unknown
+from gdbheap.debugger.tcaches import tcache_places, why_not_its_own, why_unknown
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.starts import region_starts
 from gdbheap.memory import Memory, MemoryFault, PageCache
@@ -78,19 +78,16 @@ def read_tcaches(target: Target) -> tuple[dict[int, Tcache], list[str]]:
     if target.layout.tcache is None:
         return {}, []
     found: dict[int, Tcache] = {}
-    owners: dict[int, int] = {}
     problems: list[str] = []
     memory = PageCache(target.memory)
     key = target.word("tcache_key")  # 2.34
-    for thread in each_thread():
-        address = target.tcache_address(thread)
+    for thread, (address, owner) in tcache_places(target):
         if address is None:
             problems.append(
                 f"The tcache of thread {thread.num} cannot be found ({why_unknown(target)}), "
                 "so chunks in it are shown as used: 'set heap tcache ADDRESS' in that thread gives it."
             )
         elif not tcache_is_dummy(target.symbols, target.layout, address):
-            owner = owners.setdefault(address, thread.num)
             if owner != thread.num:
                 problems.append(why_not_its_own(thread.num, owner, address))
                 continue

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import gdb
 
@@ -60,17 +61,27 @@ def read_thread_tcaches(target: Target, wanted: Sequence[int] | None = None) -> 
         ]
     memory = PageCache(target.memory)
     key = tcache_key(target)
-    found: list[ThreadTcache] = []
+    return [
+        _read(target, thread, place, memory, key)
+        for thread, place in tcache_places(target)
+        if wanted is None or thread.num in wanted
+    ]
+
+
+class TcachePlace(NamedTuple):
+    """Where a thread's tcache is, None where that is not known, and the ``owner``: the first thread that it is of."""
+
+    address: int | None
+    owner: int
+
+
+def tcache_places(target: Target) -> Iterator[tuple[gdb.InferiorThread, TcachePlace]]:
+    """Yield each thread, selected meanwhile, with where its tcache is."""
     owners: dict[int, int] = {}
     for thread in each_thread():
-        if wanted is not None and thread.num not in wanted:
-            continue
-        read = _read(target, thread, memory, key)
-        owner = thread.num if read.tcache is None else owners.setdefault(read.tcache.address, thread.num)
-        if read.tcache is not None and owner != thread.num:
-            read = ThreadTcache(thread.num, None, False, why_not_its_own(thread.num, owner, read.tcache.address))
-        found.append(read)
-    return found
+        address = target.tcache_address(thread)
+        alone = address is None or tcache_is_dummy(target.symbols, target.layout, address)
+        yield thread, TcachePlace(address, thread.num if alone else owners.setdefault(address or 0, thread.num))
 
 
 def why_not_its_own(thread: int, owner: int, address: int) -> str:
@@ -95,9 +106,10 @@ def key_of(target: Target, tcache: int | None) -> int | None:
     return tcache if entry is not None and "key" in entry.fields else None  # 2.29
 
 
-def _read(target: Target, thread: gdb.InferiorThread, memory: PageCache, key: int | None) -> ThreadTcache:
-    number = thread.num
-    address = target.tcache_address(thread)
+def _read(
+    target: Target, thread: gdb.InferiorThread, place: TcachePlace, memory: PageCache, key: int | None
+) -> ThreadTcache:
+    number, address = thread.num, place.address
     if address is None:
         return ThreadTcache(
             number,
@@ -108,6 +120,8 @@ def _read(target: Target, thread: gdb.InferiorThread, memory: PageCache, key: in
         )
     if tcache_is_dummy(target.symbols, target.layout, address):
         return ThreadTcache(number, None, True, _why_none(target, number, address))
+    if place.owner != number:
+        return ThreadTcache(number, None, False, why_not_its_own(number, place.owner, address))
     try:
         tcache = read_tcache(memory, target.abi, target.layout, address, target.safe_linking, key)
     except MemoryFault as fault:
