@@ -83,10 +83,11 @@ def requester(event: Event, earlier: Iterable[Event] = (), *, musl_inside: bool 
         # Without names, the page that holds the message of a failed check looks like malloc's.
         if found.unnamed and _is_message(event) and not goes_on_after(event, previous_of(event, earlier)):
             return Requester("other", "the text of an error message")
-        freed = _frees_chunk(event, earlier)
-        return Requester("malloc", _malloc_purpose(event, "munmap_chunk" if freed else name))
+        purpose = _malloc_purpose(event, name)
+        freed = purpose == A_MAPPING and _frees_chunk(event, earlier)
+        return Requester("malloc", OWN_MAPPING if freed else purpose)
     if _frees_chunk(event, earlier):
-        return Requester("malloc", _malloc_purpose(event, "munmap_chunk"))
+        return Requester("malloc", OWN_MAPPING)
     if found.libc:
         return _in_libc_itself(event, name, found.unnamed, earlier)
     if found.unnamed:
