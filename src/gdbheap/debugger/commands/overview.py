@@ -28,8 +28,7 @@ class Heap(HeapCommand):
         self.details = (
             "Each arena's memory from the kernel (system_mem) is the sum of what is used, what is free (in tcaches,\n"
             "fastbins and bins), the top chunk and malloc's own overhead. Large chunks have mappings of their own.\n"
-            "Below, what malloc counts stands beside what the kernel has mapped; what is not malloc's is left out by\n"
-            "name.\n"
+            "Below, what malloc counts stands beside what the kernel has mapped, and what else is mapped is named.\n"
             f"{manual}"
         )
         super().__init__(prefix)
