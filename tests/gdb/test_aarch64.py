@@ -6,11 +6,9 @@ Those have neither what is in a file as well nor the thread pointer.
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ import pytest
 from tests.gdb.test_without_symbols import READING, name_of
 from tests.support.debugger import Answers, Gdb, Result
 from tests.support.environment import PATIENCE, glibc_version, needs
+from tests.support.gdb_server import served
 
 #: The root of the other machine's libraries, from Debian's libc6-dev-arm64-cross.
 ROOT = Path("/usr/aarch64-linux-gnu")
@@ -101,25 +100,9 @@ def ask(*commands: str, program: Path) -> Result:
     return done
 
 
-@contextmanager
-def served(program: Path, *args: str) -> Iterator[str]:
-    """Run a program under qemu's own GDB server; yield where it listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    emulator = subprocess.Popen(
-        ["qemu-aarch64", "-L", str(ROOT), "-g", str(port), str(program), *args],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while emulator.poll() is None and f":{port:04X} 00000000:0000 0A" not in Path("/proc/net/tcp").read_text():
-            assert time.monotonic() < deadline, "qemu does not listen"
-            time.sleep(0.05)
-        yield f"127.0.0.1:{port}"
-    finally:
-        emulator.kill()
-        emulator.communicate()
+def under_qemu(program: Path) -> AbstractContextManager[str]:
+    """Run a program under qemu's own GDB server; give where it listens."""
+    return served(["qemu-aarch64", "-L", str(ROOT), "-g", "{port}", str(program)])
 
 
 def results(answers: Answers) -> list[int]:
@@ -227,7 +210,7 @@ def test_live(built: Path, tmp_path: Path) -> None:
     No setting was made, so each has its default; and what is mapped is told by its own name.
     """
     answers = Answers(tmp_path)
-    with served(built / "dynamic") as address:
+    with under_qemu(built / "dynamic") as address:
         done = ask(
             f"target remote {address}", "break stop_here", "continue", f"heap {answers.into('heap')}",
             f"heap predict {NEXT} {answers.into('next')}", f"heap params {answers.into('params')}", "heap catch",
@@ -246,7 +229,7 @@ def test_live(built: Path, tmp_path: Path) -> None:
 def test_a_core_by_gcore_over_the_server(built: Path, tmp_path: Path) -> None:
     """It has no memory of the libraries, as qemu does not tell GDB what is mapped: that is said."""
     core = tmp_path / "core"
-    with served(built / "dynamic") as address:
+    with under_qemu(built / "dynamic") as address:
         ask(
             f"target remote {address}", "break stop_here", "continue", f"generate-core-file {core}", "kill",
             program=built / "dynamic",

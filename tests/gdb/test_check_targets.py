@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,8 @@ import pytest
 from tests.gdb.test_bad_input import sentences
 from tests.gdb.test_bad_states import all_of
 from tests.support.debugger import Answers, Gdb, Result
-from tests.support.environment import PATIENCE, needs
+from tests.support.environment import needs
+from tests.support.gdb_server import served
 from tests.support.programs import FOR_32_BIT
 from tests.support.symbols import wanted
 
@@ -115,36 +113,15 @@ def test_i386_without_symbols_of_libc(gdb: Gdb, answers: Answers, tmp_path: Path
     assert "a fault of the processor" not in result.stdout, "it was a SIGABRT"
 
 
-@contextmanager
-def served(command: Sequence[str]) -> Iterator[int]:
-    """Run a GDB server that ``command`` with a port for {port} is; yield the port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [part.format(port=port) for part in command],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while server.poll() is None and f":{port:04X} 00000000:0000 0A" not in Path("/proc/net/tcp").read_text():
-            assert time.monotonic() < deadline, "it does not listen"
-            time.sleep(0.05)
-        yield port
-    finally:
-        server.kill()
-        server.communicate()
-
-
 def test_aarch64_under_qemu(answers: Answers, tmp_path: Path) -> None:
     """A 64-bit ARM program behind qemu's own GDB server, which tells no mappings and no other process's memory."""
     root = "/usr/aarch64-linux-gnu"
     qemu, debugger = needs("qemu-aarch64"), needs("gdb-multiarch")
     program = built(tmp_path, "aarch64-linux-gnu-gcc", "-no-pie")
-    with served([str(qemu), "-L", root, "-g", "{port}", str(program)]) as port:
+    with served([str(qemu), "-L", root, "-g", "{port}", str(program)]) as address:
         follow(
             Gdb(str(debugger)), answers, program,
-            [f"target remote 127.0.0.1:{port}", "continue"], [f"set sysroot {root}"],
+            [f"target remote {address}", "continue"], [f"set sysroot {root}"],
         )  # fmt: skip
     is_right(answers, 8)
 
@@ -153,9 +130,9 @@ def test_x86_64_under_qemu(answers: Answers, gdb: Gdb, tmp_path: Path) -> None:
     """The same for a program of this machine; where GDB finds no libraries behind qemu, that is said."""
     qemu = needs("qemu-x86_64")
     program = built(tmp_path, "gcc", "-no-pie")
-    with served([str(qemu), "-g", "{port}", str(program)]) as port:
+    with served([str(qemu), "-g", "{port}", str(program)]) as address:
         result = follow(
-            gdb, answers, program, [f"target remote 127.0.0.1:{port}", "continue", "info sharedlibrary"],
+            gdb, answers, program, [f"target remote {address}", "continue", "info sharedlibrary"],
             ["set sysroot /"],
         )  # fmt: skip
     if "No shared libraries loaded" in result.stdout:

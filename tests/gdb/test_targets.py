@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import pytest
 from tests.gdb.test_without_symbols import READING, name_of, without_resident
 from tests.support.debugger import Answers, Gdb, Result
 from tests.support.environment import PATIENCE, ROOT, needs, plain_environment
+from tests.support.gdb_server import served
 from tests.support.programs import FOR_32_BIT, Programs
 from tests.support.symbols import WITHOUT, needs_symbols
 
@@ -250,26 +249,9 @@ def test_a_truncated_core(gdb: Gdb, tmp_path: Path, kept: float, before: tuple[s
         assert "libc6-dbg" not in done.stderr, "debug symbols do not bring back what was cut off"
 
 
-@contextmanager
-def server(*arguments: str) -> Iterator[str]:
-    """Run gdbserver on a free port of this machine; yield where it listens."""
-    gdbserver = needs("gdbserver")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [gdbserver, "--once", f"127.0.0.1:{port}", *arguments],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=plain_environment(),
-    )  # fmt: skip
-    try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "Listening" in line:
-                break
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.communicate()
+def server(*arguments: str) -> AbstractContextManager[str]:
+    """Run gdbserver on a free port of this machine; give where it listens."""
+    return served([needs("gdbserver"), "--once", "127.0.0.1:{port}", *arguments], plain_environment())
 
 
 @SYMBOLS
@@ -657,21 +639,10 @@ def test_aarch64_under_qemu(gdb: Gdb, tmp_path: Path, before: tuple[str, ...]) -
     source.write_text(CRASHING)
     program = tmp_path / "arm"
     subprocess.run([compiler, "-g", "-O0", "-no-pie", "-o", str(program), str(source)], check=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    emulator = subprocess.Popen(
-        [qemu, "-L", str(root), "-g", str(port), str(program)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while emulator.poll() is None and f":{port:04X} 00000000:0000 0A" not in Path("/proc/net/tcp").read_text():
-            assert time.monotonic() < deadline, "qemu does not listen"
-            time.sleep(0.05)
+    with served([qemu, "-L", str(root), "-g", "{port}", str(program)]) as address:
         answers = Answers(tmp_path)
         done = Gdb(debugger)(
-            f"target remote 127.0.0.1:{port}",
+            f"target remote {address}",
             "continue",
             *(f"{command} {answers.into(name_of(command))}" for command in READING),
             answers.python("kept", {"kept": "[int(value('kept')[i]) for i in range(1, 60) if i % 4]"}),
@@ -692,6 +663,3 @@ def test_aarch64_under_qemu(gdb: Gdb, tmp_path: Path, before: tuple[str, ...]) -
         assert sum(state["bytes"] for state in main["states"].values()) == main["system_mem"]
         tcache = main["states"]["tcache"]["chunks"]
         assert tcache >= 5 or "The tcache of thread 1 cannot be found" in " ".join(answers["heap"]["problems"])
-    finally:
-        emulator.kill()
-        emulator.communicate()
