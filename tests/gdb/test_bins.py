@@ -309,7 +309,6 @@ def test_a_tcache_that_cannot_be_found(gdb: Gdb, answers: Answers, programs: Pro
     assert "thread-local" in item["why"] or "libthread_db" in item["why"]
 
 
-@pytest.mark.skipif(glibc_version() < (2, 32), reason="the fixture hides its links as glibc does from 2.32 on")
 @pytest.mark.parametrize(
     ("mode", "command", "words"),
     [
