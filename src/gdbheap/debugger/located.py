@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from gdbheap.debugger.images import thread_pointer, thread_pointers
+from gdbheap.debugger.thread_pointer import thread_pointer, thread_pointers
 from gdbheap.elf import ElfImage, dynamic_functions, dynamic_symbols
 from gdbheap.growth.called import public_entries
 from gdbheap.growth.inside import MallocCode, malloc_code
