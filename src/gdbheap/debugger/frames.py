@@ -24,6 +24,17 @@ DEPTH = 64
 _LOWEST_CODE = 4096
 
 
+class _Misread(NamedTuple):
+    """Code of a library that GDB takes for another build: its public ``name`` as memory tells it, and its ``file``.
+
+    ``blind`` is whether GDB cannot tell its callers either.
+    """
+
+    name: str | None
+    file: str
+    blind: bool
+
+
 class _Place:
     """What GDB knows of a code address: the same each time, so it is asked once.
 
@@ -34,14 +45,13 @@ class _Place:
     __slots__ = ("blind", "frame", "misread", "variables")
     variables: tuple[str, ...]
 
-    def __init__(self, frame: gdb.Frame, pc: int, newest: bool) -> None:
-        objfile = gdb.solib_name(pc)
-        misread = _misread(objfile, pc, newest)
+    def __init__(self, frame: gdb.Frame, pc: int, misread: _Misread | None) -> None:
         self.misread = misread is not None
         self.blind = misread is not None and misread.blind
         if misread is not None:
             self.frame, self.variables = Frame(misread.name, None, None, misread.file, pc), ()
             return
+        objfile = gdb.solib_name(pc)
         function = frame.name()
         location = frame.find_sal()
         if objfile is None:
@@ -73,11 +83,13 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._places: dict[tuple[int, int, bool], _Place] = {}
+        self._others: dict[str, bool] = {}  # whether what is loaded is of another build than the file of that path
         self._called: dict[tuple[int, int], Frame] = {}  # by the pc of a frame without a name, and its caller's
 
     def forget(self) -> None:
         """Drop what is remembered: object files came or went, so an address may mean something else."""
         self._places.clear()
+        self._others.clear()
         self._called.clear()
 
     def read(self) -> Stack:
@@ -96,7 +108,7 @@ class FrameReader:
             key = (pc, inlined, newest)
             place = self._places.get(key)
             if place is None:
-                place = self._places[key] = _Place(frame, pc, newest)
+                place = self._places[key] = _Place(frame, pc, self._misread(pc, newest))
             if not place.misread or place.blind or frame.type() != gdb.INLINE_FRAME:
                 stack.frames.append(_with_variables(place, frame) if place.variables else place.frame)
                 stack.of_gdb.append(frame)
@@ -119,6 +131,26 @@ class FrameReader:
                 stack.frames[index] = self._by_call(called, caller.pc)
         return stack
 
+    def _misread(self, pc: int, newest: bool) -> _Misread | None:
+        """Return what is known of ``pc`` where it is in a libc or loader whose symbols GDB has wrong, or not at all."""
+        objfile = gdb.solib_name(pc)
+        if objfile is not None and not is_runtime(objfile):
+            return None
+        if objfile is not None and not is_libc(os.path.basename(objfile)):
+            if objfile not in self._others:
+                own = [item for item in gdb.objfiles() if item.filename == objfile and item.owner is None]
+                self._others[objfile] = any(is_another_build(GdbMemory(), item) for item in own)
+            return _Misread(None, objfile, True) if self._others[objfile] else None
+        try:
+            found = session.target()
+        except (TargetError, MemoryFault):
+            return None
+        known = found.identified
+        if not known.warning or known.image is None or not known.image.holds(pc):
+            return None
+        name = None if known.located is None else known.located.function_at(pc if newest else pc - 1)
+        return _Misread(name, found.libc, not known.unwinds)
+
     def _by_call(self, frame: Frame, return_address: int) -> Frame:
         """Return a frame without a name by that of the public function of malloc's that was called, if it was one.
 
@@ -133,42 +165,6 @@ class FrameReader:
                 return frame
             known = self._called[frame.pc, return_address] = frame._replace(function=name)
         return known
-
-
-#: Whether a process has another build of a loader than the file of that path: by the process's id and the path.
-_others: dict[tuple[int, str], bool] = {}
-
-
-class _Misread(NamedTuple):
-    """Code of a library that GDB takes for another build: its public ``name`` as memory tells it, and its ``file``.
-
-    ``blind`` is whether GDB cannot tell its callers either.
-    """
-
-    name: str | None
-    file: str
-    blind: bool
-
-
-def _misread(objfile: str | None, pc: int, newest: bool) -> _Misread | None:
-    """Return what is known of ``pc`` where it is in a libc or loader whose symbols GDB has wrong, or not at all."""
-    if objfile is not None and not is_runtime(objfile):
-        return None
-    if objfile is not None and not is_libc(os.path.basename(objfile)):
-        key = gdb.selected_inferior().pid, objfile
-        if key not in _others:
-            own = [item for item in gdb.objfiles() if item.filename == objfile and item.owner is None]
-            _others[key] = any(is_another_build(GdbMemory(), item) for item in own)
-        return _Misread(None, objfile, True) if _others[key] else None
-    try:
-        found = session.target()
-    except (TargetError, MemoryFault):
-        return None
-    known = found.identified
-    if not known.warning or known.image is None or not known.image.holds(pc):
-        return None
-    name = None if known.located is None else known.located.function_at(pc if newest else pc - 1)
-    return _Misread(name, found.libc, not known.unwinds)
 
 
 def _with_variables(place: _Place, frame: gdb.Frame) -> Frame:
