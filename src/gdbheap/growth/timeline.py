@@ -15,6 +15,7 @@ from gdbheap.growth.history import Gap, History
 from gdbheap.growth.nameless import gives_back, public_name
 from gdbheap.growth.reading import Reading
 from gdbheap.growth.requester import A_MAPPING, HEAP_OF_AN_ARENA, OWN_MAPPING
+from gdbheap.ptmalloc.mmapped import drift_of_a_resize
 from gdbheap.simulate.kernel import MAP_FIXED, PROT_NONE
 
 #: The kinds of memory, in the order in which they are drawn on top of each other. Only ``rest`` is not malloc's.
@@ -359,14 +360,10 @@ def _compare(events: Sequence[Event], counter: _Counter) -> tuple[int | None, in
 
 
 def _drift(events: Sequence[Event], newest: Event, reading: Reading) -> int:
-    """Return by how much mmapped_mem is too high at ``newest``, as a known fault of this glibc makes it.
-
-    From 2.43 on mremap_chunk counts the header of a chunk once too often.
-    """
-    if "thp_mode" not in reading.state.params.values:
-        return 0
+    """Return by how much mmapped_mem is too high at ``newest``, as a known fault of this glibc makes it."""
     moved = [event for event in events if event.syscall == "mremap" and event.requester.kind == "malloc"]
-    return reading.state.abi.header * sum(event.id < newest.id and not event.failed for event in moved)
+    resized = sum(event.id < newest.id and not event.failed for event in moved)
+    return resized * drift_of_a_resize(reading.facts.abi, reading.facts.layout)
 
 
 def _in_place_of_the_break(events: Sequence[Event], reading: Reading) -> set[int] | None:

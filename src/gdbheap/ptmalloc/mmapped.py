@@ -191,6 +191,11 @@ class _Finder:
                     yield position + index * abi.page_size
 
 
+def drift_of_a_resize(abi: Abi, layout: Layout) -> int:
+    """Return by how many bytes too much mmapped_mem grows with each mremap (mremap_chunk): a header's from 2.43 on."""
+    return 0 if layout.has_fastbins else abi.header
+
+
 def find_mmapped(
     memory: Memory,
     abi: Abi,
@@ -206,7 +211,7 @@ def find_mmapped(
     """
     finder = _Finder(memory, abi, layout)
     count, total = params.get("n_mmaps"), params.get("mmapped_mem")
-    drifts = abi.header if finder.modern else 0
+    drifts = drift_of_a_resize(abi, layout)
     known = bool(ranges)
     if not count and not total:
         return MmappedChunks((), 0, 0, known)
