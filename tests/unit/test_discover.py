@@ -81,6 +81,16 @@ def test_a_heap_without_its_file(layout: tuple[str, int]) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize("size", [0, 0x207369202C6B6E75, 0x41414141, 0x20])
+def test_a_damaged_top_chunk_without_the_file(layout: tuple[str, int], size: int) -> None:
+    """Its size tells no longer where the heap begins; that it is in the memory that malloc_par tells of does."""
+    image = heap(layout)
+    top = image.abi.read_word(image.memory, image.MAIN_ARENA + image.layout.state.fields["top"].offset)
+    image.word(top + image.abi.word_size, size & ((1 << layout[1]) - 1))
+    assert is_right(discover(source(image), release_of(layout)), image)
+
+
+@BOTH
 def test_the_initial_values_of_a_file_find_a_tuned_mp(layout: tuple[str, int]) -> None:
     image = heap(layout)
     image.par(sbrk_base=0)

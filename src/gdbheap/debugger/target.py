@@ -605,6 +605,12 @@ def _no_libc(names: list[str], mapped: bool) -> str:
             "glibc's libc.so.6 is not loaded yet: the program is still in the dynamic loader; "
             "go on to main first ('break main', 'continue')."
         )
+    if is_core() and mapped:
+        return (
+            "GDB has not read the file of glibc's libc.so.6, which the program had mapped, and malloc's variables "
+            "cannot be found in what the core file has of it: give GDB the very program that wrote it ('file "
+            "PROGRAM'), and where it comes from another machine that machine's libraries ('set sysroot FOLDER')."
+        )
     if is_core() and _is_linked_dynamically():
         return (
             "The core file does not tell GDB which libraries were loaded, so glibc's libc.so.6 cannot be found: give "

@@ -365,7 +365,7 @@ def _mp_places(
         yield from (place for place in first if agrees(place.address, strictly=False))
         return
     base = arena.top + (arena.top_size or 0) - arena.system_mem
-    if arena.has_top(abi) and arena.contiguous and arena.system_mem:
+    if arena.has_top(abi) and arena.contiguous and _top_fits(abi, arena):
         how = "the only struct whose sbrk_base is where main_arena's memory begins, and whose counters agree"
         offset = layout.par.fields["sbrk_base"].offset
         candidates = [address - offset for address, word in _data_words(source) if word == base]
@@ -452,15 +452,24 @@ def _is_plausible(params: Params) -> bool:
 def _agrees(params: Params, abi: Abi, arena: Arena, strictly: bool) -> bool:
     """Return whether malloc_par tells of the same heap as main_arena does.
 
-    A top chunk whose size is damaged tells of nothing, so that only ``strictly`` asks for the very address.
+    A top chunk whose size cannot be right tells only that it is in that memory. Where its size may be right all the
+    same, only ``strictly`` asks for the very address.
     """
     base = params.get("sbrk_base")
     if not arena.has_top(abi):
         return base == 0 or arena.max_system_mem > 0
     if arena.contiguous and arena.system_mem:
+        if not _top_fits(abi, arena):
+            return 0 < base <= arena.top < base + arena.system_mem
         exact = base + arena.system_mem == arena.top + (arena.top_size or 0)
         return exact or (not strictly and 0 < base <= arena.top)
     return base == 0 or not strictly or base % abi.word_size == 0
+
+
+def _top_fits(abi: Abi, arena: Arena) -> bool:
+    """Return whether the size of main_arena's top chunk can be right: it ends with a page (asserted by sysmalloc)."""
+    size = arena.top_size
+    return size is not None and 0 < size <= arena.system_mem and (arena.top + size) % abi.page_size == 0
 
 
 # --- __tcache_dummy --------------------------------------------------------------------------------------------------
