@@ -7,6 +7,7 @@ import gdb
 from gdbheap.debugger import model
 from gdbheap.debugger.heap_search import Heap
 from gdbheap.debugger.roots import Roots
+from gdbheap.debugger.searched_memory import to_search
 from gdbheap.debugger.target import Target
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.chunk import Chunk
@@ -24,7 +25,7 @@ _SEARCHED = 1 << 30
 def holders_of(target: Target, culprit: Culprit) -> tuple[str, ...]:
     """Return a sentence for each of the first places that hold a pointer to the culprit's chunk or into it."""
     heap = Heap()
-    ranges = [item for item in heap.ranges if item.permissions[:2] in ("rw", "??")]
+    ranges, _ = to_search(heap.ranges)
     total = sum(item.held for item in ranges)
     if not ranges or total > _SEARCHED:
         return (f"not looked for in so much memory: 'heap refs {culprit.pointer:#x}' does",) if ranges else ()

@@ -14,7 +14,6 @@ unwound each time.
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Sequence
 from operator import itemgetter
@@ -22,8 +21,8 @@ from typing import Any, NamedTuple
 
 import gdb
 
+from gdbheap.debugger.frame_slots import NotSimple, register_of, saved_registers
 from gdbheap.debugger.frames import FrameReader, Stack
-from gdbheap.debugger.language import as_c
 from gdbheap.debugger.syscalls import register
 from gdbheap.growth.event import Frame
 from gdbheap.memory import Memory, MemoryFault
@@ -39,19 +38,6 @@ _SHAPES = 8  # stacks that are kept for one program counter and stack pointer
 _KEYS = 4096  # such pairs that are kept
 #: Functions that GDB's unwinding ends at for good; a stack that ended otherwise may go on another time.
 _OUTERMOST = frozenset({"main", "_start", "_dl_start_user", "clone", "__clone", "clone3", "__clone3"})
-_FRAME_AT = re.compile(r"frame at (0x[0-9a-f]+):")
-_SAVED = re.compile(r"\b(\w+) at (0x[0-9a-f]+)")
-_RANGE = re.compile(r"Range (0x[0-9a-f]+)-(0x[0-9a-f]+): a variable in \$(\w+)$", re.MULTILINE)
-_CONSTANT = re.compile(
-    r"Range (0x[0-9a-f]+)-(0x[0-9a-f]+): a complex DWARF expression:\n"
-    r"\s*0: DW_OP_(?:const\w+|lit)\s*\d+\n\s*\d+: DW_OP_stack_value\n",
-)
-#: The sum of a register and a constant.
-_SUM = re.compile(
-    r"Range (0x[0-9a-f]+)-(0x[0-9a-f]+): a complex DWARF expression:\n"
-    r"\s*0: DW_OP_breg\d+ (-?\d+) \[\$(\w+)\]\n\s*\d+: DW_OP_stack_value\n",
-)
-_SINGLE = re.compile(r'^Symbol "\w+" is a variable in \$(\w+)\.$', re.MULTILINE)
 
 
 class _Unlearnable(Exception):
@@ -189,7 +175,7 @@ class StackCache:
             return
         try:
             shapes.append(_learn(stack, sp, self._memory))
-        except (_Unlearnable, MemoryFault, gdb.error):
+        except (_Unlearnable, NotSimple, MemoryFault, gdb.error):
             self._seen[key] = 2 * _SHAPES + 1
 
 
@@ -242,14 +228,8 @@ def _saved_registers(level: int) -> dict[str, int]:
 
     The return address is in the frame's last word, also where GDB leaves that out: before a tail call.
     """
-    with as_c():  # where 0x means the same with each 'set input-radix'
-        text = gdb.execute(f"info frame level {level:#x}", to_string=True)
-    _, _, listed = text.partition("Saved registers:")
-    slots = {name: int(address, 16) for name, address in _SAVED.findall(listed)}
-    begins = _FRAME_AT.search(text)
-    if begins is None:
-        raise _Unlearnable
-    return {"rip": int(begins.group(1), 16) - _ABI.word_size, **slots}
+    end, slots = saved_registers(level)
+    return {"rip": end - _ABI.word_size, **slots}
 
 
 def _location(
@@ -262,7 +242,7 @@ def _location(
         raise _Unlearnable
     if value.address is not None:
         return Held(place, name, None, _word_place(int(value.address), start, end), 0)
-    found = _register_of(frame, name, newest=place == 0)
+    found = register_of(frame, name, newest=place == 0)
     if found is None:
         return None
     held_in, more = found
@@ -279,27 +259,3 @@ def _word_place(address: int, start: int, end: int) -> int:
     if not start <= address < end or address % _ABI.word_size:
         raise _Unlearnable
     return (address - start) // _ABI.word_size
-
-
-def _register_of(frame: gdb.Frame, name: str, newest: bool) -> tuple[str, int] | None:
-    """Return the register that GDB says a variable is in and what is added to it, None where it is a constant."""
-    selected = gdb.selected_frame()
-    frame.select()
-    try:
-        text = gdb.execute(f"info address {name}", to_string=True)
-    finally:
-        selected.select()
-    single = _SINGLE.search(text)
-    if single is not None:
-        return single.group(1), 0
-    # A caller's pc is behind its call, which may be the end of the range.
-    pc = frame.pc() - (0 if newest else 1)
-    for low, high, name_of_it in _RANGE.findall(text):
-        if int(low, 16) <= pc < int(high, 16):
-            return str(name_of_it), 0
-    for low, high, more, name_of_it in _SUM.findall(text):
-        if int(low, 16) <= pc < int(high, 16):
-            return str(name_of_it), int(more)
-    if any(int(low, 16) <= pc < int(high, 16) for low, high in _CONSTANT.findall(text)):
-        return None
-    raise _Unlearnable

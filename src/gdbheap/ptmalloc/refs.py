@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import NamedTuple
 
 from gdbheap.memory import Memory, PageCache
@@ -31,6 +32,33 @@ class Word(NamedTuple):
     mangled: bool = False
 
 
+class Unknown(Enum):
+    """Why no variable is known for a word of a function's frame."""
+
+    NO_SYMBOLS = "no-symbols"  # no debug information describes the function
+    OPTIMISED = "optimised"  # the compiler keeps variables elsewhere, or in several places in turn
+    RED_ZONE = "red-zone"  # below the stack pointer, where a function that calls no other may keep what it needs
+    NO_VARIABLE = "no-variable"  # all variables are known, and none is there
+
+
+class FrameWord(NamedTuple):
+    """What a word of a stack, or a register, is to a function that has not returned.
+
+    ``level`` is GDB's number of the frame, ``function`` its name (None without symbols), ``variable`` the variable with
+    the member or element (None where ``unknown`` says why none is known). ``register`` is the register that holds it;
+    ``saved_by`` is the newer frame (level, function) that has put this register's value into the word. ``in_scope`` is
+    False where the block of the variable is not being executed.
+    """
+
+    level: int
+    function: str | None
+    variable: str | None
+    register: str | None = None
+    saved_by: tuple[int, str | None] | None = None
+    unknown: Unknown | None = None
+    in_scope: bool = True
+
+
 @dataclass(frozen=True)
 class Reference:
     """One pointer into a chunk.
@@ -40,7 +68,8 @@ class Reference:
     field of malloc's own, empty for none. ``chunk`` is the chunk that holds it, in the arena called ``arena`` (None for
     an mmapped chunk); ``thread`` is whose register, stack or variable it is, and ``file`` the object file or the
     mapping's name. Each is None where it does not apply. ``live`` is False for what is left over in a free chunk or
-    below a stack pointer.
+    below a stack pointer. ``frame`` is the function and the variable that a word of a stack or a register belongs to.
+    ``path`` is how a variable leads to the word of a chunk, ``class_name`` the C++ class of that chunk.
     """
 
     kind: str
@@ -53,6 +82,9 @@ class Reference:
     file: str | None = None
     live: bool = True
     mangled: bool = False
+    frame: FrameWord | None = None
+    path: FrameWord | None = None
+    class_name: str | None = None
 
 
 def words_into(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.chunk import Chunk
-from gdbheap.ptmalloc.refs import KINDS, Reference
+from gdbheap.ptmalloc.refs import KINDS, FrameWord, Reference, Unknown
 from gdbheap.render.chunks import BEHIND_TEXT, chunk_object, state_text
 from gdbheap.render.escape import printable
 from gdbheap.render.find import Wholeness, wholeness_lines, wholeness_object
@@ -79,7 +79,7 @@ def reference_lines(found: Found, abi: Abi, searched: Searched, whole: Wholeness
     else:
         yield "no pointer into it was found"
     yield (
-        f"searched: {count_of(searched.mappings, 'writable mapping')}, {hex_size(searched.bytes)}, and the registers "
+        f"searched: {count_of(searched.mappings, 'mapping')}, {hex_size(searched.bytes)}, and the registers "
         f"of {count_of(searched.threads, 'thread')}"
     )
     held = [item.chunk for item in found.shown if item.chunk is not None]
@@ -97,8 +97,9 @@ def where_text(item: Reference, target: Chunk) -> str:
     parts = []
     if item.thread is not None and item.kind != "malloc":
         parts.append(f"thread {item.thread}")
-    if item.where:
-        parts.append(printable(item.where))
+    parts += map(printable, _place_parts(item))
+    if item.path is not None:
+        parts.append(printable(f"{item.path.variable} (frame #{item.path.level}, {item.path.function or '?'})"))
     if item.chunk is not None and item.address is not None:
         offset = item.address - item.chunk.pointer
         held = item.chunk
@@ -106,6 +107,8 @@ def where_text(item: Reference, target: Chunk) -> str:
         if held.state != "used" and item.kind != "malloc":
             state += ": left over"
         whose = "the chunk itself" if held.address == target.address else f"chunk {held.address:#x}"
+        if item.class_name is not None:
+            state += f", class {printable(item.class_name)}"
         parts.append(f"{whose} at pointer {offset:+#x} ({held.size:#x} bytes, {state})")
     elif not item.live:
         parts.append("left over")
@@ -116,6 +119,51 @@ def where_text(item: Reference, target: Chunk) -> str:
     if item.mangled:
         parts.append("mangled")
     return ", ".join(parts)
+
+
+def _place_parts(item: Reference) -> list[str]:
+    return [*([item.where] if item.where else []), *([] if item.frame is None else [frame_text(item.frame)])]
+
+
+def frame_text(word: FrameWord) -> str:
+    """Return the frame and the variable that a word or a register belongs to."""
+    text = f"frame #{word.level}, {word.function or '?'}"
+    if word.variable is not None:
+        text += f", {word.variable}"
+    notes = []
+    if word.saved_by is not None:
+        by = word.saved_by
+        owner = "its caller's " if by[0] == word.level and word.variable is None else ""
+        saver = "saved here" if by[0] == word.level else f"saved by frame #{by[0]}, {by[1] or '?'}"
+        notes.append(f"{owner}{word.register}, {saver}")
+    if not word.in_scope:
+        notes.append("out of scope")
+    if word.unknown is not None:
+        notes.append(_UNKNOWN[word.unknown])
+    return f"{text} ({'; '.join(notes)})" if notes else text
+
+
+_UNKNOWN = {
+    Unknown.NO_SYMBOLS: "no debug symbols: no variable known",
+    Unknown.OPTIMISED: "optimised: no variable known",
+    Unknown.RED_ZONE: "red zone: no variable known",
+    Unknown.NO_VARIABLE: "no variable there",
+}
+
+
+def _frame_object(word: FrameWord | None) -> dict[str, object] | None:
+    if word is None:
+        return None
+    saved = None if word.saved_by is None else {"level": word.saved_by[0], "function": word.saved_by[1]}
+    return {
+        "level": word.level,
+        "function": word.function,
+        "variable": word.variable,
+        "in_scope": word.in_scope,
+        "register": word.register,
+        "saved_by": saved,
+        "unknown": None if word.unknown is None else word.unknown.value,
+    }
 
 
 def _target(item: Reference, chunk: Chunk) -> str:
@@ -139,7 +187,10 @@ def references_object(found: Found, searched: Searched, whole: Wholeness) -> dic
                 "value": item.value,
                 "offset": item.value - found.chunk.pointer,
                 "aim": aim(found.chunk, item.value),
-                "where": item.where,
+                "where": ", ".join(_place_parts(item)),
+                "frame": _frame_object(item.frame),
+                "path": _frame_object(item.path),
+                "class": item.class_name,
                 "thread": item.thread,
                 "file": item.file,
                 "live": item.live,

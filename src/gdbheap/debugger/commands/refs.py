@@ -21,9 +21,11 @@ class HeapRefs(HeapCommand):
         "Find the pointers into a chunk: in registers, on stacks, in variables, in other chunks, in malloc's lists."
     )
     details = (
-        "EXPRESSION is any address inside the chunk, or a pointer variable. All readable and writable memory is\n"
-        "searched for whole, aligned words, and so are the general registers of each thread's newest frame. A pointer\n"
-        "that the program keeps in another form (compressed, with tag bits, in a file or on a device) is not seen."
+        "EXPRESSION is any address inside the chunk, or a pointer variable. All memory that the program can write, or\n"
+        "has made read-only since, is searched for whole, aligned words, and so are the general registers of each\n"
+        "thread's newest frame. A word of a stack is told by its frame and its variable; where the compiler has left\n"
+        "no trace of a variable, by the frame alone. A pointer that the program keeps in another form (compressed,\n"
+        "with tag bits, in a file or on a device) is not seen."
     )
     options = (
         Option("limit", "N", "At most N rows (default: 'set heap limit')."),
@@ -36,9 +38,11 @@ class HeapRefs(HeapCommand):
     def answer(self, parsed: Parsed) -> Answer:
         """Return the references to the chunk that the expression is in."""
         from gdbheap.debugger import model, session
+        from gdbheap.debugger.errors import TargetError
         from gdbheap.debugger.heap_search import Heap, place_of
         from gdbheap.debugger.progress import Progress
         from gdbheap.debugger.roots import Roots
+        from gdbheap.debugger.searched_memory import to_search
         from gdbheap.ptmalloc.refs import (
             KINDS,
             Reference,
@@ -56,7 +60,9 @@ class HeapRefs(HeapCommand):
         heap = Heap()
         address, _ = place_of(" ".join(parsed.words))
         abi = heap.state.abi
-        ranges, skipped = _to_search(heap.ranges)
+        if not heap.ranges:
+            raise TargetError("Which addresses are mapped is not known here, so there is nothing to search in.")
+        ranges, skipped = to_search(heap.ranges)
         unreadable: list[Unreadable] = []
         spans = [(item.start, item.start + item.held) for item in ranges]
         with Progress(heap.memory) as heap.memory:
@@ -88,29 +94,6 @@ class HeapRefs(HeapCommand):
             lambda: references_object(found, searched, whole),
             lambda style: reference_lines(found, abi, searched, whole, style),
         )
-
-
-def _to_search(ranges: Sequence[MappedRange]) -> tuple[list[MappedRange], list[Unreadable]]:
-    """Return the mappings to search, and what of the writable ones is left out."""
-    from gdbheap.debugger.errors import TargetError
-    from gdbheap.ptmalloc.scan import Unreadable
-
-    if not ranges:
-        raise TargetError("Which addresses are mapped is not known here, so there is nothing to search in.")
-    found, left_out = [], []
-    for item in ranges:
-        if item.permissions[0] == "-" or item.permissions[1] == "-":
-            continue
-        if item.permissions[1] == "?" and item.name.startswith("/") and not item.held:
-            continue  # a core file leaves out what nobody wrote to: the file itself has no pointers of this process
-        if item.name.startswith("/dev/") and not item.name.startswith(("/dev/shm/", "/dev/zero")):
-            left_out.append(Unreadable(item.start, item.end, "it is a device's memory, which reading may change"))
-            continue
-        found.append(item)
-        if item.held < item.size:
-            why = "the core file does not hold it"
-            left_out.append(Unreadable(item.start + item.held, item.end, why))
-    return found, left_out
 
 
 def _without_guards(unreadable: Sequence[Unreadable], ranges: Sequence[MappedRange]) -> list[Unreadable]:
