@@ -94,6 +94,15 @@ def test_attached_too_late(gdb: Gdb, answers: Answers, programs: Programs, late:
     assert late.finish() == b"done\n"
 
 
+def test_loading_after_attaching(gdb: Gdb, programs: Programs, late: Late) -> None:
+    """gdbheap loads while GDB holds a process that it did not start."""
+    result = gdb(f"attach {late.process.pid}", "source gdbheap", "heap top", "detach", load=None).succeeded()
+    assert "main_arena" in result.stdout
+    late.stdin.write(b".")
+    late.stdin.flush()
+    assert late.finish() == b"done\n"
+
+
 def test_detaching_under_a_recording(gdb: Gdb, programs: Programs, late: Late) -> None:
     """A recording that nobody ended does no harm to a process that GDB lets go."""
     gdb(f"attach {late.process.pid}", "heap catch", "detach", program=programs["late"]).succeeded()

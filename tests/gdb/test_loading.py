@@ -13,6 +13,7 @@ import pytest
 
 from gdbheap.loading import too_old
 from tests.support.environment import PATIENCE, ROOT, needs, plain_environment
+from tests.support.programs import Programs
 
 GDB = os.environ.get("GDB", "gdb")
 
@@ -248,6 +249,58 @@ def test_a_taken_name() -> None:
     assert "'heap'" in done.out.splitlines()[0], done.report
     assert "\nheap why-grow" not in done.out, done.report
     assert not done.err, done.report
+
+
+#: What pwndbg does when it defines a command: it refuses one whose name begins a line of `help all`.
+LIKE_PWNDBG = """python
+listed = {line.split()[0] for line in gdb.execute("help all", to_string=True).splitlines() if line.strip()}
+class Theirs(gdb.Command):
+  def __init__(self):
+    if "heap" in listed:
+      raise Exception("Cannot override")
+    super().__init__("heap", gdb.COMMAND_USER, gdb.COMPLETE_EXPRESSION, False)
+  def invoke(self, argument, from_tty):
+    print("theirs:", argument)
+Theirs()
+end
+"""
+
+
+def test_an_extension_with_the_same_name_comes_later(tmp_path: Path) -> None:
+    """It gets the name `heap`, as gdbinit.example says; our commands stay under the other one."""
+    later = tmp_path / "later.gdb"
+    later.write_text(LIKE_PWNDBG)
+    done = gdb("source gdbheap", f"source {later}", "heap chunks", "help gdbheap chunks", "gdbheap top", cwd=ROOT)
+    assert "theirs: chunks" in done.out, done.report
+    assert "Usage: heap chunks" in done.out, done.report
+    assert done.err == "There is no process and no core file: start the program, or give GDB a core file.\n", (
+        done.report
+    )
+
+
+# --- At any moment ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        ["run"],
+        ["run", "record"],
+        ["run", "generate-core-file {folder}/core", "kill", "core-file {folder}/core"],
+        ["run", "python files = [open('/dev/null') for _ in range(300)]"],
+    ],
+    ids=["running", "record", "core", "files"],
+)
+def test_while_a_program_is_looked_at(before: list[str], programs: Programs, tmp_path: Path) -> None:
+    """GDB then holds files open that cannot be read, as the process's memory."""
+    quiet = ["set confirm off", "break stop_here"]
+    commands = [command.format(folder=tmp_path) for command in before]
+    program = programs["usable"]
+    late = gdb(*quiet, *commands, f"source {ROOT}/gdbheap", "heap top", cwd=tmp_path, program=[program])
+    early = gdb(f"source {ROOT}/gdbheap", *quiet, *commands, "heap top", cwd=tmp_path, program=[program])
+    assert late.out.splitlines()[-1].split() == early.out.splitlines()[-1].split(), late.report + early.report
+    assert "main_arena" in late.out or "malloc has not taken" in late.err, late.report
+    assert "Exception" not in late.err, late.report
 
 
 # --- One sentence each ------------------------------------------------------------------------------------------------

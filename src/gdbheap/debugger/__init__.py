@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gdb
 
-PREFIX = "heap"
-#: Our prefix where another extension holds PREFIX; always there, so that a script can rely on it.
-SECOND_PREFIX = "gdbheap"
+PREFIX = "gdbheap"
+#: The short name of PREFIX, where no other extension has it.
+SHORT_PREFIX = "heap"
 
 _loaded = False
 
@@ -26,14 +26,12 @@ def load(look_again: Callable[[], str] | None = None) -> None:
     from gdbheap.debugger import errors, functions, mi, printers, settings
     from gdbheap.debugger.manual import manual
 
-    prefixes = [SECOND_PREFIX]
-    if settings.is_defined(PREFIX):
+    taken = settings.is_defined(SHORT_PREFIX)
+    if taken:
         gdb.write(
-            f"The command '{PREFIX}' belongs to another extension, so it is left alone: "
-            f"gdbheap's commands are under '{SECOND_PREFIX}' (such as '{SECOND_PREFIX} why-grow').\n"
+            f"The command '{SHORT_PREFIX}' belongs to another extension, so it is left alone: "
+            f"gdbheap's commands are under '{PREFIX}' (such as '{PREFIX} why-grow').\n"
         )
-    else:
-        prefixes.append(PREFIX)
     from gdbheap.debugger.commands.arenas import HeapArenas
     from gdbheap.debugger.commands.base import HeapCommand
     from gdbheap.debugger.commands.bins import HeapBins
@@ -60,13 +58,16 @@ def load(look_again: Callable[[], str] | None = None) -> None:
         *(HeapChunk, HeapBins, HeapTcache, HeapFind, HeapRefs),
         *(HeapCatch, HeapEvents, HeapTimeline, HeapWhyGrow, HeapTrace, HeapPredict, HeapWhatIf, HeapCheck),
     )
-    settings.define(prefixes)
+    settings.define([PREFIX] if taken else [PREFIX, SHORT_PREFIX])
+    shown = PREFIX if taken else SHORT_PREFIX
     named_functions = [(function.usage, function.summary) for function in functions.FUNCTIONS]
-    made: list[HeapCommand] = []
-    for prefix in prefixes:
-        named = [(f"set {prefix} {item.word}", f"Set {item.subject}.") for item in settings.SETTINGS]
-        made = [Heap(prefix, manual(prefix, (Heap, *commands), named_functions, named))]
-        made += [command(prefix) for command in commands]
+    named = [(f"set {shown} {item.word}", f"Set {item.subject}.") for item in settings.SETTINGS]
+    made: list[HeapCommand] = [Heap(PREFIX, shown, manual(shown, (Heap, *commands), named_functions, named))]
+    made += [command(PREFIX, shown) for command in commands]
+    if not taken:
+        # An extension that comes later may refuse to load where GDB lists a command of a name that it defines, as
+        # pwndbg does. An alias that is marked as an abbreviation is not listed, and gives way to a command.
+        gdb.execute(f"alias -a {SHORT_PREFIX} = {PREFIX}")
     if look_again is not None:
         errors.set_look_again(look_again)
     functions.define()

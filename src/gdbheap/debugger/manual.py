@@ -15,7 +15,7 @@ _GROUPS = (
 
 
 def manual(
-    prefix: str,
+    shown: str,
     commands: Iterable[type[HeapCommand]],
     functions: Sequence[tuple[str, str]],
     settings: Sequence[tuple[str, str]],
@@ -28,7 +28,7 @@ def manual(
     with_object = []
     for command in commands:
         if command.word:
-            by_group[command.group].append((f"{prefix} {command.word}", command.summary))
+            by_group[command.group].append((f"{shown} {command.word}", command.summary))
         if command.has_answer():
             with_object.append(f"-heap-{command.word}".rstrip("-"))
     lines = []
@@ -41,7 +41,7 @@ def manual(
         "and in Python: 'import gdbheap', then gdbheap.heap(). In expressions and conditions of breakpoints:",
         *_rows(functions),
         "",
-        f"Settings ('show {prefix}' shows all):",
+        f"Settings ('show {shown}' shows all):",
         *_rows(settings),
     ]
     return "\n".join(lines)

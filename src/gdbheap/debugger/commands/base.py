@@ -47,7 +47,7 @@ class Answer:
 
 
 class HeapCommand(gdb.Command):
-    """One command under a prefix.
+    """One command under a prefix, which help and messages call by the name ``shown``.
 
     A subclass says its ``word`` (empty for the prefix itself), ``summary`` (one sentence, for lists of commands),
     ``details``, ``options``, ``operands`` and ``examples``, and has an ``answer``; one that has none overrides ``run``.
@@ -63,14 +63,14 @@ class HeapCommand(gdb.Command):
     examples: Sequence[str] = ()
     command_class = gdb.COMMAND_DATA
 
-    def __init__(self, prefix: str) -> None:
-        name = f"{prefix} {self.word}".rstrip()
+    def __init__(self, prefix: str, shown: str) -> None:
+        name = f"{shown} {self.word}".rstrip()
         if JSON in self.options:
             self.options = (*self.options, FORCE)
-        examples = [example.replace("heap", prefix, 1) for example in self.examples]
+        examples = [example.replace("heap", shown, 1) for example in self.examples]
         summary = f"{self.summary}\n{self.details}" if self.details else self.summary
         self.__doc__ = help_text(name, summary, self.operands, self.options, examples)
-        super().__init__(name, self.command_class, prefix=not self.word)
+        super().__init__(f"{prefix} {self.word}".rstrip(), self.command_class, prefix=not self.word)
         self._name = name
 
     @property

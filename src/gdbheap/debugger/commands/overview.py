@@ -24,14 +24,14 @@ class Heap(HeapCommand):
         "heap -json heap.json",
     )
 
-    def __init__(self, prefix: str, manual: str) -> None:
+    def __init__(self, prefix: str, shown: str, manual: str) -> None:
         self.details = (
             "Each arena's memory from the kernel (system_mem) is the sum of what is used, what is free (in tcaches,\n"
             "fastbins and bins), the top chunk and malloc's own overhead. Large chunks have mappings of their own.\n"
             "Below, what malloc counts stands beside what the kernel has mapped, and what else is mapped is named.\n"
             f"{manual}"
         )
-        super().__init__(prefix)
+        super().__init__(prefix, shown)
 
     def answer(self, parsed: Parsed) -> Answer:
         """Return the totals of every arena."""
