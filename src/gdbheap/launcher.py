@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gdbheap import __version__, launch_trace
-from gdbheap.loading import NEEDS
+from gdbheap.loading import PACKAGES
 
 HELP = """\
 Usage: gdbheap [GDB OPTIONS] [PROGRAM [ARGUMENTS...]]
@@ -79,10 +79,10 @@ def script() -> Path | None:
 
 
 def sites() -> list[str]:
-    """Return the folders, other than this package's own, where this Python finds what gdbheap needs."""
+    """Return the folders, other than this package's own, where this Python finds what gdbheap uses."""
     own = str(Path(__file__).resolve().parent.parent)
     found: list[str] = []
-    for name in NEEDS:
+    for name in PACKAGES:
         spec = find_spec(name)
         if spec is not None and spec.origin is not None:
             origin = Path(spec.origin)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:  # typing takes longer to import than all the rest of this fil
 
 OLDEST_GDB = 10
 OLDEST_PYTHON = (3, 9)
-NEEDS = ("pygments", "tabulate")
+#: The packages that gdbheap uses where they are there, with what is different without each.
+PACKAGES = {"pygments": "source lines and JSON have no colour", "tabulate": "tables are laid out plainly"}
 
 
 def too_old(gdb_version, python_version):
@@ -39,15 +40,15 @@ def too_old(gdb_version, python_version):
 
 def missing():
     # type: () -> List[str]
-    """Return the names of the packages that gdbheap needs and this Python does not find."""
+    """Return the names of the packages that gdbheap uses and this Python does not find."""
     # Looking is much quicker than importing. GDB's own finder, up to GDB 13, has no find_spec.
     lookups = [finder.find_spec for finder in sys.meta_path if hasattr(finder, "find_spec")]
-    return [name for name in NEEDS if name not in sys.modules and not any(look(name, None) for look in lookups)]
+    return [name for name in PACKAGES if name not in sys.modules and not any(look(name, None) for look in lookups)]
 
 
 def sites_of(root):
     # type: (str) -> Tuple[List[str], str]
-    """Return the folders that may hold what gdbheap at ``root`` needs, and what to do where they do not.
+    """Return the folders that may hold what gdbheap at ``root`` uses, and what to do where they do not.
 
     ``root`` is the package's parent: ``src`` in a checkout, or a site-packages.
     """
@@ -56,12 +57,12 @@ def sites_of(root):
         library = above + "/.venv/lib"
         names = sorted(os.listdir(library)) if os.path.isdir(library) else []
         return ["%s/%s/site-packages" % (library, name) for name in names], "run sh %s/scripts/setup.sh" % above
-    return [root], "run python3 -m pip install " + " ".join(NEEDS)
+    return [root], "run python3 -m pip install " + " ".join(PACKAGES)
 
 
-def find_needs(root, recorded):
+def find_packages(root, recorded):
     # type: (str, Sequence[str]) -> str
-    """Make importable what gdbheap at ``root`` needs; answer a sentence where that fails, else an empty string.
+    """Make importable what gdbheap at ``root`` uses; answer a sentence where that fails, else an empty string.
 
     What GDB's Python has comes first. Folders of ours, and those that the launcher has ``recorded``, go to the end of
     its path, so that they never hide a module of GDB's own.
@@ -82,7 +83,8 @@ def find_needs(root, recorded):
     if not lacking:
         return ""
     python = "%d.%d" % sys.version_info[:2]
-    return "gdbheap needs %s, which GDB's Python %s does not find: %s." % (" and ".join(lacking), python, advice)
+    without = " and ".join(PACKAGES[name] for name in lacking)
+    return "GDB's Python %s does not find %s: %s. For more, %s." % (python, " and ".join(lacking), without, advice)
 
 
 def load(gdb, root):
@@ -96,13 +98,9 @@ def load(gdb, root):
     if refusal:
         raise gdb.GdbError(refusal)
 
-    def look_again():
-        # type: () -> str
-        return find_needs(root, getattr(gdb, "gdbheap_sites", ()))
-
-    lack = look_again()
+    lack = find_packages(root, getattr(gdb, "gdbheap_sites", ()))
     import gdbheap.debugger
 
-    gdbheap.debugger.load(look_again if lack else None)
+    gdbheap.debugger.load()
     if lack:
-        gdb.write("%s 'help heap' works; a command that needs what is missing says this again.\n" % lack, gdb.STDERR)
+        gdb.write(lack + "\n", gdb.STDERR)

@@ -18,8 +18,9 @@ from gdbheap.ptmalloc.tcache import read_tcache
 from gdbheap.ptmalloc.walk import Block, Columns
 from gdbheap.render.account import account_lines, account_object, chunk_count, free_bytes
 from gdbheap.render.chunks import HEADER, BlockRows, ShownTotals, chunk_object, chunk_rows, totals_line
-from gdbheap.render.state import arenas_lines, kind_text, largest_request, params_lines, table, top_lines
+from gdbheap.render.state import arenas_lines, kind_text, largest_request, params_lines, top_lines
 from gdbheap.render.style import Colour, Plain
+from gdbheap.render.tables import table
 from tests.support.heap_image import LAYOUTS, MAIN_BASE, Image, main_heap
 
 PIECES = [

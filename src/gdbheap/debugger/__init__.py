@@ -10,20 +10,13 @@ SHORT_PREFIX = "heap"
 
 _loaded = False
 
-TYPE_CHECKING = False  # as in typing, which takes long to import
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-
-def load(look_again: Callable[[], str] | None = None) -> None:
-    """Define the commands, the functions, the settings and the rest; do nothing where that was done before.
-
-    Where packages are missing ``look_again`` looks for them once more, and says in a sentence what to do.
-    """
+def load() -> None:
+    """Define the commands, the functions, the settings and the rest; do nothing where that was done before."""
     global _loaded
     if _loaded:
         return
-    from gdbheap.debugger import errors, functions, mi, printers, settings
+    from gdbheap.debugger import functions, mi, printers, settings
     from gdbheap.debugger.manual import manual
 
     taken = settings.is_defined(SHORT_PREFIX)
@@ -68,8 +61,6 @@ def load(look_again: Callable[[], str] | None = None) -> None:
         # An extension that comes later may refuse to load where GDB lists a command of a name that it defines, as
         # pwndbg does. An alias that is marked as an abbreviation is not listed, and gives way to a command.
         gdb.execute(f"alias -a {SHORT_PREFIX} = {PREFIX}")
-    if look_again is not None:
-        errors.set_look_again(look_again)
     functions.define()
     printers.define()
     mi.define(made)

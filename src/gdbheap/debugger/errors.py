@@ -8,18 +8,7 @@ from gdbheap.debugger.options import UsageError
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
-
-
-#: Looks for the packages that gdbheap needs, and says in a sentence which are missing; None where none is.
-_look_again: Callable[[], str] | None = None
-
-
-def set_look_again(look: Callable[[], str]) -> None:
-    """Say how to look again for packages that were missing when gdbheap was loaded."""
-    global _look_again
-    _look_again = look
 
 
 class TargetError(Exception):
@@ -41,9 +30,6 @@ class Told:
             from gdbheap.render.escape import printable
 
             raise gdb.GdbError(printable(str(error))) from None
-        if isinstance(error, ModuleNotFoundError) and _look_again is not None:
-            found = f"{error.name} was not there before and is now: give the command again."
-            raise gdb.GdbError(_look_again() or found) from None
         if isinstance(error, MemoryFault):
             raise gdb.GdbError(f"GDB {error}.") from None
         if isinstance(error, UnicodeDecodeError):  # out of one of GDB's own functions, as for a damaged core file

@@ -9,8 +9,8 @@ from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.chunk import STATES
 from gdbheap.ptmalloc.kernel import OTHERS, Mapped
 from gdbheap.ptmalloc.totals import ArenaTotals
-from gdbheap.render.state import table
 from gdbheap.render.style import Plain
+from gdbheap.render.tables import table
 from gdbheap.render.units import count_of, hex_size
 
 _LISTED = ("tcache", "fastbin", "unsorted", "small", "large", "free")

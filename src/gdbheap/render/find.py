@@ -13,8 +13,8 @@ from gdbheap.ptmalloc.search import FoundChunk, Group
 from gdbheap.ptmalloc.whole import Missing
 from gdbheap.render.chunks import BEHIND_TEXT, chunk_object, state_text
 from gdbheap.render.escape import preview, printable
-from gdbheap.render.state import table
 from gdbheap.render.style import Plain
+from gdbheap.render.tables import table
 from gdbheap.render.units import count_of, hex_size
 
 _PREVIEW = 32

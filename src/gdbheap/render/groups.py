@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator, Sequence
 from gdbheap.growth.groups import Group
 from gdbheap.render.callers import place_text
 from gdbheap.render.escape import printable
-from gdbheap.render.state import table
+from gdbheap.render.tables import table
 from gdbheap.render.units import count_of, hex_size
 from gdbheap.simulate.calls import SYSCALLS
 

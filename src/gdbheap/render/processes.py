@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from gdbheap.growth.event import Event
 from gdbheap.growth.history import Gap, ProcessRecord
 from gdbheap.render.escape import printable
-from gdbheap.render.state import table
+from gdbheap.render.tables import table
 
 
 def process_lines(processes: Sequence[ProcessRecord], events: Sequence[Event]) -> Iterator[str]:

@@ -12,8 +12,8 @@ from gdbheap.ptmalloc.refs import KINDS, FrameWord, Reference, Unknown
 from gdbheap.render.chunks import BEHIND_TEXT, chunk_object, state_text
 from gdbheap.render.escape import printable
 from gdbheap.render.find import Wholeness, wholeness_lines, wholeness_object
-from gdbheap.render.state import table
 from gdbheap.render.style import Plain
+from gdbheap.render.tables import table
 from gdbheap.render.units import count_of, hex_size
 
 

@@ -10,18 +10,8 @@ from gdbheap.ptmalloc.provenance import Provenance
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.render.escape import printable
 from gdbheap.render.style import Plain
+from gdbheap.render.tables import table
 from gdbheap.render.units import count_of, hex_size, human_size
-
-
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a summary table as lines; columns whose header ends in a space are aligned to the right."""
-    from tabulate import tabulate  # what shows no table needs none
-
-    align = ["right" if header.endswith(" ") else "left" for header in headers]
-    text = tabulate(
-        rows, [header.strip() for header in headers], tablefmt="simple", colalign=align, disable_numparse=True
-    )
-    return [line.rstrip() for line in text.splitlines()]
 
 
 def _value(fact: ParamFact) -> str:

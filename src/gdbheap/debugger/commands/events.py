@@ -102,7 +102,9 @@ class HeapEvents(HeapCommand):
             if parsed.given("phases"):
                 yield from phase_lines(_phases(history, wanted))
                 return
-            if by is not None:
+            if not events:
+                yield "No event fits the options."
+            elif by is not None:
                 yield from group_lines(grouped(history, events, by), by, history.caught_always, limit)
             else:
                 first = 0 if limit is None else max(0, len(events) - limit)
