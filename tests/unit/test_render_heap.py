@@ -212,7 +212,7 @@ def test_no_top_before_the_first_memory() -> None:
 def test_arenas_and_their_threads() -> None:
     state = state_of(an_image(thread_arena=True))
     second = state.ring.arenas[1]
-    lines = list(arenas_lines(state, {second.address: [2, 7]}, Plain()))
+    lines = list(arenas_lines(state, {second.address: [2, 7]}, (), Plain()))
     main, other = cells(lines[-2]), cells(lines[-1])
     assert main[:3] == ["main_arena", hex(Image.MAIN_ARENA), "brk"]
     assert main[5:] == ["free", "1", "-"]
@@ -228,7 +228,7 @@ def test_what_is_wrong_with_arenas_is_said() -> None:
     problems = [state.ring.problem, *(chain.problem for chain in state.heaps.values())]
     found = [problem for problem in problems if problem]
     assert found
-    text = "\n".join(arenas_lines(state, {}, Plain()))
+    text = "\n".join(arenas_lines(state, {}, (), Plain()))
     assert all(problem in text for problem in found)
     if state.ring.problem:
         assert state.ring.problem in "\n".join(top_lines(state, Plain()))

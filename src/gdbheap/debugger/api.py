@@ -10,6 +10,7 @@ from itertools import chain
 import gdb
 
 from gdbheap.debugger import stops
+from gdbheap.debugger.busy import read_busy
 from gdbheap.debugger.catch import RECORDER
 from gdbheap.debugger.chunk_walk import ChunkWalk
 from gdbheap.debugger.errors import TargetError, Told
@@ -24,6 +25,7 @@ from gdbheap.ptmalloc.params import Params
 from gdbheap.ptmalloc.rows import Wanted
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.ptmalloc.tcache import Tcache
+from gdbheap.ptmalloc.unsettled import Unsettled
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,18 @@ class Heap:
     def events(self) -> Sequence[Event]:
         """The recorded system calls that are kept, oldest first (gdbheap.growth.event.Event): of all processes."""
         return tuple(RECORDER.history.events)
+
+    @property
+    def unsettled(self) -> Unsettled:
+        """What may be changing (gdbheap.ptmalloc.unsettled.Unsettled): threads that run or are inside malloc, locks."""
+        self._require_same_stop()
+        with Told():
+            return read_busy(target(), self._state).unsettled
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing of what was asked for so far, and the heap stands still."""
+        return not self._problems and self.unsettled.certain
 
     @property
     def problems(self) -> tuple[str, ...]:

@@ -7,12 +7,17 @@ from dataclasses import dataclass, field
 
 import gdb
 
+from gdbheap.debugger import session
+from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.frames import FrameReader
+from gdbheap.debugger.locks import Visit, awaited_lock, held_locks
 from gdbheap.debugger.target import Target, each_thread
 from gdbheap.growth.event import Frame
 from gdbheap.growth.inside import MallocCode, aborts, inside_malloc
 from gdbheap.growth.names import INTERNAL, PUBLIC, WRAPPERS, function_of, in_libc, known_to_libc
-from gdbheap.ptmalloc.state import HeapState
+from gdbheap.memory import MemoryFault
+from gdbheap.ptmalloc.state import HeapState, read_heap_state
+from gdbheap.ptmalloc.unsettled import Inside, Unsettled
 
 #: Functions of malloc's that change lists and that no name of growth.names has, as the kernel is not called there.
 _INSIDE = INTERNAL | frozenset(
@@ -49,7 +54,8 @@ class Busy:
 
     ``running`` is the sentence on threads that run meanwhile (anything may be changing then), None where all stand.
     ``dead`` are the threads (GDB's numbers) that will not go on: stopped inside malloc by a fault or by malloc itself,
-    each with the newest frames of its stack. ``notes`` are sentences on what could not be looked at.
+    each with the newest frames of its stack. ``notes`` are sentences on what could not be looked at. ``unsettled`` is
+    the same for those who show the heap.
     """
 
     arenas: dict[int, str] = field(default_factory=dict)
@@ -57,6 +63,17 @@ class Busy:
     dead: dict[int, Sequence[Frame]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     running: str | None = None
+    unsettled: Unsettled = field(default_factory=Unsettled)
+
+
+def unsettled_now() -> Unsettled | None:
+    """Return what may be changing in the heap of the selected process, None where that heap is not known."""
+    try:
+        target = session.target()
+        state = read_heap_state(target.memory, target.abi, target.layout, target.main_arena, target.mp)
+    except (TargetError, MemoryFault):
+        return None
+    return read_busy(target, state).unsettled
 
 
 def read_busy(target: Target, state: HeapState) -> Busy:
@@ -66,18 +83,23 @@ def read_busy(target: Target, state: HeapState) -> Busy:
     reader = FrameReader()
     excused: set[int] = set()  # arenas whose lock a thread holds that will not go on
     code = target.malloc_code
-    running = [thread.num for thread in gdb.selected_inferior().threads() if thread.is_running()]
+    running = sorted(thread.num for thread in gdb.selected_inferior().threads() if thread.is_running())
+    entered: list[Inside] = []
+    visits: list[Visit] = []
+    unread: list[str] = []
+    blind: list[str] = []
     for thread in each_thread():
         if thread.is_running():
             continue
         try:
             stack = reader.read()
         except gdb.error:
-            busy.notes.append(f"The stack of thread {thread.num} cannot be read, so it may be inside malloc.")
+            unread.append(f"The stack of thread {thread.num} cannot be read, so it may be inside malloc.")
             continue
         frames = stack.frames
         if stack.blind and _may_be_inside(frames, code):
             where = f"The stack of thread {thread.num} cannot be followed through libc, so it may be inside malloc"
+            blind.append(f"{where}.")
             for address in names:
                 busy.arenas.setdefault(address, f"{where}; lists of any arena may be between two steps.")
             tcache = target.tcache_address(thread)
@@ -85,16 +107,25 @@ def read_busy(target: Target, state: HeapState) -> Busy:
                 busy.tcaches[tcache] = f"{where}; its tcache may be between two steps."
             continue
         inside = malloc_places(frames, code)
+        if inside and _is_at_entry(frames, inside):
+            inside = []
+        visits.append(Visit(thread.num, frames, inside, awaited_lock(frames)))
         malloc = [frames[place] for place in inside]
+        # What waits for a lock where malloc begins is not in the middle of anything.
+        waits = visits[-1].lock is not None and all(function_of(frame) in PUBLIC for frame in malloc)
         if not malloc:
             if any(function_of(frame) in _OWN_END and in_libc(frame) for frame in frames):
                 busy.dead[thread.num] = frames
                 excused.update(names)
+                entered.append(Inside(thread.num, "", "", (), False, True))
             continue
         av = next((frame.variables["av"] for frame in malloc if frame.variables.get("av")), None)
         if _is_dead(frames, inside):
             busy.dead[thread.num] = frames
             excused.update(names if av is None else {av})
+            entered.append(
+                _inside(thread.num, malloc, [names[av]] if av in names else list(names.values()), True, True)
+            )
             continue
         function = function_of(malloc[-1])
         function = PUBLIC.get(function, function) or "a function of malloc's own"
@@ -103,9 +134,19 @@ def read_busy(target: Target, state: HeapState) -> Busy:
         if tcache:
             busy.tcaches[tcache] = f"{where}; its tcache may be between two steps."
         if code is None and all(function_of(frame) in PUBLIC or function_of(frame) in _TCACHE for frame in malloc):
+            if not waits:
+                entered.append(_inside(thread.num, malloc, [], bool(tcache)))
             continue  # the arena's lists are changed by functions of their own
+        changed = [names[av]] if av in names else list(names.values())
+        if not waits:
+            entered.append(_inside(thread.num, malloc, changed, bool(tcache)))
         for address in [av] if av in names else names:
             busy.arenas.setdefault(address, f"{where}; lists of {names[address]} may be between two steps.")
+    known = not running and not unread and not blind
+    offset = state.layout.state.fields["mutex"].offset
+    locks = held_locks(state.ring.arenas, offset, visits, known)
+    busy.unsettled = Unsettled(tuple(running), tuple(entered), locks, (*unread, *blind))
+    busy.notes += unread
     if running:
         busy.running = _running(running)
         busy.notes.append(busy.running)
@@ -121,6 +162,23 @@ def read_busy(target: Target, state: HeapState) -> Busy:
 def _running(threads: Sequence[int]) -> str:
     several = f"Threads {', '.join(map(str, threads))} are" if len(threads) > 1 else f"Thread {threads[0]} is"
     return f"{several} running: memory may change while it is read, so what is found may be a step of theirs."
+
+
+def _inside(thread: int, malloc: Sequence[Frame], arenas: Sequence[str], tcache: bool, ended: bool = False) -> Inside:
+    call = function_of(malloc[-1])
+    return Inside(thread, function_of(malloc[0]), PUBLIC.get(call, call), tuple(arenas), tcache, ended)
+
+
+def _is_at_entry(frames: Sequence[Frame], inside: Sequence[int]) -> bool:
+    """Whether the selected thread stands where a breakpoint on a public function stops it: it has done no step yet."""
+    frame = frames[0]
+    if list(inside) != [0] or function_of(frame) not in PUBLIC:
+        return False
+    try:
+        _, locations = gdb.decode_line(f"'{frame.function}'")
+    except gdb.error:
+        return False
+    return any(item.pc == frame.pc for item in locations or ())
 
 
 def is_malloc(frame: Frame) -> bool:

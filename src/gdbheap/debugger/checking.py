@@ -27,6 +27,7 @@ from gdbheap.ptmalloc.culprit import NOTHING_AROUND, chunks_around, culprit
 from gdbheap.ptmalloc.finding import Finding
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.ptmalloc.tcache import tcache_is_dummy
+from gdbheap.ptmalloc.unsettled import Unsettled
 from gdbheap.simulate.caught import Catcher, CatchFacts
 from gdbheap.simulate.trials import Trials
 
@@ -42,6 +43,7 @@ class Report:
     arenas: Sequence[Arena]
     abort: Abort | None
     checked: Checked
+    unsettled: Unsettled
 
 
 def check_now(named: str | None) -> Report:
@@ -59,7 +61,8 @@ def check_now(named: str | None) -> Report:
         checked = check_heap(memory, state, facts, () if named is None else arenas)
     if checked.findings:
         checked = _explained(target, state, lists, facts, checked)
-    return Report(state, arenas, read_abort(target, state, busy.dead, checked.findings), checked)
+    abort = read_abort(target, state, busy.dead, checked.findings)
+    return Report(state, arenas, abort, checked, busy.unsettled)
 
 
 def _facts(target: Target, lists: FreeFacts, busy: Busy) -> CheckFacts:

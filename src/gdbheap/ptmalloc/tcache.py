@@ -160,7 +160,7 @@ def _follow(memory: Memory, abi: Abi, index: int, head: int, safe_linking: bool,
         elif key is not None and mark != key:
             result.problems.add(
                 f"key of the free chunk at {pointer - abi.header:#x} in tcache bin {index} is {mark:#x}; it should "
-                f"be {key:#x}: the program wrote to memory that it had freed."
+                f"be {key:#x}."
             )
         where = f"next of the chunk at {pointer - abi.header:#x} in tcache bin {index}"
         pointer = link ^ (pointer >> 12) if safe_linking else link

@@ -27,7 +27,7 @@ def arena_lists_lines(found: ArenaLists, kinds: Sequence[str], rows: Rows, style
     """Yield the lists of an arena that are of these ``kinds``."""
     yield f"{found.arena.name} at {style.paint('address', f'{found.arena.address:#x}')}"
     if found.arena.mutex:
-        yield style.paint("bad", "  A thread holds its lock: the lists may be in the middle of a change.")
+        yield "  A thread holds its lock: the lists may be in the middle of a change."
     yield from _lists_lines([item for item in found.lists if item.kind in kinds], rows, style)
     yield from _empty_line(found.lists, found.totals, kinds)
 

@@ -13,7 +13,7 @@ from gdbheap.ptmalloc.search import FoundChunk, Group
 from gdbheap.ptmalloc.whole import Missing
 from gdbheap.render.chunks import BEHIND_TEXT, chunk_object, state_text
 from gdbheap.render.escape import preview, printable
-from gdbheap.render.style import Plain
+from gdbheap.render.style import DOUBT, Plain
 from gdbheap.render.tables import table
 from gdbheap.render.units import count_of, hex_size
 
@@ -24,22 +24,23 @@ _PREVIEW = 32
 class Wholeness:
     """What an answer does not cover: parts of the heap that were ``missing``, content that was ``unreadable``.
 
-    ``problems`` are what is not sound in what was covered.
+    ``problems`` are what is not sound in what was covered. ``changing`` is whether threads run, or are inside malloc.
     """
 
     missing: Sequence[Missing]
     unreadable: Sequence[Unreadable]
     problems: Sequence[str]
+    changing: bool = False
 
     @property
     def complete(self) -> bool:
-        """Whether everything that was to be looked at could be."""
-        return not self.missing and not self.unreadable
+        """Whether everything that was to be looked at could be, and stood still."""
+        return not self.missing and not self.unreadable and not self.changing
 
 
 def found_line(found: Counts, whole: Wholeness) -> str:
     """Return how much was found: chunks, bytes, and both by state."""
-    least = "" if whole.complete else "at least "
+    least = DOUBT if whole.changing else "" if whole.complete else "at least "
     if not found.chunks:
         return f"{least}no chunk was found" if whole.complete else "no chunk was found in what could be looked at"
     return f"{least}{count_of(found.chunks, 'chunk')}, {hex_size(found.bytes)}: {_states(found)}"

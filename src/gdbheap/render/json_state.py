@@ -8,7 +8,9 @@ from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.params import ParamFact, Params
 from gdbheap.ptmalloc.provenance import Provenance
 from gdbheap.ptmalloc.state import HeapState
+from gdbheap.ptmalloc.unsettled import Lock
 from gdbheap.render.state import largest_request
+from gdbheap.render.unsettled import lock_object
 
 
 def params_object(
@@ -60,8 +62,10 @@ def top_object(state: HeapState, arena: Arena) -> dict[str, object]:
     }
 
 
-def arena_object(state: HeapState, arena: Arena, threads: Mapping[int, Sequence[int]]) -> dict[str, object]:
-    """Return an arena's own variables as JSON has them."""
+def arena_object(
+    state: HeapState, arena: Arena, threads: Mapping[int, Sequence[int]], locks: Sequence[Lock]
+) -> dict[str, object]:
+    """Return an arena's own variables as JSON has them; ``locks`` are those that are held."""
     chain = state.heaps.get(arena.address)
     heaps = () if chain is None else chain.heaps
     return {
@@ -72,6 +76,7 @@ def arena_object(state: HeapState, arena: Arena, threads: Mapping[int, Sequence[
         "system_mem": arena.system_mem,
         "max_system_mem": arena.max_system_mem,
         "locked": bool(arena.mutex),
+        "lock": next((lock_object(lock) for lock in locks if lock.arena == arena.name), None),
         "attached_threads": arena.attached_threads,
         "threads": list(threads.get(arena.address, ())),
         "top": arena.top if arena.has_top(state.abi) else None,

@@ -8,10 +8,12 @@ from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.params import ParamFact, Params
 from gdbheap.ptmalloc.provenance import Provenance
 from gdbheap.ptmalloc.state import HeapState
+from gdbheap.ptmalloc.unsettled import Lock
 from gdbheap.render.escape import printable
 from gdbheap.render.style import Plain
 from gdbheap.render.tables import table
 from gdbheap.render.units import count_of, hex_size, human_size
+from gdbheap.render.unsettled import lock_lines
 
 
 def _value(fact: ParamFact) -> str:
@@ -90,8 +92,13 @@ def top_lines(state: HeapState, style: Plain) -> Iterator[str]:
         yield style.paint("bad", state.ring.problem)
 
 
-def arenas_lines(state: HeapState, threads: Mapping[int, Sequence[int]], style: Plain) -> Iterator[str]:
-    """Yield the arenas as a table; ``threads`` are GDB's thread numbers by the address of the arena they use."""
+def arenas_lines(
+    state: HeapState, threads: Mapping[int, Sequence[int]], locks: Sequence[Lock], style: Plain
+) -> Iterator[str]:
+    """Yield the arenas as a table; ``threads`` are GDB's thread numbers by the address of the arena they use.
+
+    Below are the ``locks`` that are held: who holds each, and who waits for it.
+    """
     rows = []
     problems = [state.ring.problem] if state.ring.problem else []
     for arena in state.ring.arenas:
@@ -112,6 +119,8 @@ def arenas_lines(state: HeapState, threads: Mapping[int, Sequence[int]], style: 
             )
         )
     yield from table(("arena", "address", "kind", "system_mem ", "at most ", "lock", "attached ", "threads"), rows)
+    # The others stand above the table: what is out of the ordinary is said before it.
+    yield from lock_lines([lock for lock in locks if not lock.is_conspicuous])
     for problem in problems:
         yield style.paint("bad", problem)
 

@@ -9,6 +9,10 @@ _CODES.update({state: f"{code}" for state, code in _STATES.items()})
 _CODES.update({f"used on {state}": f"{_STATES['used']};{code + 10}" for state, code in _STATES.items()})
 
 
+#: What stands before a sentence that may be true of a step only.
+DOUBT = "not certain: "
+
+
 class Plain:
     """No colour: every method returns its text as it is."""
 
@@ -23,6 +27,27 @@ class Plain:
     def json(self, text: str) -> str:
         """Return a JSON document as it is shown."""
         return text
+
+
+class Doubting(Plain):
+    """Another style, in which nothing that looks wrong is stated as a fact: it may be a step of a thread's."""
+
+    def __init__(self, style: Plain) -> None:
+        self._style = style
+
+    def paint(self, role: str, text: str) -> str:
+        """Return ``text`` as the role is shown; what is ``bad`` is called uncertain."""
+        if role == "bad":
+            return self._style.paint(role, f"{DOUBT}{text.strip()}")
+        return self._style.paint(role, text)
+
+    def code(self, source: str) -> str:
+        """Return a line of C as it is shown."""
+        return self._style.code(source)
+
+    def json(self, text: str) -> str:
+        """Return a JSON document as it is shown."""
+        return self._style.json(text)
 
 
 class Colour(Plain):

@@ -10,7 +10,12 @@ class HeapArenas(HeapCommand):
     """List the arenas."""
 
     word = "arenas"
+    shows_heap = True
     summary = "List the arenas: address, heaps, memory from the kernel, lock, and the threads that use each."
+    details = (
+        "Where a lock is held, who holds it and who waits for it is told by the frames of all threads: malloc's locks\n"
+        "note no owner."
+    )
     options = (JSON,)
     examples = ("heap arenas",)
 
@@ -22,10 +27,11 @@ class HeapArenas(HeapCommand):
 
         state = read_state()
         threads = threads_of_arenas(state)
+        locks = () if self.unsettled is None else self.unsettled.locks
         return Answer(
             lambda: {
-                "arenas": [arena_object(state, arena, threads) for arena in state.ring.arenas],
+                "arenas": [arena_object(state, arena, threads, locks) for arena in state.ring.arenas],
                 "problem": state.ring.problem,
             },
-            lambda style: arenas_lines(state, threads, style),
+            lambda style: arenas_lines(state, threads, locks, style),
         )

@@ -11,6 +11,9 @@ from gdbheap.debugger.options import Option, Parsed, UsageError, awaited, comple
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gdbheap.ptmalloc.unsettled import Unsettled
     from gdbheap.render.style import Plain
 
 JSON = Option(
@@ -51,11 +54,14 @@ class HeapCommand(gdb.Command):
 
     A subclass says its ``word`` (empty for the prefix itself), ``summary`` (one sentence, for lists of commands),
     ``details``, ``options``, ``operands`` and ``examples``, and has an ``answer``; one that has none overrides ``run``.
-    ``group`` is the part of `help heap` that lists it: see or explain.
+    ``group`` is the part of `help heap` that lists it: see or explain. One that ``shows_heap`` says, before all that it
+    shows, what may be changing meanwhile: ``unsettled``, None where that is not known.
     """
 
     word = ""
     group = "see"
+    shows_heap = False
+    unsettled: Unsettled | None = None
     summary = ""
     details = ""
     options: Sequence[Option] = ()
@@ -74,6 +80,11 @@ class HeapCommand(gdb.Command):
         self._name = name
 
     @property
+    def changing(self) -> bool:
+        """Whether what the command reads may be changing: a thread runs, or is inside malloc."""
+        return self.unsettled is not None and not self.unsettled.certain
+
+    @property
     def json_name(self) -> str:
         """The command's name in its JSON object, whatever the prefix is."""
         return f"heap {self.word}".rstrip()
@@ -87,13 +98,32 @@ class HeapCommand(gdb.Command):
         """Do what the command line asks: show the answer, as lines, as JSON, or as both where a file is named."""
         from gdbheap.debugger.output import style, write_json, write_lines
 
-        answer = self.answer(parsed)
+        answer = self._answer(parsed)
         path = parsed.text(JSON.name)
         if path is not None:
             write_json(self.json_name, answer.body(), path, parsed.given(FORCE.name))
             if not path:
                 return
         write_lines(answer.lines(style()))
+
+    def _answer(self, parsed: Parsed) -> Answer:
+        """Return the answer, with what may be changing in the heap meanwhile."""
+        if not self.shows_heap:
+            return self.answer(parsed)
+        from gdbheap.debugger.busy import unsettled_now
+        from gdbheap.render.style import Doubting
+        from gdbheap.render.unsettled import unsettled_lines, unsettled_object
+
+        self.unsettled = found = unsettled_now()
+        answer = self.answer(parsed)
+
+        def lines(style: Plain) -> Iterator[str]:
+            if found is not None:
+                yield from unsettled_lines(found)
+                style = style if found.certain else Doubting(style)
+            yield from answer.lines(style)
+
+        return Answer(lambda: {**answer.body(), "unsettled": unsettled_object(found)}, lines)
 
     def answer(self, parsed: Parsed) -> Answer:
         """Return what the command line asks for."""
@@ -106,7 +136,7 @@ class HeapCommand(gdb.Command):
         with Told():
             parsed = self._parsed(words, [option for option in self.options if option is not JSON])
             parsed.values[JSON.name] = ""
-            return versioned(self.json_name, self.answer(parsed).body())
+            return versioned(self.json_name, self._answer(parsed).body())
 
     def split(self, argument: str) -> list[str]:
         """Return the words of a command line, their quotes taken off as GDB does it."""

@@ -28,6 +28,7 @@ class HeapBins(HeapCommand):
     """Show free lists."""
 
     word = "bins"
+    shows_heap = True
     summary = "Show the free lists: which chunks are on each, in its order, and how many it may have."
     details = (
         "KIND is tcache (a thread's own lists), or fast, unsorted, small or large (an arena's); the default is all.\n"

@@ -7,6 +7,12 @@ import gdb
 from gdbheap.debugger.commands.base import JSON, Answer, HeapCommand
 from gdbheap.debugger.options import Option, Parsed
 
+TYPE_CHECKING = False  # as in typing, which takes long to import
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gdbheap.render.style import Plain
+
 
 class HeapCheck(HeapCommand):
     """Verify the heap."""
@@ -39,10 +45,19 @@ class HeapCheck(HeapCommand):
         """Return what was found."""
         from gdbheap.debugger.checking import check_now
         from gdbheap.render.check import check_lines, check_object, verdict
+        from gdbheap.render.unsettled import lock_lines, unsettled_object
 
         report = check_now(parsed.text("arena"))
         self._wrong = verdict(report.abort, report.checked)
+
+        def lines(style: Plain) -> Iterator[str]:
+            yield from check_lines(report.state, report.arenas, report.abort, report.checked, style)
+            yield from lock_lines([lock for lock in report.unsettled.locks if lock.is_conspicuous])
+
         return Answer(
-            lambda: check_object(report.abort, report.checked),
-            lambda style: check_lines(report.state, report.arenas, report.abort, report.checked, style),
+            lambda: {
+                **check_object(report.abort, report.checked),
+                "unsettled": unsettled_object(report.unsettled),
+            },
+            lines,
         )

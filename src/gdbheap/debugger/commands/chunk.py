@@ -23,6 +23,7 @@ class HeapChunk(HeapCommand):
     """Show one chunk."""
 
     word = "chunk"
+    shows_heap = True
     summary = "Show the chunk that holds an address: size, state, list, neighbours, content, and what free would do."
     details = (
         "EXPRESSION is a pointer, a variable or any address inside a chunk; an array or a struct stands for where it\n"

@@ -20,6 +20,7 @@ class HeapChunks(HeapCommand):
     """List chunks."""
 
     word = "chunks"
+    shows_heap = True
     summary = "List the chunks of the heap: address, pointer, size, request that fits, flags, state and a preview."
     details = (
         "Flags: P the chunk before it is in use, M mmapped, A not in main_arena. States: used; on a free list, as\n"

@@ -30,6 +30,7 @@ class HeapFind(HeapCommand):
     """Look for chunks."""
 
     word = "find"
+    shows_heap = True
     summary = "Find chunks by size, state, place, content or C++ class, or count what there is of each size or class."
     details = (
         "Without options that narrow it, it groups the heap by size: where to look first for a leak. All that is\n"
@@ -112,7 +113,7 @@ class HeapFind(HeapCommand):
                 totals, groups = sizes.counts(), Groups(sizes) if by else None
             else:
                 totals = _look(walk, search, groups, rows)
-        whole = Wholeness(walk.missing, search.unreadable, walk.problems)
+        whole = Wholeness(walk.missing, search.unreadable, walk.problems, self.changing)
         found = rows.rows() if rows is not None else []
         grouped = _ordered(groups.groups(), order) if groups is not None else []
 

@@ -23,6 +23,7 @@ class HeapMap(HeapCommand):
     """Draw arenas."""
 
     word = "map"
+    shows_heap = True
     summary = "Draw the arenas to scale, a character for so many bytes, so that one sees how fragmented they are."
     details = (
         "Each cell shows what its bytes are: used, free and on which list, the top chunk, malloc's own. A legend says\n"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 class Heap(HeapCommand):
     """Show the whole heap in one table."""
 
+    shows_heap = True
     summary = "Show the heap of the program, arena by arena; the subcommands look closer and explain."
     options = (JSON,)
     examples = (

@@ -17,6 +17,7 @@ class HeapRefs(HeapCommand):
     """Look for pointers to a chunk."""
 
     word = "refs"
+    shows_heap = True
     summary = (
         "Find the pointers into a chunk: in registers, on stacks, in variables, in other chunks, in malloc's lists."
     )
@@ -89,7 +90,7 @@ class HeapRefs(HeapCommand):
         found = Found(chunk, None if arena is None else arena.name, roots.named(references[:limit]), kinds, aims)
         searched = Searched(len(ranges), sum(item.held for item in ranges), roots.threads)
         unsearched = [*skipped, *_without_guards(unreadable, ranges)]
-        whole = Wholeness(walk.missing, unsearched, (*walk.problems, *roots.problems))
+        whole = Wholeness(walk.missing, unsearched, (*walk.problems, *roots.problems), self.changing)
         return Answer(
             lambda: references_object(found, searched, whole),
             lambda style: reference_lines(found, abi, searched, whole, style),

@@ -48,6 +48,7 @@ class HeapTcache(HeapCommand):
     """Show tcaches."""
 
     word = "tcache"
+    shows_heap = True
     summary = "Show a thread's tcache: the freed chunks that it keeps for itself, bin by bin."
     details = (
         "free puts a small chunk there first, and malloc takes the first one of the right size from there. Each bin\n"

@@ -10,6 +10,7 @@ class HeapTop(HeapCommand):
     """Show the top chunks."""
 
     word = "top"
+    shows_heap = True
     summary = "Show each arena's top chunk: what is left in it, and which request will need the kernel again."
     options = (JSON,)
     examples = ("heap top",)
