@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gdbheap.growth.event import KINDS
+from gdbheap.growth.gap import GapKind
 from gdbheap.simulate.paths import PATHS
 from scripts import documents
 from tests.support.environment import ROOT, glibc_version, needs
@@ -97,10 +99,11 @@ def test_every_path_is_described_as_the_code_does() -> None:
 
 
 def test_every_kind_is_described() -> None:
-    source = (ROOT / "src" / "gdbheap" / "growth" / "requester.py").read_text(encoding="utf-8")
-    kinds = set(re.findall(r'Requester\(\s*"([\w-]+)"', source))
-    assert len(kinds) > 5
-    assert set(rows("kind")) == kinds
+    assert list(rows("kind")) == list(KINDS)
+
+
+def test_every_reason_of_a_gap_is_described() -> None:
+    assert list(rows("gap")) == [kind.value for kind in GapKind]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gdbheap.growth.event import KINDS as EVENT_KINDS
+from gdbheap.growth.gap import GapKind
 from gdbheap.growth.groups import BY
 from gdbheap.growth.phases import PHASES
 from gdbheap.ptmalloc.chunk import STATES
@@ -294,7 +295,8 @@ def test_the_schemas_lists_are_the_codes() -> None:
     source = (ROOT / "src" / "gdbheap" / "growth" / "requester.py").read_text(encoding="utf-8")
     kinds = SCHEMA["$defs"]["kind_name"]["enum"]
     assert kinds == list(EVENT_KINDS)
-    assert set(kinds) == set(re.findall(r'Requester\(\s*"([\w-]+)"', source))
+    assert event["gap"]["enum"] == [*(kind.value for kind in GapKind), None]
+    assert set(kinds) - {"gap"} == set(re.findall(r'Requester\(\s*"([\w-]+)"', source))
     assert SCHEMA["$defs"]["heap events"]["properties"]["by"]["enum"] == [*BY, None]
     assert SCHEMA["$defs"]["phases"]["items"]["properties"]["name"]["enum"] == list(PHASES)
 

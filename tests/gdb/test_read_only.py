@@ -78,7 +78,7 @@ gdb.events.inferior_call.connect(lambda event: calls.append(str(event)))
 def command_lines(gdb: Gdb) -> list[str]:
     """Return command lines that use every command and every option, found in GDB's own help."""
     listed = gdb("help heap").succeeded().stdout
-    names = ["heap", *(line.split(" -- ")[0] for line in listed.splitlines() if line.startswith("heap "))]
+    names = ["heap", *(line[3:].split(" -- ")[0] for line in listed.splitlines() if line.startswith("gdbheap "))]
     names = [name for name in names if (name not in RUNNING and " " in name) or name == "heap"]
     assert len(names) >= 12, names
     lines = [*OTHERS]

@@ -179,7 +179,7 @@ def seeds_history() -> History:
         stream="stdout",
     )
     caller = Frame("main", "/home/me/seed.c", 7, "/usr/lib/seed", 0x1200)
-    served = Served(2, 1, 1000, 0x3F0, caller, caller, AFTER_BUFFER, AFTER_BUFFER + 0x3F0, 0x20570)
+    served = Served(2, 1, 1000, 0x3F0, caller, caller, AFTER_BUFFER, "top", AFTER_BUFFER + 0x3F0, 0x20570)
     return History([own, growth], [served], {1: Final(an_arena(AFTER_BUFFER + 0x3F0, 0x20570), 2)})
 
 

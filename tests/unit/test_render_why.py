@@ -238,13 +238,15 @@ def test_served_calls_say_where_from() -> None:
         return line_with(the_story(history), "malloc(1000)")
 
     assert "top" in served()
-    from_list = served(top_after=AFTER_BUFFER)
+    from_list = served(source="tcache", top_after=AFTER_BUFFER)
     assert "free list" in from_list
     assert "top" not in from_list
-    assert "+0x800" in served(top_after=AFTER_BUFFER + 0x800)
-    unseen = served(top_after=None, left=None)
-    assert "0x20570" not in unseen
-    assert "not" in unseen
+    assert "a system call that was not recorded" in served(source="mapping")
+    assert "refused" in served(chunk_size=None, source="")
+    assert "cut from top" in served(source="")
+    for unseen in (served(source="", top_after=None, left=None), served(source="", top_after=AFTER_BUFFER)):
+        assert "0x20570" not in unseen
+        assert "where it is from is not known" in unseen
     assert "seed.c" not in served(user=None, caller=Frame("helper", None, None, "/usr/lib/libx.so", 0x10))
     assert "helper" in served(user=None, caller=Frame("helper", None, None, "/usr/lib/libx.so", 0x10))
     assert "0x3f0" in served(user=None, caller=None)

@@ -21,14 +21,25 @@ from gdbheap.debugger.allocator import (
 from gdbheap.debugger.captured import Captured, Numbers, kind_of, note, with_nb
 from gdbheap.debugger.catchpoints import Catchpoints
 from gdbheap.debugger.errors import TargetError
+from gdbheap.debugger.gaps import actual_break, blindness, blindness_text, reason_for
 from gdbheap.debugger.interposed import other_malloc
 from gdbheap.debugger.processes import local_pid, mapped_bytes, open_file, parent_of
 from gdbheap.debugger.recorded import FORKING, RecordedProcess
 from gdbheap.debugger.stacks import Shape
-from gdbheap.debugger.syscalls import FORKS, LIFE, SyscallEntry, makes_process, registers_for
+from gdbheap.debugger.syscalls import (
+    FORKS,
+    LIFE,
+    SyscallEntry,
+    clone_flags,
+    has_same_memory,
+    is_vfork,
+    makes_process,
+    registers_for,
+)
 from gdbheap.debugger.target import architecture_name, each_thread_of, is_core, program_file
 from gdbheap.growth.decision import user_frame
 from gdbheap.growth.event import UNKNOWN_BYTES, Event, Frame, Requester, whole_pages
+from gdbheap.growth.gap import BREAK, MMAPPED, GapKind, gap_event
 from gdbheap.growth.history import Final, History, ProcessRecord
 from gdbheap.growth.nameless import gives_back, goes_on_after, is_nameless, previous_of
 from gdbheap.growth.reading import Reading
@@ -60,6 +71,8 @@ class Recorder:
         self._show: Callable[[Sequence[Event]], None] = lambda events: None
         self._show_other: Callable[[ProcessRecord], None] = lambda record: None
         self._connected = False
+        self._blind: GapKind | None = None
+        self._sees_mappings = False
         self._began: float | None = None
         self.was_interrupted = False
 
@@ -121,6 +134,7 @@ class Recorder:
         self._catchpoints.follow(follow)
         self.was_interrupted = False
         self._catching = syscalls
+        self._sees_mappings = {"mmap", "munmap", "mremap"} <= set(syscalls)
         self._history.choose(syscalls)
         self._malloc_only = malloc_only
         self._stop_there = stop_there
@@ -131,10 +145,13 @@ class Recorder:
         if not self._connected:
             gdb.events.stop.connect(self._on_stop)
             gdb.events.exited.connect(self._on_exited)
+            gdb.events.breakpoint_created.connect(self._on_breakpoint)
             gdb.events.before_prompt.connect(lambda *nothing: self.catch_up())
             gdb.events.new_objfile.connect(self._on_new_objfile)
             gdb.events.clear_objfiles.connect(self._on_clear_objfiles)
             self._connected = True
+        self._blind = None
+        self._note_blindness()
         if gdb.selected_inferior().pid:
             self._process(gdb.selected_inferior().pid).place_watch(self._settled)
 
@@ -255,9 +272,10 @@ class Recorder:
             self._at_exit(process)
         elif entry.name == "execve":
             process.end_watch()
-        elif makes_process(entry):
+        elif makes_process(flags := clone_flags(entry)):
             process.end_watch()
             process.pending[tid] = FORKING
+            process.fork_flags = flags
 
     def _returned(self, process: RecordedProcess, tid: int, name: str | None, result: int) -> bool:
         # Calls of one thread do not nest, so this is the return of the one that it entered last.
@@ -267,7 +285,7 @@ class Recorder:
             return False
         if left == FORKING:
             if name in FORKS and result > 0:
-                self._forked(process.pid, result)
+                self._forked(process.pid, result, process.fork_flags)
             return False
         return left is not None and self._leave(process, left, name, result)
 
@@ -279,12 +297,72 @@ class Recorder:
                 "calls that others make."
             )
 
-    def _forked(self, parent: int, child: int) -> None:
+    def _forked(self, parent: int, child: int, flags: int) -> None:
         record = self._history.processes.get(child)
         if record is None or record.end is not None:
-            self._history.processes[child] = ProcessRecord(child, parent, self._now(), recorded=False)
-        else:
-            record.parent = parent
+            record = self._history.processes[child] = ProcessRecord(child, parent, self._now(), recorded=False)
+        record.parent, record.shares_memory, record.by_vfork = parent, has_same_memory(flags), is_vfork(flags)
+
+    def _note_gap(self, process: RecordedProcess, thread: tuple[int, int], series: str, moved: tuple[int, int]) -> None:
+        """Record that memory of the selected process moved without a call that GDB reported; show it."""
+        self._settle()
+        at = moved[1] if series == BREAK else None
+        was_off = self._catchpoints.problem() is not None
+        kind, maker = reason_for(self._history, process.pid, process.was_blind, was_off, at)
+        number = self._history.recorded + 1
+        event = gap_event(number, process.pid, thread, kind, moved, self._now(), series=series, maker=maker)
+        self._history.events.append(event)
+        self._show([event])
+
+    def _find_gaps(
+        self,
+        process: RecordedProcess,
+        thread: tuple[int, int],
+        entry: SyscallEntry,
+        purpose: str,
+        reading: Reading | None,
+    ) -> int | None:
+        """Note what moved without being recorded before a call of malloc's; return where the break is, for brk."""
+        if self._sees_mappings:
+            counted = process.mmapped.enter(entry.name, entry.args, purpose, reading)
+            if counted is not None:
+                self._note_gap(process, thread, MMAPPED, counted)
+        if entry.name != "brk":
+            return None
+        return self._break_of(process, thread, None if reading is None else reading.curbrk)
+
+    def _break_of(self, process: RecordedProcess, thread: tuple[int, int], curbrk: int | None) -> int | None:
+        """Return where the break of the selected process is, None where unknown; note it if it moved meanwhile."""
+        known, found = process.program_break, actual_break(process.program_break, curbrk or None)
+        if known is not None and found is not None and known != found:
+            self._note_gap(process, thread, BREAK, (known, found))
+        if found is not None:
+            process.program_break = found
+        return found
+
+    def _find_moved_break(self) -> None:
+        """Note where the selected process's break moved without being recorded; called where the process stands."""
+        inferior, thread = gdb.selected_inferior(), gdb.selected_thread()
+        process = self._processes.get(inferior.pid)
+        if process is None or thread is None or "brk" not in self._catching:
+            return
+        try:
+            curbrk = session.target().word("__curbrk")
+        except TargetError:
+            return
+        if not any(isinstance(left, Captured) or left > 0 for left in process.pending.values()):
+            self._break_of(process, (thread.num, thread.ptid[1]), curbrk)
+
+    def _note_blindness(self) -> None:
+        """Say, and note, that GDB sees no system calls while it is as it is."""
+        kind = blindness()
+        if kind is not None and kind != self._blind:
+            text = blindness_text(kind)
+            self._history.missed(text)
+            gdb.write(f"{text}\n")
+        self._blind = kind
+        for process in self._processes.values():
+            process.was_blind = kind or process.was_blind
 
     def _capture(
         self,
@@ -298,8 +376,7 @@ class Recorder:
     ) -> None:
         """Keep what must be read now of a call that malloc made from a stack that is known."""
         process.needs_the_kernel()
-        number = self._history.recorded + len(self._put_off) + 1
-        captured = Captured(number, process.pid, thread, tid, entry, shape, values, numbers, self._now())
+        captured = Captured(0, process.pid, thread, tid, entry, shape, values, numbers, self._now())
         found = read_at_call(
             entry,
             None if numbers.arena is None else values[numbers.arena],
@@ -309,10 +386,9 @@ class Recorder:
         )
         captured.reading, captured.free, captured.chunk, captured.unread = found
         captured.reading = self._with_trim(process, tid, entry, numbers.requester, captured.reading)
-        if entry.name == "brk":
-            captured.break_before = process.program_break
-            if captured.break_before is None and captured.reading is not None:
-                captured.break_before = captured.reading.curbrk or None
+        purpose = numbers.requester.purpose
+        captured.break_before = self._find_gaps(process, (thread, tid), entry, purpose, captured.reading)
+        captured.id = self._history.recorded + len(self._put_off) + 1
         process.pending[tid] = captured
         self._put_off.append(captured)
 
@@ -354,21 +430,20 @@ class Recorder:
                 process.pending[tid] = _NOT_RECORDED
             return
         changes: dict[str, Any] = {"requester": who, "user": user_frame(frames)}
-        if name == "brk":
-            changes["break_before"] = process.program_break
-        else:
+        if name != "brk":
             changes["mapped_before"] = _mapped_before(entry, who.kind, late)
         if who.kind == "malloc":
             process.needs_the_kernel()
             changes.update(self._of_malloc(entry, event))
             changes["reading"] = self._with_trim(process, tid, entry, who, changes["reading"])
-            if name == "brk" and changes["break_before"] is None and changes["reading"] is not None:
-                changes["break_before"] = changes["reading"].curbrk or None
+            changes["break_before"] = self._find_gaps(process, (thread, tid), entry, who.purpose, changes["reading"])
             # Without the names inside malloc more is looked at than the stack.
             if shape is not None and changes.get("stream") is None and not is_nameless(frames):
                 note(shape, entry, who, frames)
+        elif name == "brk":
+            changes["break_before"] = self._break_of(process, (thread, tid), None)
+        event = event._replace(**changes, id=self._history.recorded + 1)
         process.pending[tid] = event.id
-        event = event._replace(**changes)
         self._history.events.append(event)
         if who.kind == "malloc" and not late:
             process.returns(self._settled).expect(event, entry.sp)
@@ -423,6 +498,9 @@ class Recorder:
             return False
         if name == "brk":
             process.program_break = result
+        else:
+            process.mmapped.leave(-4096 < result < 0)
+        process.was_blind = None
         if isinstance(left, Captured):
             left.result = result
             process.returned[left.tid] = left.id
@@ -462,6 +540,7 @@ class Recorder:
 
     def _at_exit(self, process: RecordedProcess) -> None:
         self._settle()
+        self._find_moved_break()
         process.look()
         try:
             target = session.target()
@@ -486,6 +565,13 @@ class Recorder:
         self.catch_up()
         self._settle()
         self._note_problem()
+        if self.active:
+            self._find_moved_break()
+            self._note_blindness()
+
+    def _on_breakpoint(self, point: gdb.Breakpoint) -> None:
+        if point.type == gdb.BP_WATCHPOINT and self.active:
+            self._note_blindness()
 
     def _on_new_objfile(self, event: Any) -> None:
         self._settle()

@@ -11,6 +11,7 @@ from gdbheap.debugger.allocator import TrimWalks
 from gdbheap.debugger.captured import Captured
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.frames import FrameReader
+from gdbheap.debugger.gaps import MmappedCount
 from gdbheap.debugger.images import has_musl_inside
 from gdbheap.debugger.processes import local_pid, thread_states
 from gdbheap.debugger.returned import ReturnWatch
@@ -19,6 +20,7 @@ from gdbheap.debugger.syscalls import SyscallReader, registers_for
 from gdbheap.debugger.target import GdbMemory, architecture_name, is_static, program_file
 from gdbheap.debugger.watch import MallocWatch
 from gdbheap.growth.event import Event
+from gdbheap.growth.gap import GapKind
 from gdbheap.growth.history import History
 
 #: In place of a call that has not returned: a fork.
@@ -29,9 +31,10 @@ class RecordedProcess:
     """One process under recording: how its calls and stacks are read, and which of its calls have not returned.
 
     ``pending`` are those, by thread: a call that was captured, or an event's number. ``returned`` is the number of the
-    last event of each thread that has. ``program_break`` is what brk last answered. ``trims`` is where each thread's
-    malloc_trim is. ``judged`` says that it was looked up whose malloc the process uses. Made while the process is the
-    selected one.
+    last event of each thread that has. ``program_break`` is where the break was last seen, and ``mmapped`` follows
+    malloc's count of mmapped bytes. ``fork_flags`` are clone's, of the fork under way. ``was_blind`` is why GDB saw no
+    system calls at some time since the last one that it saw. ``trims`` is where each thread's malloc_trim is.
+    ``judged`` says that it was looked up whose malloc the process uses. Made while the process is the selected one.
     """
 
     def __init__(self, pid: int) -> None:
@@ -46,6 +49,9 @@ class RecordedProcess:
         self.pending: dict[int, Captured | int] = {}
         self.returned: dict[int, int] = {}
         self.program_break: int | None = None
+        self.mmapped = MmappedCount()
+        self.fork_flags = 0
+        self.was_blind: GapKind | None = None
         self.trims = TrimWalks()
         self.judged = False
         self._musl_inside: bool | None = None
@@ -82,6 +88,7 @@ class RecordedProcess:
         self.pending.clear()
         self.returned.clear()
         self.program_break = None
+        self.mmapped.forget()
         self.trims = TrimWalks()
         self.judged = False
         self._musl_inside = None

@@ -12,6 +12,7 @@ from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.language import as_c
 from gdbheap.debugger.syscalls import register
 from gdbheap.debugger.target import Target
+from gdbheap.debugger.unattended import unattended
 from gdbheap.growth.event import Event
 from gdbheap.growth.history import History
 from gdbheap.growth.nameless import RETURNING, asks_for_memory, gives_back, is_nameless, public_name
@@ -36,9 +37,10 @@ class _Waiting:
 class _Place(gdb.Breakpoint):
     """An internal breakpoint where malloc returns to; off unless a call is under way that will come by."""
 
-    def __init__(self, address: int, returned: Callable[[list[int]], None]) -> None:
+    def __init__(self, address: int, history: Callable[[], History], returned: Callable[[list[int]], None]) -> None:
         with as_c():
             super().__init__(f"*{address:#x}", internal=True)
+        self._history = history
         self._returned = returned
         self.waiting: dict[int, _Waiting] = {}  # by the kernel's number of the thread
 
@@ -48,7 +50,8 @@ class _Place(gdb.Breakpoint):
         waiting = self.waiting.get(tid)
         if waiting is not None and register("sp") > waiting.sp:
             del self.waiting[tid]
-            self._returned(waiting.events)
+            with unattended(self._history):
+                self._returned(waiting.events)
         if not self.waiting:
             self.enabled = False
         return False
@@ -71,7 +74,7 @@ class ReturnWatch:
         if place is None:
             if len(self._places) >= _MOST_PLACES:
                 return
-            place = self._places[address] = _Place(address, self._returned)
+            place = self._places[address] = _Place(address, self._history, self._returned)
         waiting = place.waiting.get(event.tid)
         if waiting is None or abs(waiting.sp - sp) > _SAME_CALL:
             waiting = place.waiting[event.tid] = _Waiting(sp)

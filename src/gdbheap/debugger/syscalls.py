@@ -21,6 +21,8 @@ FORKS = frozenset({"fork", "vfork", "clone", "clone3"})
 #: Calls that move no memory, but begin and end processes and what they run.
 LIFE = frozenset({*FORKS, "execve", "exit_group"})
 _CLONE_THREAD = 0x10000
+_CLONE_VFORK = 0x4000
+_CLONE_VM = 0x100
 
 
 @dataclass(frozen=True)
@@ -194,17 +196,31 @@ class SyscallReader:
         return [register(name) & mask for name in names]
 
 
-def makes_process(entry: SyscallEntry) -> bool:
-    """Return whether a call of FORKS makes a process, and not a thread of this one."""
+def clone_flags(entry: SyscallEntry) -> int:
+    """Return the flags of a call of FORKS, those that fork and vfork stand for included."""
     if entry.name in ("fork", "vfork"):
-        return True
-    flags = entry.args[0]
-    if entry.name == "clone3":  # the flags are the first field of struct clone_args
-        try:
-            flags = int.from_bytes(gdb.selected_inferior().read_memory(flags, 8).tobytes(), "little")
-        except gdb.MemoryError:
-            return False
+        return _CLONE_VFORK | _CLONE_VM if entry.name == "vfork" else 0
+    if entry.name != "clone3":
+        return entry.args[0]
+    try:  # the flags are the first field of struct clone_args
+        return int.from_bytes(gdb.selected_inferior().read_memory(entry.args[0], 8).tobytes(), "little")
+    except gdb.MemoryError:
+        return _CLONE_THREAD
+
+
+def makes_process(flags: int) -> bool:
+    """Return whether a call of FORKS with these flags makes a process, and not a thread of this one."""
     return not flags & _CLONE_THREAD
+
+
+def has_same_memory(flags: int) -> bool:
+    """Return whether the process that a call with these flags makes has its maker's memory."""
+    return bool(flags & _CLONE_VM)
+
+
+def is_vfork(flags: int) -> bool:
+    """Return whether the maker of the process, by a call with these flags, waits until it runs another program."""
+    return bool(flags & _CLONE_VFORK)
 
 
 def register(name: str) -> int:

@@ -6,15 +6,19 @@ from collections.abc import Callable
 
 import gdb
 
+from gdbheap.debugger.allocating import read_machine
 from gdbheap.debugger.frames import FrameReader
 from gdbheap.debugger.language import as_c
 from gdbheap.debugger.syscalls import register
 from gdbheap.debugger.target import Target
+from gdbheap.debugger.unattended import unattended
 from gdbheap.growth.decision import user_frame
 from gdbheap.growth.event import Event, Served
 from gdbheap.growth.history import History
 from gdbheap.memory import MemoryFault
+from gdbheap.ptmalloc.abi import RequestTooLarge
 from gdbheap.ptmalloc.arena import Arena, read_arena
+from gdbheap.simulate.operations import Operation, predict
 
 #: Calls of malloc that are watched after the first growth.
 _WATCHED_CALLS = 4
@@ -80,17 +84,28 @@ class MallocWatch(gdb.Breakpoint):
             return register("rdi") & 0xFFFFFFFFFFFFFFFF
         return target.abi.read_word(target.memory, (register("esp") & 0xFFFFFFFF) + target.abi.word_size)
 
+    def _chunk_size(self, request: int) -> int | None:
+        try:
+            return self._target.abi.request_to_chunk(request)
+        except RequestTooLarge:
+            return None
+
     def stop(self) -> bool:
         """Record one call of malloc; never stop GDB."""
+        with unattended(self._history):
+            self._look_at_call()
+        return False
+
+    def _look_at_call(self) -> None:
         if gdb.selected_inferior().pid != self.process:
-            return False  # a child has the breakpoint's instruction, too, if it was forked meanwhile
+            return  # a child has the breakpoint's instruction, too, if it was forked meanwhile
         self.look()
         event, arena = self._event, self._arena()
         grew = event is not None and self._history().grown_since(event)
         self._left -= 1
         if event is None or arena is None or grew or self._left < 0:
             self.enabled = False
-            return False
+            return
         if gdb.selected_thread().num == event.thread:
             request = self._request()
             frames = tuple(self._frames.read().frames)
@@ -98,11 +113,17 @@ class MallocWatch(gdb.Breakpoint):
                 event=event.id,
                 thread=event.thread,
                 request=request,
-                chunk_size=self._target.abi.request_to_chunk(request),
+                chunk_size=self._chunk_size(request),
                 caller=frames[1] if len(frames) > 1 else None,
                 user=user_frame(frames),
                 top_before=arena.top,
+                source=_source(request),
             )
             self._history().served.append(served)
             self._under_way = True
-        return False
+
+
+def _source(request: int) -> str:
+    """Return where malloc would take memory for ``request`` from now, empty where nothing or a doubt is left."""
+    found = predict(read_machine(gdb.selected_thread()), Operation("malloc", (request,)))
+    return found.source

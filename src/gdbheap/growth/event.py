@@ -148,7 +148,9 @@ class Requested(NamedTuple):
 
 
 #: Whose memory a call can be about: the kinds of Requester.
-KINDS = ("malloc", "loader", "thread-stack", "locale", "stdio", "program", "other")
+KINDS = ("malloc", "loader", "thread-stack", "locale", "stdio", "program", "other", "gap")
+#: The kind of an event that stands for calls that were not recorded, and what it has in place of a call's name.
+GAP = "gap"
 #: In place of a number of bytes that can no longer be looked up.
 UNKNOWN_BYTES = -1
 #: An event that nobody has judged yet.
@@ -168,6 +170,8 @@ class Event(NamedTuple):
     code. ``reading`` and ``free`` are the allocator at entry, for calls that malloc made, and ``chunk`` the header of
     the mmapped chunk that is freed or resized. ``unread`` is a sentence that says why the allocator was not read.
     ``stream`` names the stdio stream whose buffer was asked for.
+
+    ``gap`` is None but for memory that moved without being recorded (growth/gap.py): then it says why.
     """
 
     id: int
@@ -190,6 +194,7 @@ class Event(NamedTuple):
     chunk: ChunkHeader | None = None
     unread: str | None = None
     stream: str | None = None
+    gap: str | None = None
     time: float = 0.0
 
     @property
@@ -200,7 +205,7 @@ class Event(NamedTuple):
     @property
     def failed(self) -> bool:
         """Whether the kernel refused: a negative errno, or a break that did not become what was asked."""
-        if self.result is None:
+        if self.result is None or self.syscall == GAP:
             return False
         if self.syscall == "brk":
             return self.args[0] != 0 and self.result != self.args[0]
@@ -214,6 +219,8 @@ class Event(NamedTuple):
         """
         if self.result is None:
             return None
+        if self.syscall == GAP:
+            return self.args[1] - self.args[0]
         if self.failed or self.syscall in ("mprotect", "madvise"):
             return 0
         if self.syscall == "brk":
@@ -236,18 +243,21 @@ def whole_pages(size: int) -> int:
 
 
 class Served(NamedTuple):
-    """A call of malloc, seen after a growth, that needed no system call.
+    """A call of malloc, seen after a growth, before which no system call was recorded.
 
-    ``event`` is the growth's number. ``top_before`` and ``top_after`` are the arena's top chunk when malloc was
-    called and when it was next seen (None while it was not seen again), ``left`` the size of top then.
+    ``event`` is the growth's number. ``chunk_size`` is None where malloc refuses the request. ``source`` is where the
+    allocator's state at the call made malloc take the memory from (a key of simulate.trace.SOURCES), empty where that
+    is not known. ``top_before`` and ``top_after`` are the arena's top chunk when malloc was called and when it was next
+    seen (None while it was not seen again), ``left`` the size of top then.
     """
 
     event: int
     thread: int
     request: int
-    chunk_size: int
+    chunk_size: int | None
     caller: Frame | None
     user: Frame | None
     top_before: int
+    source: str = ""
     top_after: int | None = None
     left: int | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gdbheap.growth.arena_of import arenas_of
 from gdbheap.growth.decision import decide, is_runtime
-from gdbheap.growth.event import Event, Frame
+from gdbheap.growth.event import GAP, Event, Frame
 from gdbheap.growth.history import History
 from gdbheap.growth.holdings import Holding, holdings
 from gdbheap.growth.names import base_name
@@ -15,6 +15,8 @@ from gdbheap.growth.requester import NO_CALLER, OWN_MAPPING
 
 #: What events can be grouped by.
 BY = ("caller", "arena", "kind", "library")
+#: Who made the calls that were not recorded.
+_NOT_RECORDED = "not recorded"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,11 @@ def _group(key: Hashable, events: Sequence[Event], found: Mapping[int, Holding])
 
 def _keys(history: History, by: str) -> Callable[[Event], Hashable]:
     """Return what makes the key of an event: a name or, for a caller, what tells it from others."""
+    known = _known_keys(history, by)
+    return lambda event: _NOT_RECORDED if event.syscall == GAP and by != "kind" else known(event)
+
+
+def _known_keys(history: History, by: str) -> Callable[[Event], Hashable]:
     if by == "caller":
         return _caller
     if by == "kind":

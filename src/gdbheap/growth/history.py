@@ -26,7 +26,8 @@ class ProcessRecord:
     seen first, in seconds as Event.time. ``recorded`` is False for a child that GDB did not follow. ``programs`` are
     the files that it ran, each with the number of events that there were before. ``end`` says in a few words how it
     ended, None where that was not seen. ``other_malloc`` is the file whose malloc it uses, where that is not glibc's
-    and was seen at work.
+    and was seen at work. ``shares_memory`` says that it was made with its parent's memory (CLONE_VM), ``by_vfork`` that
+    its parent waits until it runs another program.
     """
 
     process: int
@@ -36,6 +37,8 @@ class ProcessRecord:
     programs: list[tuple[int, str]] = field(default_factory=list)
     end: str | None = None
     other_malloc: str | None = None
+    shares_memory: bool = False
+    by_vfork: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,22 @@ class History:
         """Note that calls may be missing from here on, unless that was the last thing noted."""
         if not self.gaps or self.gaps[-1].reason != reason:
             self.gaps.append(Gap(self.recorded, reason))
+
+    def sharing_memory(self, process: int) -> list[int]:
+        """Return the other processes that were made with the memory of ``process``, or it with theirs."""
+
+        def first(number: int) -> int:
+            record = self.processes.get(number)
+            while record is not None and record.shares_memory and record.parent is not None:
+                number, record = record.parent, self.processes.get(record.parent)
+            return number
+
+        return [other for other in self.processes if other != process and first(other) == first(process)]
+
+    def last_break(self, process: int) -> int | None:
+        """Return where the last recorded call of a process left the break, None where there is none."""
+        calls = (event for event in reversed(self.events) if event.process == process and event.syscall == "brk")
+        return next((event.result for event in calls), None)
 
     def of_process(self, process: int) -> Iterator[Event]:
         """Yield the events of one process, oldest first."""

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from gdbheap.growth.event import UNKNOWN_BYTES, Event, whole_pages
+from gdbheap.growth.event import GAP, UNKNOWN_BYTES, Event, whole_pages
+from gdbheap.growth.gap import GapKind, is_of_break
 from gdbheap.growth.history import History
 from gdbheap.simulate.kernel import PROT_NONE
 
@@ -109,6 +110,17 @@ def _move_break(space: _Space, event: Event) -> Holding:
     return Holding(max(0, to - was), max(0, was - to))
 
 
+def _miss(space: _Space, event: Event) -> Holding:
+    """Take in what moved without being recorded; the addresses of mappings are not known then."""
+    if event.gap == GapKind.SHARED.value:  # it is the event of the process that made the call
+        space.brk = event.result
+        return Holding()
+    if is_of_break(event):
+        return _move_break(space, event)
+    changed = event.delta or 0
+    return Holding(max(0, changed), max(0, -changed), known=False)
+
+
 def _map(space: _Space, event: Event) -> Holding:
     start = event.result or 0
     end = start + whole_pages(event.args[1])
@@ -173,7 +185,7 @@ def _protect(space: _Space, event: Event) -> Holding:
 
 #: The functions that reserve a heap of an arena, and trim the reservation.
 _RESERVING = frozenset({"new_heap", "alloc_new_heap"})
-_CHANGES = {"brk": _move_break, "mmap": _map, "munmap": _unmap, "mremap": _remap, "mprotect": _protect}
+_CHANGES = {GAP: _miss, "brk": _move_break, "mmap": _map, "munmap": _unmap, "mremap": _remap, "mprotect": _protect}
 
 
 def holdings(history: History) -> Mapping[int, Holding]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gdbheap.growth.event import Event
+from gdbheap.growth.event import GAP, Event
 from gdbheap.growth.history import History
 from gdbheap.growth.holdings import holdings
 from gdbheap.growth.requester import NO_CALLER
@@ -87,7 +87,7 @@ def _levels(history: History, events: Sequence[Event], total: int) -> list[_Leve
     found, levels = holdings(history), []
     for place, event in enumerate(events):
         changed = found[event.id].got - found[event.id].gave_back
-        if event.requester.kind == "malloc" and changed:
+        if event.requester.kind in ("malloc", GAP) and changed:
             total += changed
             levels.append(_Level(place, total))
     return levels

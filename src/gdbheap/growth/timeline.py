@@ -10,7 +10,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from gdbheap.growth.event import Event, whole_pages
+from gdbheap.growth.event import GAP, Event, whole_pages
+from gdbheap.growth.gap import is_of_break
 from gdbheap.growth.history import Gap, History
 from gdbheap.growth.nameless import gives_back, public_name
 from gdbheap.growth.reading import Reading
@@ -192,6 +193,8 @@ class _Counter:
             self.unfinished += 1
         elif event.failed:
             self.failed += 1
+        elif event.syscall == GAP:
+            self._missed(event, event.result)
         elif event.syscall == "brk":
             self._moved(event, event.result)
         elif event.requester.kind == "malloc":
@@ -219,6 +222,12 @@ class _Counter:
         value = begin + to - self._begin_break
         if value != (steps[-1].value if steps else begin):
             steps.append(Step(event, value, None if was is None else to - was))
+
+    def _missed(self, event: Event, to: int) -> None:
+        if is_of_break(event):
+            self._moved(event, to)
+        else:
+            self._step("mmapped", event, event.delta or 0)
 
     def _of_malloc(self, event: Event, result: int) -> None:
         if event.syscall == "mremap":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gdbheap.growth.event import Event
+from gdbheap.growth.event import GAP, Event
 from gdbheap.growth.phases import Phase
 from gdbheap.growth.requester import FREE_PAGES, OWN_MAPPING
 from gdbheap.render.callers import caller_line
@@ -65,6 +65,8 @@ def amount_text(event: Event) -> str:
 def owner_text(event: Event) -> str:
     """Return whose memory it is: the arena and the chunk asked for, or the purpose of a call that is not malloc's."""
     who = event.requester
+    if who.kind == GAP:
+        return f"not recorded: {who.purpose}"
     if who.kind != "malloc":
         return f"{who.kind}: {printable(who.purpose)}"
     requested = event.requested
@@ -99,9 +101,8 @@ def event_line(event: Event, style: Plain, several_processes: bool = False) -> s
     number = style.paint("heading", f"#{event.id}")
     amount = style.paint("good" if (event.delta or 0) > 0 else "name", amount_text(event))
     process = f"process {event.process} " if several_processes else ""
-    return (
-        f"{number} {process}thread {event.thread} {event.syscall} {amount}  {owner_text(event)}  {caller_line(event)}"
-    )
+    caller = "" if event.syscall == GAP else f"  {caller_line(event)}"
+    return f"{number} {process}thread {event.thread} {event.syscall} {amount}  {owner_text(event)}{caller}"
 
 
 def event_rows(
@@ -118,7 +119,8 @@ def event_rows(
         if phase is not None:
             yield style.paint("heading", f"-- {phase_text(phase)}")
         process = f"{event.process:>8}  " if several_processes else ""
+        caller = "" if event.syscall == GAP else f"  [{caller_line(event)}]"
         yield (
             f"{event.id:>5}  {event.time:>8.3f}  {process}{event.thread:>6}  {event.syscall:<8}  "
-            f"{amount_text(event):<26}  {owner_text(event)}  [{caller_line(event)}]"
+            f"{amount_text(event):<26}  {owner_text(event)}{caller}"
         )

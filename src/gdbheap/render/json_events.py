@@ -40,6 +40,7 @@ def event_object(event: Event, prediction: Prediction | None, reason: ArenaReaso
         "delta": event.delta,
         "kind": who.kind,
         "purpose": who.purpose,
+        "gap": event.gap,
         "arena": None if arena is None else {"name": arena.name, "address": arena.address},
         "arena_choice": None if reason is None else _arena_choice(reason),
         "free_before": _free_before(event, prediction),

@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterable, Iterator
 
 from gdbheap.growth.arena_reason import ArenaReason
-from gdbheap.growth.event import Event, Served
+from gdbheap.growth.event import GAP, Event, Served
 from gdbheap.growth.explain import Explanation
+from gdbheap.growth.gap import is_of_break
 from gdbheap.growth.initial import Initial
 from gdbheap.growth.names import meaning
 from gdbheap.growth.requester import ANOTHER_MALLOC, NO_CALLER, OF_MUSL
@@ -23,6 +24,8 @@ from gdbheap.simulate.calls import Call
 from gdbheap.simulate.kernel import MADV_DONTNEED
 
 _LABEL = 14
+#: The sources of simulate.trace.SOURCES that are lists of free chunks.
+_FREE_LISTS = frozenset({"tcache", "fastbin", "small", "unsorted", "last-remainder", "large", "bin"})
 
 
 def _section(style: Plain, label: str, lines: Iterable[str]) -> Iterator[str]:
@@ -36,6 +39,9 @@ def explanation_lines(explained: Explanation, style: Plain) -> Iterator[str]:
     event = explained.event
     yield style.paint("heading", f"event {event.id}: {headline(event)}")
     yield ""
+    if event.syscall == GAP:
+        yield from _section(style, "unknown", ["who asked, for what, and in how many calls", event.requester.purpose])
+        return
     yield from _section(style, "who asked", _who(explained, style))
     if explained.requester.kind != "malloc":
         yield from _section(style, "whose", [_not_malloc(explained)])
@@ -68,6 +74,9 @@ def headline(event: Event) -> str:
     if event.failed:
         return f"{call_text(call, args)} was refused by the kernel"
     delta = event.delta
+    if call == GAP:
+        what = "The break moved" if is_of_break(event) else "Malloc's mmapped chunks changed"
+        return f"{what} by {signed_hex(delta or 0)} ({human_size(abs(delta or 0))}) without being recorded"
     if call == "brk":
         if args[0] == 0:
             return f"brk(0) asked where the break is: {result:#x}"
@@ -263,16 +272,20 @@ def _served_text(served: Served, style: Plain) -> str:
         place = f" at {printable(os.path.basename(who.file))}:{who.line}"
     elif who is not None:
         place = f" from {frame_text(who)}"
-    text = f"malloc({served.request}){place} -> chunk {served.chunk_size:#x}"
-    if served.top_after is None:
-        return f"{text}: where from is not known, the heap was not seen again"
-    taken = served.top_after - served.top_before
+    call = f"malloc({served.request}){place}"
+    if served.chunk_size is None:
+        return f"{call}: refused, no chunk can be that large"
+    text = f"{call} -> chunk {served.chunk_size:#x}"
     left = f"; {served.left:#x} left" if served.left is not None else ""
-    if taken == served.chunk_size:
-        return f"{text}, cut from top: no system call{left}"
-    if taken == 0:
+    if served.source in _FREE_LISTS:
         return f"{text}, served from a free list: no system call{left}"
-    return f"{text}: no system call; top moved by {signed_hex(taken)} until it was seen again{left}"
+    if served.source == "top":
+        return f"{text}, cut from top: no system call{left}"
+    if served.source:
+        return f"{text}: it needed a system call that was not recorded"
+    if served.top_after is not None and served.top_after - served.top_before == served.chunk_size:
+        return f"{text}, cut from top: no system call{left}"
+    return f"{text}: no system call was recorded; where it is from is not known"
 
 
 def initial_lines(initial: Initial, recording: bool, style: Plain) -> Iterator[str]:

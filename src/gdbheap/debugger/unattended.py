@@ -1,0 +1,17 @@
+"""Code of ours that GDB calls while the program runs: nothing that fails there may stop or end the program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from gdbheap.growth.history import History
+
+
+@contextmanager
+def unattended(history: Callable[[], History]) -> Iterator[None]:
+    """Note in the history what is raised inside, and go on; an interrupt of the user's goes through."""
+    try:
+        yield
+    except Exception as error:
+        history().missed(f"Looking at a call failed ({type(error).__name__}: {error}): what it did is not known.")
