@@ -424,6 +424,40 @@ NOWHERE = ("brk", (0x1000,), 0x1000)
 ELSEWHERE = ("madvise", (0x1000, 0x1000, 4), 0)
 
 
+IN_MMAP = "[libc.so.6] __mmap <- sysmalloc_mmap{nb=0x25010} <- sysmalloc{nb=0x25010} <- _int_malloc <- " + MALLOC
+MAP = ("mmap", (0, 0x26000, 3, 0x22, -1, 0), 0x7FFFF5000000)
+
+
+def a_mapping(tid: int, first: int, threshold: int, **mp: int) -> list[Event]:
+    values = {"mmap_threshold": threshold, "trim_threshold": 2 * threshold, **mp}
+    reading = a_reading(0x5555555593B0, 0x20C50, curbrk=0x55555557A000, mp=values)
+    return operation(IN_MMAP, reading, [MAP], first, tid=tid)
+
+
+def test_a_threshold_that_another_thread_has_raised() -> None:
+    """The newest value that leads to the call was in force, and the explanation says so."""
+    seen = [a_mapping(1, 1, 0x20000), a_mapping(2, 2, 0x24000), a_mapping(1, 3, 0x26000)]
+    found = predictions([event for operation in seen for event in operation])
+    assert [found[number].exact for number in (1, 2, 3)] == [True] * 3
+    call = found[3].call
+    assert call is not None
+    assert any("at least mmap_threshold 0x24000" in why for why in call.why)
+    assert "mmap_threshold was 0x24000 when malloc looked, and is 0x26000" in call.why[-1]
+
+
+def test_a_threshold_that_was_never_in_force_explains_nothing() -> None:
+    """What another thread had before this one's last call was gone when malloc decided."""
+    seen = [a_mapping(2, 1, 0x20000), a_mapping(2, 2, 0x26000), a_mapping(1, 3, 0x26000), a_mapping(1, 4, 0x26000)]
+    assert predictions([event for operation in seen for event in operation])[4].exact is False
+
+
+def test_the_limit_of_mapped_chunks_is_met_for_a_moment() -> None:
+    seen = [a_mapping(tid, tid, 0x20000, n_mmaps=2, n_mmaps_max=2) for tid in (1, 2)]
+    found = predictions([event for operation in seen for event in operation])[2]
+    assert (found.call, found.exact) == (None, None)
+    assert "n_mmaps" in (found.reason or "")
+
+
 @pytest.mark.parametrize("read", [0x7FFFF0000000, 0x7FFFEC000000])
 def test_a_variable_that_another_thread_has_changed(read: int) -> None:
     """malloc saw that there is no hint, and GDB the one that another thread has left since then."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from gdbheap.growth.event import Event, Frame
 from gdbheap.growth.nameless import ChunkRange, chunk_sizes, goes_on_after, is_nameless, nameless_steps
+from gdbheap.growth.races import earlier_values, unknowable_values
 from gdbheap.simulate.arenas import heap_trim, new_arena
 from gdbheap.simulate.calls import SYSCALLS, Call, Outcome, Steps, Unpredictable, advance
 from gdbheap.simulate.mmapped import free_mmapped, mremap_chunk, munmap_chunk
@@ -16,13 +17,11 @@ from gdbheap.simulate.trim import mtrim, pages_inside, systrim
 
 #: More calls than any operation makes: where nothing is known of what came before, it has ended by then.
 _MOST_CALLS = 16
+#: Events of a process that are gone through at most for the prediction of one.
+_MOST_EVENTS = 512
 #: The functions that make several calls in one operation.
 _OPERATIONS = frozenset({"sysmalloc", "_int_new_arena", "systrim", "heap_trim", "mtrim"})
 _NO_NAMES = "No function of glibc's that decides on memory is among the callers (are its debug symbols installed?)."
-_RACE = (
-    "arena.c's aligned_heap_area is shared by all threads without a lock, and another has changed it since malloc "
-    "looked: where the heap was asked for follows from it."
-)
 _MALLOC_TRIM = frozenset({"__malloc_trim", "malloc_trim"})
 _FREE = frozenset({"__libc_free", "free", "cfree", "_int_free_chunk"})
 
@@ -100,6 +99,7 @@ def predictions(events: Iterable[Event], caught: CaughtAt = every_call) -> dict[
     running: dict[tuple[int, int], _Running] = {}
     newest: dict[tuple[int, int], Event] = {}
     begun: set[tuple[int, int]] = set()  # the threads that were seen
+    seen: dict[int, list[Event]] = {}  # by process
     for event in events:
         if event.reading is None:
             continue
@@ -108,6 +108,7 @@ def predictions(events: Iterable[Event], caught: CaughtAt = every_call) -> dict[
         begun.add(thread)
         previous = newest.get(thread)
         newest[thread] = event
+        seen.setdefault(event.process, []).append(event)
         caller = _caller(event)
         before = running.pop(thread, None)
         current = before
@@ -118,13 +119,14 @@ def predictions(events: Iterable[Event], caught: CaughtAt = every_call) -> dict[
                 found[event.id] = Prediction(None, None, error.reason, chunk_sizes=_chunk_sizes(event, previous))
                 continue
             several = sum(process == event.process for process, _ in begun) > 1
-            raced = _after_a_race(event, caller, caught(event.id)) if several and not current.makes(event) else None
-            if raced is not None:
-                found[event.id] = Prediction(None, None, _RACE)
-                if event.result is not None:
-                    raced.answer(event.result)
-                    running[thread] = raced
-                continue
+            if several and not current.makes(event):
+                raced = _after_a_race(event, seen[event.process], previous, caller, caught(event.id))
+                if raced is not None:
+                    current, found[event.id] = raced
+                    if event.result is not None:
+                        current.answer(event.result)
+                        running[thread] = current
+                    continue
             if before is not None and before.reason and before.caller == caller and not current.makes(event):
                 # The operation went on where the prediction could not.
                 found[event.id] = Prediction(None, None, before.reason)
@@ -151,16 +153,44 @@ def predictions(events: Iterable[Event], caught: CaughtAt = every_call) -> dict[
     return found
 
 
-def _after_a_race(event: Event, caller: tuple[int, ...], caught: Container[str]) -> _Running | None:
-    """Return the operation as it is if another thread has changed aligned_heap_area; None where that does not tell."""
-    state = event.state
-    if event.syscall != "mmap" or state is None or state.aligned_heap_area in (None, event.args[0]):
-        return None
-    try:
-        other = _Running(_steps(event, replace(state, aligned_heap_area=event.args[0])), caller, caught)
-    except Unpredictable:
-        return None
-    return other if other.makes(event) else None
+def _since(events: Sequence[Event], previous: Event) -> Sequence[Event]:
+    """Return the events of a process after ``previous``, the newest one left out, and the one before ``previous``."""
+    place = len(events) - 1
+    while place > 0 and events[place].id >= previous.id:
+        place -= 1
+    return events[place:-1]
+
+
+def _after_a_race(
+    event: Event,
+    seen: Sequence[Event],
+    previous: Event | None,
+    caller: tuple[int, ...],
+    caught: Container[str],
+) -> tuple[_Running, Prediction] | None:
+    """Return the operation as it is if other threads changed what malloc had looked at; None if that tells nothing.
+
+    ``seen`` are the events of the process up to this one, ``previous`` is the last one before it of the same thread.
+    """
+
+    def run(state: GrowthState) -> _Running | None:
+        try:
+            tried = _Running(_steps(event, state), caller, caught)
+        except Unpredictable:
+            return None
+        return tried if tried.makes(event) else None
+
+    window = seen[:-1] if previous is None else _since(seen, previous)
+    for state, why in earlier_values(event, window):
+        other = run(state)
+        if other is not None and other.call is not None:
+            call = replace(other.call, why=(*other.call.why, why))
+            return other, Prediction(call, True)
+    for state, reason in unknowable_values(event, seen):
+        other = run(state)
+        if other is not None:
+            return other, Prediction(None, None, reason)
+    return None
 
 
 def _is_later_advice(event: Event) -> bool:
@@ -174,14 +204,17 @@ def _is_later_advice(event: Event) -> bool:
 def prediction_of(event: Event, earlier: Sequence[Event], caught: CaughtAt = every_call) -> Prediction | None:
     """Return the prediction for an event; ``earlier`` are those from before it, oldest first.
 
-    Only the events shortly before it in its thread are gone through: no operation makes more than a few calls.
+    Only the events shortly before it are gone through: no operation makes more than a few calls. Those of other
+    threads tell what they changed meanwhile.
     """
     before: list[Event] = []
+    own = 0
     for other in reversed(earlier):
-        if len(before) == _MOST_CALLS:
+        if own == _MOST_CALLS or len(before) == _MOST_EVENTS:
             break
-        if (other.process, other.tid) == (event.process, event.tid):
+        if other.process == event.process:
             before.append(other)
+            own += other.tid == event.tid
     return predictions([*reversed(before), event], caught).get(event.id)
 
 
@@ -205,15 +238,14 @@ def _known(value: int | None, what: str) -> int:
     return value
 
 
-def _pad(event: Event, function: str) -> int:
+def _pad(event: Event, state: GrowthState, function: str) -> int:
     """Return the pad of a trim: free passes top_pad, and then the compiler keeps no variable for it."""
     pad = _variable(event.frames, function, "pad")
     if pad is not None:
         return pad
     if any(frame.name == "mtrim" or frame.name in _MALLOC_TRIM for frame in event.frames):
         return _known(_trim_pad(event), "the argument of malloc_trim")
-    assert event.state is not None
-    return event.state.params.get("top_pad")
+    return state.params.get("top_pad")
 
 
 def _trim_pad(event: Event) -> int | None:
@@ -244,9 +276,9 @@ def _steps(event: Event, state: GrowthState | None = None) -> Steps:
             size = frame.variables.get("size", asked)
             return new_arena(state, _known(size, "size in _int_new_arena"))
         if name == "systrim":
-            return systrim(state, _pad(event, name))
+            return systrim(state, _pad(event, state, name))
         if name == "heap_trim":
-            return heap_trim(state, _pad(event, name))
+            return heap_trim(state, _pad(event, state, name))
         if name == "mtrim" or name in _MALLOC_TRIM:
             return mtrim(state, _trim_pad(event))
         if name == "munmap_chunk":
