@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import gdb
 
-from gdbheap.debugger.busy import FATAL, malloc_places
+from gdbheap.debugger.busy import FATAL, Busy, malloc_places
+from gdbheap.debugger.emptying import emptied_fastbin
+from gdbheap.debugger.passed import passed_pointer, passed_request
+from gdbheap.debugger.placing import placed_at
 from gdbheap.debugger.target import Target, each_thread
-from gdbheap.growth.abort import Abort
+from gdbheap.growth.abort import Abort, Cause, ToldBy
 from gdbheap.growth.event import Frame
 from gdbheap.growth.inside import aborts
 from gdbheap.growth.names import INTERNAL, PUBLIC, function_of
@@ -30,20 +33,26 @@ _CHUNKS = ("p", "victim", "oldp", "tc_victim", "e")
 _POINTERS = ("mem", "oldmem")
 
 
-def read_abort(
-    target: Target, state: HeapState, dead: Mapping[int, Sequence[Frame]], findings: Sequence[Finding]
-) -> Abort | None:
-    """Return what is known of the first of the ``dead`` threads, None where there is none.
+def read_abort(target: Target, state: HeapState, busy: Busy, findings: Sequence[Finding]) -> Abort | None:
+    """Return what is known of the first thread that was stopped inside malloc for good, None where there is none.
 
     ``findings`` tell the chunk where the stack does not: the one whose finding that very check would catch.
     """
-    for thread in each_thread():
-        if thread.num in dead:
-            return _read(target, state, thread.num, dead[thread.num], findings)
+    for stopped, by_others in ((busy.dead, False), (busy.signalled, True)):
+        for thread in each_thread():
+            if thread.num in stopped:
+                return _read(target, state, thread.num, stopped[thread.num], findings, by_others)
     return None
 
 
-def _read(target: Target, state: HeapState, thread: int, frames: Sequence[Frame], findings: Sequence[Finding]) -> Abort:
+def _read(
+    target: Target,
+    state: HeapState,
+    thread: int,
+    frames: Sequence[Frame],
+    findings: Sequence[Finding],
+    by_others: bool,
+) -> Abort:
     inside = malloc_places(frames, target.malloc_code)
     unnamed = aborts(frames, inside)
     # From glibc 2.42 on the function that checks may have left the stack to malloc_printerr_tail.
@@ -61,6 +70,7 @@ def _read(target: Target, state: HeapState, thread: int, frames: Sequence[Frame]
     variables = _variables(target, first, len(frames))
     chunk = next((variables[name] for name in _CHUNKS if variables.get(name)), None)
     pointer = next((variables[name] for name in _POINTERS if name in variables), None)
+    told_by = None if pointer is None else ToldBy.FRAMES
     foretold = {
         (catch.pointer, finding.chunk)
         for finding in findings
@@ -71,20 +81,24 @@ def _read(target: Target, state: HeapState, thread: int, frames: Sequence[Frame]
         # What free works on is what it was given, unless it has merged that with the chunk before it.
         given = next((variables[name] for name in _OUTER if name in variables), None)
         if pointer is None and given is not None and check != _MERGED:
-            pointer = given + target.abi.header
+            pointer, told_by = given + target.abi.header, ToldBy.FRAMES
+        if pointer is None and caller is not None:
+            pointer, told_by = passed_pointer(target, call, caller) or (None, None)
         pointers = {pointer for pointer, _ in foretold if pointer is not None}
         if pointer is None and len(pointers) == 1:
-            (pointer,) = pointers
+            (pointer,), told_by = pointers, ToldBy.FINDING
         if chunk is None or check == _MERGED:
             chunk = None if pointer is None else pointer - target.abi.header
     elif chunk is None:
         chunks = {chunk for _, chunk in foretold if chunk is not None}
         chunk = chunks.pop() if len(chunks) == 1 else None
+    if request is None and call is not None and caller is not None:
+        request = passed_request(target, call, caller)
     arena = _arena(target, state, variables.get("av"), chunk)
     memory = PageCache(target.memory)
     return Abort(
         thread=thread,
-        fault=not fatal,
+        cause=Cause.SIGNAL if by_others else Cause.CHECK if fatal else Cause.FAULT,
         message=message,
         check=check,
         function=function_of(frames[first]) if named else "",
@@ -95,6 +109,11 @@ def _read(target: Target, state: HeapState, thread: int, frames: Sequence[Frame]
         arena=arena,
         chunk=chunk,
         compared=compared(memory, state.abi, arena, chunk, check) if check is not None else (),
+        told_by=told_by,
+        place=None if pointer is None else placed_at(target, pointer),
+        chunk_place=None if chunk is None else placed_at(target, chunk),
+        touched=tuple({number for name, number in variables.items() if name.split()[0] in _CHUNKS and number}),
+        emptying=emptied_fastbin(target, state, arena, check, variables),
     )
 
 
@@ -173,7 +192,7 @@ def _variables(target: Target, first: int, count: int) -> dict[str, int]:
     while frame is not None and place < count:
         name = re.sub(r"^__GI_", "", frame.name() or "").split(".")[0]
         if place >= first and (name in INTERNAL or name in PUBLIC or name in _CHECKING):
-            for variable in (*_CHUNKS, *_POINTERS, "av"):
+            for variable in (*_CHUNKS, *_POINTERS, "av", "fb"):
                 number = _variable(frame, variable)
                 if number is None:
                     continue

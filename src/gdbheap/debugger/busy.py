@@ -34,6 +34,8 @@ _INSIDE = INTERNAL | frozenset(
     | {"_int_free_check", "tcache_free", "int_mallinfo", "__malloc_info", "__malloc_fork_lock_parent"}
     | {"__malloc_fork_unlock_parent", "__malloc_fork_unlock_child"}
 )
+#: What frees the chunks of a tcache one by one when its thread ends; the thread has no tcache any more then.
+_GIVES_BACK = "tcache_thread_shutdown"
 #: What changes the tcache of the calling thread and nothing else.
 _TCACHE = frozenset({"tcache_get", "tcache_put", "tcache_get_n", "tcache_put_n"})
 #: Where malloc, and nothing else of libc's, ends that has found the heap corrupt; a caller may have left the stack.
@@ -42,6 +44,10 @@ _OWN_END = frozenset({"malloc_printerr", "malloc_printerr_tail", "__malloc_asser
 FATAL = _OWN_END | {"__libc_assert_fail", "__assert_fail", "__libc_message"}
 #: Signals that the processor raises: memory that is not there, or not as it must be.
 _FAULTS = (4, 7, 8, 11)
+#: Those and abort's: what ends a program unless it takes care.
+_FATAL_SIGNALS = (*_FAULTS, 6)
+#: How the names of those functions begin that copy for malloc.
+_COPYING = ("memcpy", "memset", "memmove", "__mem")
 #: How a thread ends the program by itself: abort sends this signal to its own thread.
 _SIGABRT, _SI_TKILL = 6, -6
 #: What malloc calls: functions that may be the newest of a thread that is inside malloc.
@@ -54,13 +60,16 @@ class Busy:
 
     ``running`` is the sentence on threads that run meanwhile (anything may be changing then), None where all stand.
     ``dead`` are the threads (GDB's numbers) that will not go on: stopped inside malloc by a fault or by malloc itself,
-    each with the newest frames of its stack. ``notes`` are sentences on what could not be looked at. ``unsettled`` is
-    the same for those who show the heap.
+    each with the newest frames of its stack. ``signalled`` are those that a signal of someone else's stopped there,
+    which may go on. ``ending_tcaches`` are the tcaches, by thread, that threads are giving back at their end. ``notes``
+    are sentences on what could not be looked at. ``unsettled`` is the same for those who show the heap.
     """
 
     arenas: dict[int, str] = field(default_factory=dict)
     tcaches: dict[int, str] = field(default_factory=dict)
     dead: dict[int, Sequence[Frame]] = field(default_factory=dict)
+    signalled: dict[int, Sequence[Frame]] = field(default_factory=dict)
+    ending_tcaches: dict[int, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     running: str | None = None
     unsettled: Unsettled = field(default_factory=Unsettled)
@@ -119,6 +128,10 @@ def read_busy(target: Target, state: HeapState) -> Busy:
                 excused.update(names)
                 entered.append(Inside(thread.num, "", "", (), False, True))
             continue
+        if any(function_of(frame) == _GIVES_BACK for frame in malloc):
+            ending = _local(stack.of_gdb, _GIVES_BACK, "tcache_tmp")
+            if ending:
+                busy.ending_tcaches[thread.num] = ending
         av = next((frame.variables["av"] for frame in malloc if frame.variables.get("av")), None)
         if _is_dead(frames, inside):
             busy.dead[thread.num] = frames
@@ -127,6 +140,8 @@ def read_busy(target: Target, state: HeapState) -> Busy:
                 _inside(thread.num, malloc, [names[av]] if av in names else list(names.values()), True, True)
             )
             continue
+        if _signal() in _FATAL_SIGNALS:
+            busy.signalled[thread.num] = frames
         function = function_of(malloc[-1])
         function = PUBLIC.get(function, function) or "a function of malloc's own"
         tcache = target.tcache_address(thread)
@@ -203,21 +218,39 @@ def _may_be_inside(frames: Sequence[Frame], code: MallocCode | None) -> bool:
     name = function_of(newest)
     if len(frames) > 1 or (name and name not in _CALLED and not is_malloc(newest)):
         return bool(malloc_places(frames, code))
-    try:
-        signal = gdb.parse_and_eval("$_siginfo")
-        own = (int(signal["si_signo"]), int(signal["si_code"])) == (_SIGABRT, _SI_TKILL)
-    except (gdb.error, ValueError):
-        return True
-    return not own  # what has aborted is behind its last step, in malloc or elsewhere
+    return _siginfo() != (_SIGABRT, _SI_TKILL)  # what has aborted is behind its last step, in malloc or elsewhere
 
 
 def _is_dead(frames: Sequence[Frame], inside: Sequence[int]) -> bool:
     """Whether the selected thread was stopped in malloc by a fault, or by malloc's own checks."""
     if aborts(frames, inside) or any(function_of(frame) in FATAL for frame in frames[: inside[0]]):
         return True
+    number, code = _siginfo()
+    # memcpy of realloc, and memset of calloc, work for malloc.
+    inner = all(function_of(frame).startswith(_COPYING) for frame in frames[: inside[0]])
+    return number in _FAULTS and code > 0 and inner
+
+
+def _local(frames: Sequence[gdb.Frame], function: str, name: str) -> int | None:
+    """Return a variable of the newest of these frames that is of ``function``, None where it is not known."""
+    for frame in frames:
+        if frame.name() == function:
+            try:
+                value = frame.read_var(name)
+                return None if value.is_optimized_out else int(value)
+            except (gdb.error, ValueError, RuntimeError):
+                return None
+    return None
+
+
+def _siginfo() -> tuple[int, int]:
+    """Return the number and the code of the signal that has stopped the selected thread, zeros where none did."""
     try:
         signal = gdb.parse_and_eval("$_siginfo")
-        number, code = int(signal["si_signo"]), int(signal["si_code"])
+        return int(signal["si_signo"]), int(signal["si_code"])
     except (gdb.error, ValueError):
-        return False
-    return number in _FAULTS and code > 0 and inside[0] == 0
+        return 0, 0
+
+
+def _signal() -> int:
+    return _siginfo()[0]

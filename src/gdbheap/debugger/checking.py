@@ -25,7 +25,8 @@ from gdbheap.ptmalloc.check import Checked, CheckFacts, check_heap
 from gdbheap.ptmalloc.checks import Rules
 from gdbheap.ptmalloc.culprit import NOTHING_AROUND, chunks_around, culprit
 from gdbheap.ptmalloc.finding import Finding
-from gdbheap.ptmalloc.state import HeapState
+from gdbheap.ptmalloc.own_step import without_own_step
+from gdbheap.ptmalloc.state import HeapState, read_heap_state
 from gdbheap.ptmalloc.tcache import tcache_is_dummy
 from gdbheap.ptmalloc.unsettled import Unsettled
 from gdbheap.simulate.caught import Catcher, CatchFacts
@@ -51,18 +52,47 @@ def check_now(named: str | None) -> Report:
 
     Raises TargetError where there is no heap or no such arena.
     """
-    state = model.read_state()
     target = session.target()
+    try:
+        state = model.read_state()
+    except TargetError:
+        return _without_heap(target)
     arenas = model.chosen_arenas(state, named)
     busy = read_busy(target, state)
     lists = model.free_facts()
     facts = _facts(target, lists, busy)
     with Progress(model.heap_memory()) as memory:
         checked = check_heap(memory, state, facts, () if named is None else arenas)
+    abort = read_abort(target, state, busy, ())
+    if abort is not None:
+        checked = _without_own_step(target, state, abort, checked)
     if checked.findings:
         checked = _explained(target, state, lists, facts, checked)
-    abort = read_abort(target, state, busy.dead, checked.findings)
+        if abort is not None and abort.pointer is None:
+            abort = read_abort(target, state, busy, checked.findings)
     return Report(state, arenas, abort, checked, busy.unsettled)
+
+
+def _without_own_step(target: Target, state: HeapState, abort: Abort, checked: Checked) -> Checked:
+    """Return what was found, with what is no more than the call that ended in doubt."""
+    findings = without_own_step(target.memory, state.abi, abort, checked.findings)
+    new = [item.doubtful for item, old in zip(findings, checked.findings) if item is not old]
+    notes = dict.fromkeys(text for text in new if text is not None)
+    return replace(checked, findings=findings, notes=(*checked.notes, *notes))
+
+
+def _without_heap(target: Target) -> Report:
+    """Return what is known of an abort in a program that has no heap: what it freed is none of malloc's.
+
+    Raises TargetError where there was none: then there is nothing to check.
+    """
+    state = read_heap_state(target.memory, target.abi, target.layout, target.main_arena, target.mp)
+    busy = read_busy(target, state)
+    abort = read_abort(target, state, busy, ())
+    if abort is None:
+        model.read_state()  # which says why there is no heap
+    note = "malloc has not taken any memory from the kernel yet: there is no heap to check."
+    return Report(state, (), abort, Checked((), 0, 0, False, (note,), 0, 0, 0), busy.unsettled)
 
 
 def _facts(target: Target, lists: FreeFacts, busy: Busy) -> CheckFacts:
@@ -77,6 +107,8 @@ def _facts(target: Target, lists: FreeFacts, busy: Busy) -> CheckFacts:
                 )
             elif not tcache_is_dummy(target.symbols, target.layout, address):
                 tcaches.setdefault(address, f"the tcache of thread {thread.num}")
+        for number, address in busy.ending_tcaches.items():
+            tcaches.setdefault(address, f"the tcache of thread {number}")
     key = target.word("tcache_key")  # 2.34
     entry = target.symbols.struct("tcache_entry")
     return CheckFacts(

@@ -24,12 +24,20 @@ _SEARCHED = 1 << 30
 
 def holders_of(target: Target, culprit: Culprit) -> tuple[str, ...]:
     """Return a sentence for each of the first places that hold a pointer to the culprit's chunk or into it."""
+    chunk = Chunk(culprit.chunk, culprit.pointer, culprit.size, 0, culprit.state, 0)
+    return pointers_to(target, chunk, culprit.pointer, culprit.chunk + culprit.size)
+
+
+def pointers_to(target: Target, chunk: Chunk, low: int, high: int) -> tuple[str, ...]:
+    """Return a sentence for each of the first places outside ``chunk`` that hold an address from ``low`` to ``high``.
+
+    Those are addresses in the chunk; the upper one is left out.
+    """
     heap = Heap()
     ranges, _ = to_search(heap.ranges)
     total = sum(item.held for item in ranges)
     if not ranges or total > _SEARCHED:
-        return (f"not looked for in so much memory: 'heap refs {culprit.pointer:#x}' does",) if ranges else ()
-    low, high = culprit.pointer, culprit.chunk + culprit.size
+        return (f"not looked for in so much memory: 'heap refs {chunk.pointer:#x}' does",) if ranges else ()
     unread: list[Unreadable] = []
     spans = [(item.start, item.start + item.held) for item in ranges]
     try:
@@ -42,10 +50,9 @@ def holders_of(target: Target, culprit: Culprit) -> tuple[str, ...]:
             found.append(item if isinstance(item, Reference) else roots.reference(item))
     except (MemoryFault, gdb.error) as error:
         return (f"not known: {error}",)
-    chunk = Chunk(culprit.chunk, culprit.pointer, culprit.size, 0, culprit.state, 0)
     found = [item for item in found if item.kind != "malloc" and item.live and item.chunk != chunk]
     found.sort(key=lambda item: (KINDS.index(item.kind), item.thread or 0, item.address or 0))
     texts = [f"{item.kind}: {where_text(item, chunk)}" for item in roots.named(found[:_SHOWN])]
     if len(found) > _SHOWN:
-        texts.append(f"and {len(found) - _SHOWN:,} more: 'heap refs {culprit.pointer:#x}' lists them")
+        texts.append(f"and {len(found) - _SHOWN:,} more: 'heap refs {chunk.pointer:#x}' lists them")
     return tuple(texts) or ("nobody that was found: no pointer to it is left in memory or registers",)

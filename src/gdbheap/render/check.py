@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gdbheap.growth.abort import Abort
+from gdbheap.growth.abort import Abort, Cause, Emptying, ToldBy
 from gdbheap.growth.event import Frame
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.check import Checked
@@ -12,11 +12,14 @@ from gdbheap.ptmalloc.checks import CHECKS, CRASH
 from gdbheap.ptmalloc.finding import Catch, Culprit, Finding
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.render.escape import preview, printable
+from gdbheap.render.placed import placed_object, placed_text
 from gdbheap.render.style import Plain
 from gdbheap.render.units import count_of, hex_size
 from gdbheap.simulate.caught import MOST_CALLS
 
 _INDENT = 14
+#: Chunks of a list that was being emptied that are named.
+_LOST = 8
 _ROW = 16
 _UNNOTICED = (
     "nothing that was tried: free and realloc of the chunks around it, malloc of what its lists are for, up to "
@@ -34,7 +37,7 @@ def verdict(abort: Abort | None, checked: Checked) -> str | None:
     """Return the sentence that says that the heap is corrupt, None where it is sound."""
     certain = checked.certain
     if not certain:  # and then none was left out either: certain ones are kept first
-        if abort is None:
+        if abort is None or abort.cause is Cause.SIGNAL:
             return None
         what = _end_text(abort) if abort.message is None else f"'{printable(abort.message)}'"
         return f"malloc ended the program in thread {abort.thread}: {what}; the heap itself shows nothing wrong now."
@@ -60,7 +63,7 @@ def check_lines(
     if checked.more:
         yield f"{count_of(checked.more, 'more finding')} left out: only those with the lowest addresses are kept."
         yield ""
-    yield from _summary(arenas, checked, style)
+    yield from _summary(arenas, abort, checked, style)
     for note in checked.notes:
         yield printable(note)
     doubtful = [finding for finding in checked.findings if finding.doubtful is not None]
@@ -73,7 +76,7 @@ def check_lines(
             yield f"  {count_of(checked.more_doubtful, 'more thing')} of that kind left out."
 
 
-def _summary(arenas: Sequence[Arena], checked: Checked, style: Plain) -> Iterator[str]:
+def _summary(arenas: Sequence[Arena], abort: Abort | None, checked: Checked, style: Plain) -> Iterator[str]:
     looked = (
         f"{count_of(checked.chunks, 'chunk')} of {count_of(len(arenas), 'arena')}, {checked.listed:,} on free lists, "
         f"{checked.mmapped:,} with mappings of their own"
@@ -82,6 +85,8 @@ def _summary(arenas: Sequence[Arena], checked: Checked, style: Plain) -> Iterato
         yield f"checked: {looked}"
     elif checked.findings:
         yield f"Nothing is certainly wrong: {looked}."
+    elif abort is not None:
+        yield f"Nothing else is wrong in what could be checked: {looked}."
     elif not checked.complete:
         yield f"Nothing is wrong in what could be checked: {looked}."
     else:
@@ -89,7 +94,12 @@ def _summary(arenas: Sequence[Arena], checked: Checked, style: Plain) -> Iterato
 
 
 def _end_text(abort: Abort) -> str:
-    return _FAULT if abort.fault else "one of its checks failed; what it printed is not known"
+    texts = {
+        Cause.CHECK: "one of its checks failed; what it printed is not known",
+        Cause.FAULT: _FAULT,
+        Cause.SIGNAL: "a signal of someone else's came while it worked; none of its checks failed",
+    }
+    return texts[abort.cause]
 
 
 def _abort_lines(abort: Abort, style: Plain) -> Iterator[str]:
@@ -101,14 +111,51 @@ def _abort_lines(abort: Abort, style: Plain) -> Iterator[str]:
     elif abort.function:
         yield _line("in", printable(abort.function))
     yield _line("the call", _call_text(abort))
+    if abort.place is not None:
+        told = "" if abort.told_by is None else _TOLD_BY.get(abort.told_by, "")
+        yield _line("which is", f"{placed_text(abort.place)}{told}")
     if abort.chunk is not None:
-        where = f" in {abort.arena.name}" if abort.arena is not None else ""
-        yield _line("the chunk", f"{abort.chunk:#x}{where}")
+        header = abort.pointer is not None and abort.chunk_place is not None and abort.place is not None
+        if abort.is_chunk:
+            where = f" in {abort.arena.name}" if abort.arena is not None else ""
+            yield _line("the chunk", f"{abort.chunk:#x}{where}")
+        elif abort.chunk_place is not None and abort.emptying is None:
+            what = "malloc takes" if header else "malloc took"
+            yield _line("no chunk", f"{what} {abort.chunk:#x} for one: {placed_text(abort.chunk_place)}")
+    if abort.emptying is not None:
+        yield from _emptying_lines(abort.emptying, abort.arena)
     label = "compared"
     for value in abort.compared:
         shown = "unreadable" if value.value is None else f"{value.value:#x}"
         yield _line(label, f"{shown:<20}{value.meaning}")
         label = ""
+
+
+#: How a pointer is known that malloc's own frames do not have.
+_TOLD_BY = {
+    ToldBy.CALL_SITE: "; known from the caller's code and registers",
+    ToldBy.SOURCE: "; known from the caller's line of source",
+    ToldBy.FINDING: "; known from what is wrong: no other pointer fails this check",
+}
+
+
+def _emptying_lines(found: Emptying, arena: Arena | None) -> Iterator[str]:
+    """Yield which fastbin was being emptied, where the bad link came from, and who holds the chunk that had it."""
+    which = "a fastbin" if found.index is None else f"fastbin {found.index}"
+    of_arena = "" if arena is None else f" of {arena.name}"
+    yield _line("under way", f"{which}{of_arena} was being emptied: its chunks are merged into the unsorted list")
+    if found.link is not None:
+        place = "" if found.place is None else f": {placed_text(found.place)}"
+        yield _line("bad link", f"{found.link:#x}{place}")
+    if found.merged is not None:
+        yield _line("came from", f"the chunk merged last, now the beginning of the free chunk {found.merged:#x}")
+    for number, holder in enumerate(found.holders):
+        yield _line("" if number else "held by", printable(holder))
+    if found.lost:
+        listed = ", ".join(f"{chunk:#x}" for chunk in found.lost[:_LOST])
+        more = f" and {len(found.lost) - _LOST:,} more" if len(found.lost) > _LOST else ""
+        count = count_of(len(found.lost), "chunk")
+        yield _line("left of it", f"{count} that look used, if the link should lead to the first: {listed}{more}")
 
 
 def _call_text(abort: Abort) -> str:
@@ -187,7 +234,7 @@ def _mark(culprit: Culprit, address: int) -> str:
 def check_object(abort: Abort | None, checked: Checked) -> dict[str, object]:
     """Return what was found as JSON has it."""
     return {
-        "sound": not checked.certain and abort is None,
+        "sound": not checked.certain and (abort is None or abort.cause is Cause.SIGNAL),
         "abort": None if abort is None else _abort_object(abort),
         "findings": [_finding_object(finding) for finding in checked.findings],
         "left_out": checked.more,
@@ -204,17 +251,34 @@ def _abort_object(abort: Abort) -> dict[str, object]:
     caller = abort.caller
     return {
         "thread": abort.thread,
+        "cause": abort.cause.value,
         "fault": abort.fault,
         "message": abort.message,
         "check": abort.check,
         "function": abort.function or None,
         "call": abort.call,
         "pointer": abort.pointer,
+        "told_by": None if abort.told_by is None else abort.told_by.value,
+        "place": placed_object(abort.place),
         "request": abort.request,
         "caller": None if caller is None else _frame_text(caller),
         "arena": None if abort.arena is None else abort.arena.address,
         "chunk": abort.chunk,
+        "is_chunk": abort.is_chunk,
+        "chunk_place": placed_object(abort.chunk_place),
+        "emptying": None if abort.emptying is None else _emptying_object(abort.emptying),
         "compared": [{"name": item.name, "meaning": item.meaning, "value": item.value} for item in abort.compared],
+    }
+
+
+def _emptying_object(found: Emptying) -> dict[str, object]:
+    return {
+        "fastbin": found.index,
+        "link": found.link,
+        "place": placed_object(found.place),
+        "merged": found.merged,
+        "holders": list(found.holders),
+        "lost": list(found.lost),
     }
 
 

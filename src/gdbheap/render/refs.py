@@ -151,7 +151,8 @@ _UNKNOWN = {
 }
 
 
-def _frame_object(word: FrameWord | None) -> dict[str, object] | None:
+def frame_object(word: FrameWord | None) -> dict[str, object] | None:
+    """Return what a word is to a function that has not returned, as JSON has it."""
     if word is None:
         return None
     saved = None if word.saved_by is None else {"level": word.saved_by[0], "function": word.saved_by[1]}
@@ -188,8 +189,8 @@ def references_object(found: Found, searched: Searched, whole: Wholeness) -> dic
                 "offset": item.value - found.chunk.pointer,
                 "aim": aim(found.chunk, item.value),
                 "where": ", ".join(_place_parts(item)),
-                "frame": _frame_object(item.frame),
-                "path": _frame_object(item.path),
+                "frame": frame_object(item.frame),
+                "path": frame_object(item.path),
                 "class": item.class_name,
                 "thread": item.thread,
                 "file": item.file,
