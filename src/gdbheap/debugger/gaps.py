@@ -72,6 +72,8 @@ class MmappedCount:
 
     def enter(self, name: str, args: Sequence[int], purpose: str, reading: Reading | None) -> tuple[int, int] | None:
         """Take in a call of malloc's that begins; return what was expected and what is there, where these differ."""
+        if name == "madvise":  # sysmalloc_mmap advises huge pages before it counts the mapping (madvise_thp)
+            return None
         alone = reading is not None and reading.choosing is not None and reading.choosing.single
         if reading is None or not alone or purpose == A_MAPPING:
             self._expected = None
