@@ -384,3 +384,35 @@ def test_the_program_dies_while_a_call_is_read(
     assert all(event["exact"] is not False for event in events)
     assert [process["end"] for process in found["processes"]] == ["killed by signal 9"]
     assert (found["status"], found["killed_by"]) == (137, 9)
+
+
+#: Raises an error, as GDB may, while the recorder reads the call of that number.
+FAIL = INTERRUPT.replace("os.kill(os.getpid(), signal.SIGINT)", "raise ValueError('refused')")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "number"),
+    [
+        ("recorded.SyscallReader", "entry", 3),  # a call of the loader's
+        ("catch", "read_at_call", 1),  # the first growth, while malloc's state is read
+        ("recorded.SyscallReader", "name", 21),  # a return
+    ],
+)
+def test_an_error_while_a_call_is_read_does_not_stop_the_program(
+    gdb: Gdb, answers: Answers, programs: Programs, tmp_path: Path, owner: str, name: str, number: int
+) -> None:
+    """The program runs to its end without a stop; all other calls are there, and the gaps name what failed."""
+    root, _ = trace_tree(tmp_path / "strace", programs["growth"])
+    result = gdb(
+        "heap catch",
+        f"python exec({FAIL.format(owner=owner, name=name, number=number)!r}, {{}})",
+        "run",
+        f"heap events -all {answers.into('events')}",
+        program=programs["growth"],
+    )
+    assert "Error in testing" not in result.stdout + result.stderr, result.describe()
+    assert "exited normally" in result.stdout, result.describe()
+    found = answers["events"]
+    assert any("ValueError: refused" in gap["reason"] for gap in found["gaps"]), found["gaps"]
+    missing = Counter(seen(call) for call in root.calls) - Counter(plain(event) for event in found["events"])
+    assert sum(missing.values()) <= 1, missing

@@ -37,6 +37,7 @@ from gdbheap.debugger.syscalls import (
     registers_for,
 )
 from gdbheap.debugger.target import architecture_name, each_thread_of, is_core, program_file
+from gdbheap.debugger.unattended import unattended
 from gdbheap.growth.decision import user_frame
 from gdbheap.growth.event import UNKNOWN_BYTES, Event, Frame, Requester, whole_pages
 from gdbheap.growth.gap import BREAK, MMAPPED, GapKind, gap_event
@@ -91,6 +92,10 @@ class Recorder:
         """Everything that was recorded."""
         self._note_problem()
         return self._settled()
+
+    def unsettled(self) -> History:
+        """Return what was recorded without what was put off: settling may be what failed."""
+        return self._history
 
     @property
     def several_processes(self) -> bool:
@@ -633,12 +638,14 @@ class HeapEvent(gdb.Function):
         self._recorder = recorder
 
     def invoke(self, *arguments: gdb.Value) -> int:
-        """Return 1 where GDB is to stop, else 0."""
+        """Return 1 where GDB is to stop, else 0; an error would stop the program, so it is noted in the history."""
         try:
-            return 1 if self._recorder.observe(int(arguments[0]), int(arguments[1])) else 0
+            with unattended(self._recorder.unsettled):
+                return 1 if self._recorder.observe(int(arguments[0]), int(arguments[1])) else 0
         except BaseException as error:
             self._recorder.interrupted(by_user=isinstance(error, KeyboardInterrupt))
             raise
+        return 0
 
 
 RECORDER = Recorder()

@@ -46,14 +46,14 @@ class _Place(gdb.Breakpoint):
 
     def stop(self) -> bool:
         """Look at what was returned; never stop GDB."""
-        tid = gdb.selected_thread().ptid[1]
-        waiting = self.waiting.get(tid)
-        if waiting is not None and register("sp") > waiting.sp:
-            del self.waiting[tid]
-            with unattended(self._history):
+        with unattended(self._history):
+            tid = gdb.selected_thread().ptid[1]
+            waiting = self.waiting.get(tid)
+            if waiting is not None and register("sp") > waiting.sp:
+                del self.waiting[tid]
                 self._returned(waiting.events)
-        if not self.waiting:
-            self.enabled = False
+            if not self.waiting:
+                self.enabled = False
         return False
 
 
