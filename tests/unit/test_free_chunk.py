@@ -296,8 +296,10 @@ def test_what_is_not_known() -> None:
     image.word(rows[0].address + 8, 0x41 | NON_MAIN_ARENA)
     image.word(MAIN_BASE, 0x4242)  # where ar_ptr would be, if a heap began at that multiple of 64 MiB
     outside = foretell(state_of(image, (2, 36)), pointer)
-    assert outside.end is None
-    assert "0x4242" in (outside.unknown or "")
+    assert ending(outside).kind == "tcache", "what is there of an arena is not looked at"
+    assert any("0x4242" in step.text for step in outside.steps)
+    full = foretell(state_of(image, (2, 36), tcache=-1, max_fast=0), pointer)
+    assert ending(full).kind == "crash", "with no tcache it is read, and there is no memory"
 
 
 def test_chunks_of_fastbins_are_merged_before_top_is_looked_at() -> None:

@@ -19,6 +19,7 @@ from gdbheap.simulate.glibc import UNKNOWN_KEY, Glibc
 from gdbheap.simulate.linux import WillingKernel
 from gdbheap.simulate.machine import Globals, Machine, Thread
 from gdbheap.simulate.settings import environment_settings, set_value
+from gdbheap.simulate.words import Access, Words
 
 #: The hooks, and what each of them holds while nobody has set it.
 _HOOKS = {
@@ -46,13 +47,21 @@ def read_machine(thread: gdb.InferiorThread) -> Machine:
         own.tcache, own.arena = own.tcache or 0, own.arena or 0
     kernel = WillingKernel(target.abi.word_size, _kernel_break(), largest_request())
     try:
-        machine = Machine(glibc, PageCache(target.memory), own, variables, kernel)
+        words = Words(target.abi, PageCache(target.memory), _access())
+        machine = Machine(glibc, words, own, variables, kernel)
     except Unpredictable as unknown:
         raise TargetError(f"What malloc would do cannot be told. {unknown.reason}") from None
     if not variables.initialized:
         for name, value in environment_settings(_environment()).items():
             set_value(machine, name, value)  # as ptmalloc_init will
     return machine
+
+
+def _access() -> Access | None:
+    """Return what the processor lets the program do with its memory, None where that is not known."""
+    pid = local_pid()
+    ranges = () if pid is None else local_ranges(pid)
+    return Access(ranges) if ranges else None
 
 
 def read_glibc(target: Target) -> Glibc:

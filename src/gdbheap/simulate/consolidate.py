@@ -46,7 +46,7 @@ def _check(machine: Machine, chunk: int, index: int) -> int:
                 "malloc_consolidate(): unaligned fastbin chunk detected",
                 f"the chunk at {chunk:#x} on fastbin {index} is not aligned",
             )
-        raise machine.crash(chunk)
+        machine.unchecked(_FUNCTION, chunk)
     length = machine.size(chunk)
     if fastbin_index(machine.abi, length) != index and machine.checks_fastbins:
         raise machine.abort(

@@ -155,7 +155,7 @@ def look_for_double_free(machine: Machine, entry: int, bins: range | tuple[int, 
                         "free(): unaligned chunk detected in tcache 2",
                         f"the entry {found:#x} of tcache bin {index} is not aligned",
                     )
-                raise machine.crash(found)
+                machine.unchecked(function, found)
             if found == entry:
                 raise machine.abort(
                     function,
@@ -181,6 +181,8 @@ def free_chunk(machine: Machine, arena: int, chunk: int, size: int, locked: bool
         else:
             unmap(machine, chunk)
     else:
+        if not locked:
+            machine.lock(arena)
         merge_chunk(machine, arena, chunk, size)
 
 

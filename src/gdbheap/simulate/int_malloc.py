@@ -6,15 +6,15 @@ from gdbheap.ptmalloc.abi import PREV_INUSE, RequestTooLarge
 from gdbheap.ptmalloc.bins import bin_index, fastbin_index
 from gdbheap.simulate import tcache_lists
 from gdbheap.simulate.consolidate import malloc_consolidate
-from gdbheap.simulate.int_free import free_inner
-from gdbheap.simulate.kernel_calls import absorb, finish_growth, run, state_of
 from gdbheap.simulate.machine import Machine
-from gdbheap.simulate.state import GrowthState
-from gdbheap.simulate.sysmalloc import ClosedTop, map_without_arena, sysmalloc
+from gdbheap.simulate.more_memory import from_kernel
+from gdbheap.simulate.sorting import check_unsorted, sort_chunk, split_remainder
 
 _FUNCTION = "_int_malloc"
 #: Unsorted chunks that one call of malloc sorts at most (MAX_ITERS).
 _MAX_ITERS = 10000
+#: Unsorted chunks of which each has steps of its own; those after them are told in one step.
+_TOLD = 16
 
 
 def chunk_size_for(machine: Machine, request: int) -> int | None:
@@ -37,7 +37,7 @@ def int_malloc(machine: Machine, arena: int, request: int) -> int | None:
     if nb is None:
         return None
     if not arena:
-        return _from_kernel(machine, 0, nb)
+        return from_kernel(machine, 0, nb)
     words, size = machine.words, machine.word_size
     if machine.has_fastbins and nb <= machine.largest_fast:
         found = _from_fastbin(machine, arena, nb)
@@ -68,7 +68,7 @@ def int_malloc(machine: Machine, arena: int, request: int) -> int | None:
         if found is not None:
             return found
         if not machine.have_fastchunks(arena):
-            return _from_kernel(machine, arena, nb)
+            return from_kernel(machine, arena, nb)
         if machine.steps is not None:
             machine.note("look", _FUNCTION, "Fastbins may hold chunks: they are merged, and malloc looks once more.")
         malloc_consolidate(machine, arena)
@@ -86,7 +86,7 @@ def _from_fastbin(machine: Machine, arena: int, nb: int) -> int | None:
     if not machine.is_fast(nb):
         return None
     _check_fast(machine, victim, "malloc(): unaligned fastbin chunk detected 2", index)
-    words[place] = machine.reveal(victim + 2 * size)
+    words[place] = _behind_front(machine, victim, index)
     if fastbin_index(machine.abi, machine.size(victim)) != index:
         raise machine.abort(
             _FUNCTION,
@@ -103,8 +103,18 @@ def _from_fastbin(machine: Machine, arena: int, nb: int) -> int | None:
 def _check_fast(machine: Machine, chunk: int, message: str, index: int) -> None:
     if (chunk + machine.header) & machine.align_mask:
         if not machine.safe_linking:
-            raise machine.crash(chunk)
+            machine.unchecked(_FUNCTION, chunk)
+            return
         raise machine.abort(_FUNCTION, message, f"the chunk at {chunk:#x} on fastbin {index} is not aligned")
+
+
+def _behind_front(machine: Machine, victim: int, index: int) -> int:
+    """Return the chunk that becomes the front of a fastbin; with several threads it is checked at once (REMOVE_FB)."""
+    following = machine.reveal(victim + machine.header)
+    # Where there is one thread, the next look at the fastbin checks it.
+    if following and (following + machine.header) & machine.align_mask and not machine.alone:
+        _check_fast(machine, following, "malloc(): unaligned fastbin chunk detected", index)
+    return following
 
 
 def _stash_fast(machine: Machine, place: int, nb: int, index: int) -> None:
@@ -124,7 +134,7 @@ def _stash_fast(machine: Machine, place: int, nb: int, index: int) -> None:
                 "malloc(): chunk size mismatch in fastbin",
                 f"the chunk at {victim:#x} on fastbin {index} has {machine.size(victim):#x} bytes",
             )
-        words[place] = machine.reveal(victim + machine.header)
+        words[place] = _behind_front(machine, victim, index)
         tcache_lists.put(machine, victim, bin_number)
         moved += 1
     if moved and machine.steps is not None:
@@ -248,14 +258,15 @@ def _from_unsorted(machine: Machine, arena: int, nb: int) -> int | None:
     system_mem = words[arena + machine.system_mem_at]
     index = _stash_bin(machine, nb)
     limit = machine.mp("tcache_unsorted_limit") if machine.has_tcache else 0
-    cached, sorted_count, iterations = False, 0, 0
+    cached, sorted_count, stopped = False, 0, ""
     while victim != unsorted:
         back = words[victim + 3 * size]
         length = words[victim + size] & -8
-        _check_unsorted(machine, unsorted, victim, back, length, system_mem)
+        told = machine.steps is not None and sorted_count < _TOLD
+        check_unsorted(machine, unsorted, victim, back, length, system_mem, told)
         alone = back == unsorted and victim == words[arena + machine.remainder_at]
         if small and alone and length > nb + machine.min_size:
-            return _split_remainder(machine, arena, unsorted, victim, length, nb)
+            return split_remainder(machine, arena, unsorted, victim, length, nb)
         if words[back + 2 * size] != victim and machine.checks_removal:
             raise machine.abort(
                 _FUNCTION,
@@ -287,14 +298,30 @@ def _from_unsorted(machine: Machine, arena: int, nb: int) -> int | None:
                 machine.note("take", _FUNCTION, f"The unsorted chunk at {victim:#x} has exactly {nb:#x} bytes.", victim)
             machine.source = "unsorted"
             return victim + 2 * size
-        _sort(machine, arena, victim, length)
+        sort_chunk(machine, arena, victim, length, told)
         sorted_count += 1
         if cached and 0 < limit < sorted_count:
+            stopped = f"more than tcache_unsorted_limit, {limit}"
             break
-        iterations += 1
-        if iterations >= _MAX_ITERS:
+        if sorted_count >= _MAX_ITERS:
+            stopped = f"the most that one call sorts (MAX_ITERS, {_MAX_ITERS:,})"
             break
         victim = words[unsorted + 3 * size]
+    if machine.steps is not None and sorted_count > _TOLD:
+        machine.note(
+            "move",
+            _FUNCTION,
+            f"{sorted_count - _TOLD:,} more unsorted chunks are looked at, none of them of exactly {nb:#x} bytes, and "
+            "sorted into their bins.",
+        )
+    stopped = stopped if words[unsorted + 3 * size] != unsorted else ""
+    if machine.steps is not None and stopped:
+        machine.note(
+            "look",
+            _FUNCTION,
+            f"The search ends after {sorted_count:,} chunks, {stopped}; chunks are left unsorted, and whether one of "
+            f"them has {nb:#x} bytes is not looked at.",
+        )
     if cached:
         assert index is not None
         machine.source = "unsorted"
@@ -303,160 +330,9 @@ def _from_unsorted(machine: Machine, arena: int, nb: int) -> int | None:
                 "take", _FUNCTION, f"One of the chunks that went to tcache bin {index} is taken: the last of them."
             )
         return tcache_lists.get(machine, index, _FUNCTION)
-    if machine.steps is not None:
+    if machine.steps is not None and not stopped:
         machine.note("look", _FUNCTION, f"No unsorted chunk has exactly {nb:#x} bytes.")
     return None
-
-
-def _check_unsorted(machine: Machine, unsorted: int, victim: int, back: int, length: int, system_mem: int) -> None:
-    words, size = machine.words, machine.word_size
-    if not machine.checks_merge:
-        word = words[victim + size]
-        if word <= machine.header or word > system_mem:
-            raise machine.abort(
-                _FUNCTION,
-                "malloc(): memory corruption",
-                f"the unsorted chunk at {victim:#x} has the size word {word:#x}",
-            )
-        return
-    following = victim + length
-    if length <= machine.header or length > system_mem:
-        message, reason = (
-            "malloc(): invalid size (unsorted)",
-            f"the unsorted chunk at {victim:#x} has the size word {words[victim + size]:#x}, and system_mem is "
-            f"{system_mem:#x}",
-        )
-        raise machine.abort(_FUNCTION, message, reason)
-    word = words[following + size]
-    if word < machine.header or word > system_mem:
-        raise machine.abort(
-            _FUNCTION,
-            "malloc(): invalid next size (unsorted)",
-            f"the size word of the chunk behind the unsorted one at {victim:#x} is {word:#x}",
-        )
-    if words[following] & -8 != length:
-        raise machine.abort(
-            _FUNCTION,
-            "malloc(): mismatching next->prev_size (unsorted)",
-            f"the unsorted chunk at {victim:#x} has {length:#x} bytes, but prev_size of the one behind it is "
-            f"{words[following]:#x}",
-        )
-    if words[back + 2 * size] != victim or words[victim + 2 * size] != unsorted:
-        raise machine.abort(
-            _FUNCTION,
-            "malloc(): unsorted double linked list corrupted",
-            f"fd {words[victim + 2 * size]:#x} and bk {back:#x} of the unsorted chunk at {victim:#x} do not fit its "
-            "neighbours on the list",
-        )
-    if word & PREV_INUSE:
-        raise machine.abort(
-            _FUNCTION,
-            "malloc(): invalid next->prev_inuse (unsorted)",
-            f"PREV_INUSE is set in the chunk behind the unsorted one at {victim:#x}",
-        )
-    if machine.steps is not None:
-        machine.note(
-            "check",
-            _FUNCTION,
-            f"The unsorted chunk at {victim:#x} has a size, {length:#x}, that fits system_mem, its links and prev_size "
-            "behind it agree with it, and PREV_INUSE is clear there.",
-            victim,
-        )
-
-
-def _split_remainder(machine: Machine, arena: int, unsorted: int, victim: int, length: int, nb: int) -> int:
-    words, size = machine.words, machine.word_size
-    rest = victim + nb
-    left = length - nb
-    words[unsorted + 2 * size] = words[unsorted + 3 * size] = rest
-    words[arena + machine.remainder_at] = rest
-    words[rest + 2 * size] = words[rest + 3 * size] = unsorted
-    if left >= machine.min_large:
-        words[rest + 4 * size] = words[rest + 5 * size] = 0
-    words[victim + size] = nb | PREV_INUSE | machine.flag(arena)
-    words[rest + size] = left | PREV_INUSE
-    words[rest + left] = left
-    if machine.steps is not None:
-        machine.note(
-            "take",
-            _FUNCTION,
-            f"The only unsorted chunk, at {victim:#x}, is the last remainder and has {length:#x} bytes, more than nb "
-            f"{nb:#x} plus MINSIZE: the request is cut from it, and {left:#x} bytes at {rest:#x} stay unsorted.",
-            victim,
-        )
-    machine.source = "last-remainder"
-    return victim + 2 * size
-
-
-def _sort(machine: Machine, arena: int, victim: int, length: int) -> None:
-    """Put a chunk from the unsorted list into its bin."""
-    words, size = machine.words, machine.word_size
-    index = bin_index(machine.abi, length)
-    back = machine.bin_at(arena, index)
-    forward = words[back + 2 * size]
-    if length >= machine.min_large:
-        if forward == back:
-            words[victim + 4 * size] = words[victim + 5 * size] = victim
-        else:
-            back, forward = _large_place(machine, back, forward, victim, length)
-    machine.mark_bin(arena, index)
-    words[victim + 3 * size] = back
-    words[victim + 2 * size] = forward
-    words[forward + 3 * size] = victim
-    words[back + 2 * size] = victim
-    if machine.steps is not None:
-        machine.touched.add(index)
-        kind = "small" if length < machine.min_large else "large"
-        machine.note(
-            "move",
-            _FUNCTION,
-            f"The unsorted chunk at {victim:#x} has {length:#x} bytes and is sorted into {kind} bin {index}.",
-            victim,
-        )
-
-
-def _large_place(machine: Machine, header: int, first: int, victim: int, length: int) -> tuple[int, int]:
-    """Return the chunks between which a chunk belongs in its large bin, and link it to those of other sizes."""
-    words, size = machine.words, machine.word_size
-    word = length | PREV_INUSE
-    last = words[header + 3 * size]
-    if word < words[last + size]:
-        larger = words[first + 5 * size]
-        if machine.counts_down and words[larger + 4 * size] != first:
-            raise _broken(machine, "nextsize", first)
-        words[victim + 4 * size] = first
-        words[victim + 5 * size] = larger
-        words[first + 5 * size] = victim
-        words[larger + 4 * size] = victim
-        return last, header
-    forward, visited = first, 0
-    while word < words[forward + size]:
-        forward = words[forward + 4 * size]
-        visited += 1
-        if visited > 1 << 20:
-            raise machine.loop("The list of sizes in a large bin")
-    if word == words[forward + size]:
-        forward = words[forward + 2 * size]
-    else:
-        larger = words[forward + 5 * size]
-        words[victim + 4 * size] = forward
-        words[victim + 5 * size] = larger
-        if words[larger + 4 * size] != forward and machine.checks_largebins:
-            raise _broken(machine, "nextsize", forward)
-        words[forward + 5 * size] = victim
-        words[larger + 4 * size] = victim
-    back = words[forward + 3 * size]
-    if words[back + 2 * size] != forward and machine.checks_largebins:
-        raise _broken(machine, "bk", forward)
-    return back, forward
-
-
-def _broken(machine: Machine, which: str, chunk: int) -> Exception:
-    return machine.abort(
-        _FUNCTION,
-        f"malloc(): largebin double linked list corrupted ({which})",
-        f"{'bk_nextsize' if which == 'nextsize' else 'bk'} of the chunk at {chunk:#x} does not lead back to it",
-    )
 
 
 def _from_large_bin(machine: Machine, arena: int, nb: int, index: int) -> int | None:
@@ -621,70 +497,6 @@ def _from_top(machine: Machine, arena: int, nb: int) -> int | None:
     return top + 2 * size
 
 
-def _from_kernel(machine: Machine, arena: int, nb: int) -> int | None:
-    """Ask the kernel (sysmalloc)."""
-
-    def settle(state: GrowthState, closed: ClosedTop) -> GrowthState:
-        absorb(machine, before, state)
-        _close(machine, arena, closed)
-        return state_of(machine, arena)
-
-    before = state_of(machine, arena or None)
-    steps = sysmalloc(before, nb, settle) if arena else map_without_arena(before, nb)
-    after, chunk, error = run(machine, before, steps)
-    if chunk is None:
-        if machine.steps is not None and error:
-            machine.note("look", "sysmalloc", error)
-        return None
-    mapped = finish_growth(machine, before, after, chunk, nb)
-    machine.source = "mapping" if mapped else "system"
-    if machine.steps is not None:
-        text = (
-            f"The chunk is a mapping of its own, at {chunk:#x}."
-            if mapped
-            else f"The request is cut from the new top chunk, at {chunk:#x}."
-        )
-        machine.note("take", "sysmalloc", text, chunk)
-    return chunk + machine.header
-
-
-def _close(machine: Machine, arena: int, closed: ClosedTop) -> None:
-    """End the old top chunk with fenceposts and free what is before them, as sysmalloc does."""
-    words, size, header = machine.words, machine.word_size, machine.header
-    top, rest = closed.arena.top, closed.rest
-    fence = top + rest
-    if arena == machine.main_arena:
-        words[top + size] = rest | PREV_INUSE
-        words[fence + size] = words[fence + header + size] = header | PREV_INUSE
-    else:
-        words[fence + header + size] = PREV_INUSE
-        if rest < machine.min_size:
-            words[top + size] = rest + header | PREV_INUSE
-            words[fence + header] = rest + header
-            return
-        words[fence + size] = header | PREV_INUSE
-        words[fence + header] = header
-        words[top + size] = rest | PREV_INUSE | machine.flag(arena)
-    if machine.steps is not None:
-        machine.note(
-            "move",
-            "sysmalloc",
-            f"The new memory does not follow the old top chunk at {top:#x}: fenceposts end it, and {rest:#x} bytes of "
-            "it are free.",
-            top,
-        )
-    if rest >= machine.min_size:
-        free_inner(machine, arena, top)
-
-
 def sort_unsorted(machine: Machine, arena: int) -> None:
     """Sort all unsorted chunks of an arena into their bins, as a request does that none of them is right for."""
     _from_unsorted(machine, arena, machine.wrap >> 1)
-
-
-def find_large_place(machine: Machine, arena: int, length: int) -> None:
-    """Look for the place of a chunk of ``length`` bytes in its large bin, as sorting one there does, and link it."""
-    header = machine.bin_at(arena, bin_index(machine.abi, length))
-    first = machine.words[header + 2 * machine.word_size]
-    if length >= machine.min_large and first != header:
-        _large_place(machine, header, first, machine.header, length)  # the chunk's own words are written, and not read

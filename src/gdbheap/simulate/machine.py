@@ -196,12 +196,9 @@ class Machine:
         self.note("fail", function, f"This check fails: {reason}.")
         return Abort(message)
 
-    def crash(self, pointer: int) -> Unpredictable:
-        """Return what is raised for a pointer that is no chunk's, where this release does not check that."""
-        return Unpredictable(
-            f"{pointer:#x} is on a list but can be no chunk, and this release of glibc does not check that: what is "
-            "there is taken for a chunk."
-        )
+    def unchecked(self, function: str, pointer: int) -> None:
+        """Note a pointer that can be no chunk's and that this release takes for one, as it does not check that."""
+        self.note("look", function, f"{pointer:#x} can be no chunk; this release does not check that and uses it.")
 
     def loop(self, name: str) -> Unpredictable:
         """Return what is raised for a list that does not end."""
@@ -271,11 +268,24 @@ class Machine:
         heap = heap_for(chunk, self.heap_max_size)
         arena = self.words[heap + self.layout.heap_info.fields["ar_ptr"].offset]
         if arena not in self.variables.numbers:
-            raise Unpredictable(
-                f"NON_MAIN_ARENA is set in the size word {word:#x}, and what would be its heap_info names an arena at "
-                f"{arena:#x}, where none is: glibc would take whatever is there for one."
+            self.note(
+                "look",
+                "arena_for_chunk",
+                f"NON_MAIN_ARENA is set in the size word {word:#x}, and what would be its heap_info, at {heap:#x}, "
+                f"names an arena at {arena:#x}, where none is: what is there is taken for one.",
             )
         return arena
+
+    def lock(self, arena: int) -> None:
+        """Take the lock of an arena, which may be none of them: then what is there can be a lock that nobody frees.
+
+        Raises Unpredictable for that, and MemoryFault where there is no memory.
+        """
+        if arena in self.variables.numbers or (self.asks_single and self.variables.single):
+            return
+        mutex = self.layout.state.fields["mutex"]
+        if self.number(arena + mutex.offset, mutex.size):
+            raise Unpredictable(f"What is taken for an arena, at {arena:#x}, looks locked: the thread waits for ever.")
 
     @property
     def heap_max_size(self) -> int:
@@ -291,6 +301,13 @@ class Machine:
         if self.variables.single is None:
             raise Unpredictable("It is not known whether glibc counts on one thread only (SINGLE_THREAD_P).")
         return self.variables.single
+
+    @property
+    def alone(self) -> bool:
+        """What SINGLE_THREAD_P answers, for what no arena depends on; raise Unpredictable where that is not known."""
+        if self.variables.single is None:
+            raise Unpredictable("It is not known whether glibc counts on one thread only (SINGLE_THREAD_P).")
+        return self.asks_single and self.variables.single
 
     def is_fast(self, size: int) -> bool:
         """Whether a chunk of ``size`` bytes belongs in a fastbin: it has at most global_max_fast.

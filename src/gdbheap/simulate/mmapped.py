@@ -92,9 +92,11 @@ def _mapping(state: GrowthState, chunk: int, prev_size: int, size_word: int) -> 
 
 
 def _invalid(state: GrowthState, chunk: int, block: int, length: int, page: int) -> bool:
-    if (block | length) % page:
+    """Whether glibc refuses a mapping, by the masks that it uses: a size of huge pages that is 0 fits nothing."""
+    mask = (page - 1) % (1 << 8 * state.abi.word_size)
+    if (block | length) & mask:
         return True
-    offset = (chunk + state.abi.header) % page
+    offset = (chunk + state.abi.header) & mask
     return offset & (offset - 1) != 0 and since(state, 2, 29)
 
 

@@ -39,6 +39,23 @@ def _free(machine: Machine, pointer: int) -> None:
     free(machine, pointer)
 
 
+def _free_sized(machine: Machine, pointer: int, size: int) -> None:
+    """Do free_sized (glibc 2.43): free, whatever the size is."""
+    _free_since_243(machine, pointer, "free_sized", f"The size {size} is not looked at")
+
+
+def _free_aligned_sized(machine: Machine, pointer: int, alignment: int, size: int) -> None:
+    """Do free_aligned_sized (glibc 2.43): free, whatever alignment and size are."""
+    _free_since_243(machine, pointer, "free_aligned_sized", f"Alignment {alignment} and size {size} are not looked at")
+
+
+def _free_since_243(machine: Machine, pointer: int, name: str, text: str) -> None:
+    if not machine.glibc.since(2, 43):
+        raise Unpredictable(f"This glibc has no {name}: it came with 2.43.")
+    machine.note("look", name, f"{text}: it is free under another name.")
+    free(machine, pointer)
+
+
 #: The operations by name.
 KINDS: Mapping[str, Kind] = {
     "malloc": Kind(malloc, ("size",)),
@@ -46,6 +63,8 @@ KINDS: Mapping[str, Kind] = {
     "realloc": Kind(realloc, ("pointer", "size")),
     "reallocarray": Kind(_reallocarray, ("pointer", "count", "size")),
     "free": Kind(_free, ("pointer",), "nothing"),
+    "free_sized": Kind(_free_sized, ("pointer", "size"), "nothing"),
+    "free_aligned_sized": Kind(_free_aligned_sized, ("pointer", "alignment", "size"), "nothing"),
     "memalign": Kind(memalign, ("alignment", "size")),
     "aligned_alloc": Kind(aligned_alloc, ("alignment", "size")),
     "posix_memalign": Kind(posix_memalign, ("alignment", "size")),
@@ -129,7 +148,7 @@ def predict(machine: Machine, operation: Operation) -> Prediction:
     except Abort as abort:
         end, message = "abort", abort.message
     except MemoryFault as fault:
-        end = "unknown" if machine.glibc.partial else "crash"
+        end = "unknown" if machine.glibc.partial and machine.words.is_possible(fault.address) else "crash"
         message = f"It uses {fault.size} bytes at {fault.address:#x}, which cannot be read: {fault.reason}."
         if end == "crash":
             after.note("fail", operation.name, message)

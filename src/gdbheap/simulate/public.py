@@ -207,10 +207,11 @@ def _free_242(machine: Machine, chunk: int) -> None:
             f"The pointer is aligned, and {size:#x} bytes from {chunk:#x} on do not wrap around.",
             chunk,
         )
+    arena = machine.arena_for_chunk(chunk, word)  # looked up before IS_MMAPPED is looked at
     if word & IS_MMAPPED:
         free_mapping(machine, chunk)
         return
-    free_chunk(machine, machine.arena_for_chunk(chunk, word), chunk, size, False)
+    free_chunk(machine, arena, chunk, size, False)
 
 
 def _to_tcache_242(machine: Machine, chunk: int, size: int) -> bool:

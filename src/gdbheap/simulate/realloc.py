@@ -48,6 +48,7 @@ def realloc(machine: Machine, pointer: int, request: int) -> int | None:
     if word & IS_MMAPPED:
         return _mapping(machine, chunk, word, nb, request)
     arena = machine.arena_for_chunk(chunk, word)
+    machine.lock(arena)
     found = _int_realloc(machine, arena, chunk, size, nb)
     if found is not None or (machine.asks_single and machine.single):
         return found

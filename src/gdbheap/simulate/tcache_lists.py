@@ -41,7 +41,7 @@ def take(machine: Machine, index: int, place: int, front: bool, function: str) -
             raise machine.abort(
                 function, _UNALIGNED, f"the entry {entry:#x} of tcache bin {index} is no multiple of 16"
             )
-        raise machine.crash(entry)
+        machine.unchecked(function, entry)
     following = words[entry] ^ (entry >> 12) if machine.safe_linking else words[entry]
     words[place] = following if front else machine.protect(place, following)
     machine.tcache_add(index, 1 if machine.counts_down else -1)

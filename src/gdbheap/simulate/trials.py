@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.checks import CHECKS, CRASH
 from gdbheap.simulate.calls import Unpredictable
-from gdbheap.simulate.int_malloc import find_large_place, int_malloc, sort_unsorted
+from gdbheap.simulate.int_malloc import int_malloc, sort_unsorted
 from gdbheap.simulate.machine import Machine, Thread
 from gdbheap.simulate.operations import Operation, run
+from gdbheap.simulate.sorting import find_large_place
 from gdbheap.simulate.trace import Abort, Freed
 
 #: By how much a chunk is made larger, in bytes: more than malloc keeps behind any chunk that is no large one.

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from itertools import islice
 
+from gdbheap.mappings import MappedRange, Spans
 from gdbheap.memory import Memory, MemoryFault
 from gdbheap.ptmalloc.abi import Abi, round_down, round_up
 
+#: From here on a program has no addresses, by word size (56 bits: what any machine has of them).
+_USER_END = {8: 1 << 56, 4: 1 << 32}
 #: Addresses are looked up by blocks of that many bits where those in a range are wanted.
 _BLOCK_BITS = 14
 
@@ -56,19 +60,40 @@ class Mapped:
         return None, self._starts[place] if place < len(self._starts) else 1 << 65
 
 
+class Access:
+    """What the processor lets a program do with its memory, by the mappings of the process.
+
+    GDB reads and writes more than that: pages of a reservation that are not accessible yet, for one.
+    """
+
+    def __init__(self, ranges: Iterable[MappedRange]) -> None:
+        known = list(ranges)
+        self._readable = Spans((item.start, item.end) for item in known if item.permissions[0] in "r?")
+        self._writable = Spans((item.start, item.end) for item in known if item.permissions[1] in "w?")
+
+    def may_read(self, address: int) -> bool:
+        """Whether the byte at ``address`` can be read."""
+        return any(self._readable.inside(address, address + 1))
+
+    def may_write(self, address: int) -> bool:
+        """Whether the byte at ``address`` can be written."""
+        return any(self._writable.inside(address, address + 1))
+
+
 class Words(dict[int, int]):
     """The words of memory by address, over the memory ``below``, which is only ever read.
 
     A word that is asked for the first time is read from below and kept. So ``words[address]`` is as quick as a lookup
     in a dictionary. Writing changes this layer alone: a copy of the whole is a new layer over this one, which must
-    not be written to any more. Addresses are multiples of the word size; a word at another address can be read, but
-    not written.
+    not be written to any more. ``access`` (None: everything is allowed) is what the processor allows: a write to
+    memory that is read-only, or is not there, raises MemoryFault.
     """
 
-    def __init__(self, abi: Abi, below: Memory) -> None:
+    def __init__(self, abi: Abi, below: Memory, access: Access | None = None) -> None:
         super().__init__()
         self._abi = abi
         self._below = below
+        self._access = access
         self._size = abi.word_size
         self._mapped = Mapped()  # by what this layer did; the one below has its own
         self._blocks: dict[int, list[int]] = {}  # addresses of words by block, up to the last _forget
@@ -88,14 +113,47 @@ class Words(dict[int, int]):
         if here is None:
             if isinstance(self._below, Words):
                 return self._below[address]
+            if self._access is not None and not self._access.may_read(address):
+                raise MemoryFault(address, self._size, "it is not mapped, or may not be read")
             return int.from_bytes(self._below.read(address, self._size), self._abi.byte_order)
         if here:
             return 0
         raise MemoryFault(address, self._size, "it was given back to the kernel")
 
+    def __setitem__(self, address: int, word: int) -> None:
+        if address % self._size or not 0 <= address < 1 << 8 * self._size:
+            self._set_anywhere(address % (1 << 8 * self._size), word)
+            return
+        if self._access is not None and not (self._access.may_write(address) or self._is_made(address)):
+            raise MemoryFault(address, self._size, "it is not mapped, or may not be written")
+        super().__setitem__(address, word)
+
+    def _set_anywhere(self, address: int, word: int) -> None:
+        """Write a word that is in two words of this layer."""
+        size, order = self._size, self._abi.byte_order
+        first = round_down(address, size)
+        data = bytearray(self.read(first, 2 * size))
+        data[address - first : address - first + size] = word.to_bytes(size, order)
+        for place in (0, size):
+            self[first + place] = int.from_bytes(data[place : place + size], order)
+
+    def _is_made(self, address: int) -> bool:
+        """Whether the simulated kernel has made the memory at ``address``."""
+        layer: Memory = self
+        while isinstance(layer, Words):
+            here, _ = layer._mapped.at(address)
+            if here is not None:
+                return here
+            layer = layer._below
+        return False
+
+    def is_possible(self, address: int) -> bool:
+        """Whether a program can have memory at ``address``, be it here or not: the first page is never mapped."""
+        return self._abi.page_size <= address < _USER_END[self._size]
+
     def above(self) -> Words:
         """Return a new layer over this one; this one must not be written to from then on."""
-        return Words(self._abi, self)
+        return Words(self._abi, self, self._access)
 
     def fresh(self, start: int, end: int) -> None:
         """Let the bytes from ``start`` to ``end`` be zero, where there was nothing: the kernel has made them."""

@@ -24,6 +24,7 @@ class HeapPredict(HeapCommand):
         "Nothing is run or written: glibc's own decisions are followed on the memory as it is.\n"
         "OPERATION is one of:\n"
         "  malloc N | calloc N M | realloc P N | reallocarray P N M | free P\n"
+        "  free_sized P N | free_aligned_sized P A N (glibc 2.43)\n"
         "  memalign A N | aligned_alloc A N | posix_memalign A N | valloc N | pvalloc N | trim [PAD]\n"
         "  mallopt PARAMETER VALUE\n"
         "Several are separated by ';': each finds what those before it left, and $1, $2 are their results. Numbers\n"
