@@ -18,7 +18,7 @@ from tests.support.symbols import NAMES, wanted
 #: What glibc prints where an assertion fails, and what stands for it in the table of checks.
 ASSERTION = re.compile(r"assert\w* fail\w*.*sysmalloc|sysmalloc.*assert", re.IGNORECASE)
 #: The kind of call of a Catch, by the function that the fixture calls.
-CALL_OF = {"malloc_trim": "trim", "malloc_info": "mallinfo", "mallinfo": "mallinfo"}
+CALL_OF = {"malloc_trim": "trim"}
 
 #: The modes in which malloc has taken the damaged list off the arena or the tcache before it looks at it.
 TAKEN_OFF = ("consolidate-unaligned", "thread-shutdown")

@@ -14,12 +14,12 @@ from gdbheap.memory import Memory, Snapshot
 from gdbheap.ptmalloc.abi import Abi
 from gdbheap.ptmalloc.account import FreeFacts, plan_arena
 from gdbheap.ptmalloc.check import Checked, CheckFacts, check_heap
-from gdbheap.ptmalloc.checks import Rules
 from gdbheap.ptmalloc.culprit import NOTHING_AROUND, chunks_around
 from gdbheap.ptmalloc.finding import Catch, Finding
 from gdbheap.ptmalloc.layout import Layout
 from gdbheap.ptmalloc.state import HeapState, read_heap_state
 from gdbheap.ptmalloc.tcache import read_tcache
+from gdbheap.ptmalloc.used_chunks import used_chunks
 from gdbheap.ptmalloc.walk import walk_arena
 from gdbheap.simulate.caught import Catcher, CatchFacts
 from gdbheap.simulate.glibc import Glibc
@@ -194,10 +194,11 @@ class LiveHeap:
         variables = Globals(self.curbrk, facts.max_fast, len(numbers) == 1, numbers=numbers)
         thread = Thread(1, next(iter(self.tcaches)), self.main_arena)
         machine = Machine(glibc, memory, thread, variables, WillingKernel(8))
-        rules = Rules(facts.layout, True, facts.version)
         findings = checked.findings[:most]
-        trials = CatchFacts(rules, Trials(machine, {}), None, self.curbrk)
-        catcher = Catcher(memory, state, checked.lists, trials, findings)
+        used = used_chunks(memory, state, lists)
+        catcher = Catcher(
+            memory, state, checked.lists, CatchFacts(Trials(machine), used=used, first_thread=1), findings
+        )
         return [
             (finding, catcher.catches(finding, around.get(finding.address, NOTHING_AROUND))) for finding in findings
         ]

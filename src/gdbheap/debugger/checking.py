@@ -19,17 +19,19 @@ from gdbheap.debugger.target import Target, each_thread
 from gdbheap.debugger.tcaches import why_unknown
 from gdbheap.growth.abort import Abort
 from gdbheap.memory import MemoryFault, PageCache
+from gdbheap.ptmalloc.abi import FLAG_BITS
 from gdbheap.ptmalloc.account import FreeFacts
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.check import Checked, CheckFacts, check_heap
-from gdbheap.ptmalloc.checks import Rules
 from gdbheap.ptmalloc.culprit import NOTHING_AROUND, chunks_around, culprit
 from gdbheap.ptmalloc.finding import Finding
 from gdbheap.ptmalloc.own_step import without_own_step
 from gdbheap.ptmalloc.state import HeapState, read_heap_state
 from gdbheap.ptmalloc.tcache import tcache_is_dummy
 from gdbheap.ptmalloc.unsettled import Unsettled
+from gdbheap.ptmalloc.used_chunks import used_chunks
 from gdbheap.simulate.caught import Catcher, CatchFacts
+from gdbheap.simulate.machine import Thread
 from gdbheap.simulate.trials import Trials
 
 #: Suspects for whose holders all memory is searched: each search takes a moment.
@@ -133,13 +135,10 @@ def _explained(target: Target, state: HeapState, lists: FreeFacts, facts: CheckF
     certain = checked.certain
     known = [address - state.abi.header for address in facts.tcaches]
     around = chunks_around(model.heap_memory(), state, lists, certain, known)
-    rules = Rules(target.layout, target.safe_linking, target.release.version)
-    single = _single_thread(target)
     own = {address - state.abi.header: name for address, name in facts.tcaches.items()}
     trials = _trials(target)
-    catcher = Catcher(
-        memory, state, checked.lists, CatchFacts(rules, trials, single, facts.curbrk, frozenset(own)), certain
-    )
+    used = used_chunks(model.heap_memory(), state, lists, _listed_sizes(checked)) if trials is not None else ()
+    catcher = Catcher(memory, state, checked.lists, CatchFacts(trials, frozenset(own), used, _first_thread()), certain)
     damaged = frozenset(finding.address for finding in checked.findings)
     holders: dict[int, tuple[str, ...]] = {}  # by the suspect's chunk
     explained: list[Finding] = []
@@ -161,34 +160,35 @@ def _explained(target: Target, state: HeapState, lists: FreeFacts, facts: CheckF
             "Which calls of free, realloc and malloc would notice cannot be told in full: what malloc would do is not "
             "known here ('heap predict malloc 1' says why).",
         )
-    elif certain and trials is not None and trials.lacks_the_limit_of_fastbins:
-        notes += (
-            "The limit of fastbins (global_max_fast) is not known without debug symbols: what free says of a small "
-            "chunk may be missing above.",
-        )
     return replace(checked, findings=(*explained, *doubtful), notes=notes, tried=trials is not None)
 
 
-def _single_thread(target: Target) -> bool | None:
-    try:
-        flag = target.variables_of(None).read(target.memory)[3]
-    except MemoryFault:
-        return None
-    return target.is_single_thread(flag)
+def _listed_sizes(checked: Checked) -> set[int]:
+    """Return the sizes in bytes of chunks on the lists with which something is wrong."""
+    found = set()
+    for view in checked.lists:
+        if view.unsound:
+            found |= {node.word & ~FLAG_BITS for node in (*view.nodes[:2], *view.nodes[-2:])}
+    return found
+
+
+def _first_thread() -> int | None:
+    """Return GDB's number of the thread that the process began with, None where that is not known."""
+    pid = gdb.selected_inferior().pid
+    return next((thread.num for thread in each_thread() if thread.ptid[1] == pid), None)
 
 
 def _trials(target: Target) -> Trials | None:
-    """Return what tries calls of the selected thread; None where that cannot be told."""
+    """Return what tries calls of the selected thread, and of the others; None where that cannot be told."""
     selected = gdb.selected_thread()
     try:
         if selected is None:
             return None
         machine = read_machine(selected)
-        arenas: dict[int, int] = {}
-        for thread in each_thread():
-            tcache, arena = target.tcache_address(thread), target.thread_word("thread_arena", thread)
-            if tcache is not None and arena is not None:
-                arenas[tcache] = arena
-        return Trials(machine, arenas)
+        others = [
+            Thread(thread.num, target.tcache_address(thread), target.thread_word("thread_arena", thread))
+            for thread in each_thread()
+        ]
+        return Trials(machine, others)
     except (MemoryFault, TargetError, gdb.error):
         return None

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gdbheap.ptmalloc.layout import Layout
-
 
 @dataclass(frozen=True)
 class Check:
@@ -250,39 +248,3 @@ CHECKS: Mapping[str, Check] = {
         compares=("top", "top_size"),
     ),
 }  # fmt: skip
-
-#: What glibc does where it checks nothing: it reads through a wrong address.
-CRASH = "SIGSEGV"
-
-
-@dataclass(frozen=True)
-class Rules:
-    """Which checks a glibc has, told by its structs where they tell it and by its release where they do not."""
-
-    layout: Layout
-    safe_linking: bool
-    version: tuple[int, int] | None
-
-    def has(self, fact: str) -> bool:
-        """Return whether the glibc has what a check needs."""
-        layout = self.layout
-        return {
-            "": True,
-            "fastbins": layout.has_fastbins,
-            "safe-linking": self.safe_linking,
-            "mangled fastbins": self.safe_linking and layout.has_fastbins,
-            "tcache": layout.tcache is not None,
-            "places": layout.tcache_counts_down,
-            "fastbins and places": layout.has_fastbins and layout.tcache_counts_down,
-        }[fact]
-
-    def prints(self, message: str) -> bool:
-        """Return whether the glibc can print ``message``; taken for true where its release is not known."""
-        check = CHECKS.get(message)
-        if check is None:
-            return message == CRASH
-        if not self.has(check.needs):
-            return False
-        if self.version is None:
-            return True
-        return (check.since or self.version) <= self.version <= (check.until or self.version)

@@ -38,12 +38,15 @@ KINDS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Catch:
-    """A check of glibc's that fails because of a finding.
+    """A check of glibc's that fails because of a finding, as the call was tried on the simulated malloc.
 
-    ``message`` is what glibc prints. ``call`` is the kind of call that checks: one of CALLS; ``pointer`` is what it is
-    called with, None where any will do; ``low`` and ``high`` are the sizes of the chunks, in bytes, that a request has
-    to lead to, both None where any will do. ``when`` is the call in words. ``now`` is False where the call does not get
-    that far yet, as while the tcache takes the chunk; ``when`` then says until when.
+    ``message`` is what glibc prints, or CRASH of simulate.trials. ``call`` is the kind of call that checks: one of
+    CALLS; ``pointer`` is what it is called with, None where it takes none. ``low`` and ``high`` are the sizes of the
+    chunks, in bytes, that a request may lead to, each as bad as the other; None where the call is no request for
+    memory. ``request`` is how many bytes were asked for in the trial. ``when`` is the call in words. ``now`` is whether
+    it is the very next call; where it is not, ``before`` are the calls that come first, as C has them, and ``full`` is
+    the tcache bin that takes no more chunks by then. ``thread`` is the number of the thread that calls, and
+    ``condition`` what has to be so and is not known, empty where nothing is open.
     """
 
     message: str
@@ -53,6 +56,11 @@ class Catch:
     low: int | None = None
     high: int | None = None
     now: bool = True
+    request: int | None = None
+    before: tuple[str, ...] = ()
+    full: int | None = None
+    thread: int | None = None
+    condition: str = ""
 
 
 #: The calls that check something, and what each is in words.
@@ -61,8 +69,10 @@ CALLS: Mapping[str, str] = {
     "realloc": "realloc of one pointer",
     "malloc": "malloc, or what asks malloc, of some sizes",
     "exit": "the end of a thread",
-    "mallinfo": "mallinfo, mallinfo2 or malloc_info",
+    "mallinfo": "mallinfo or mallinfo2",
+    "malloc_info": "malloc_info",
     "trim": "malloc_trim",
+    "memalign": "memalign, or one of its kind",
 }
 
 

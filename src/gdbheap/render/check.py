@@ -8,7 +8,7 @@ from gdbheap.growth.abort import Abort, Cause, Emptying, ToldBy
 from gdbheap.growth.event import Frame
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.check import Checked
-from gdbheap.ptmalloc.checks import CHECKS, CRASH
+from gdbheap.ptmalloc.checks import CHECKS
 from gdbheap.ptmalloc.finding import Catch, Culprit, Finding
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.render.escape import preview, printable
@@ -16,6 +16,7 @@ from gdbheap.render.placed import placed_object, placed_text
 from gdbheap.render.style import Plain
 from gdbheap.render.units import count_of, hex_size
 from gdbheap.simulate.caught import MOST_CALLS
+from gdbheap.simulate.trials import CRASH
 
 _INDENT = 14
 #: Chunks of a list that was being emptied that are named.
@@ -304,6 +305,11 @@ def _finding_object(finding: Finding) -> dict[str, object]:
                 "low": catch.low,
                 "high": catch.high,
                 "now": catch.now,
+                "request": catch.request,
+                "before": list(catch.before),
+                "full": catch.full,
+                "thread": catch.thread,
+                "condition": catch.condition or None,
                 "when": catch.when,
             }
             for catch in finding.catches

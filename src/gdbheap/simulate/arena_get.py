@@ -23,8 +23,7 @@ def start_malloc(machine: Machine) -> None:
     machine.thread.arena = machine.main_arena
     _init_state(machine, machine.main_arena)
     if machine.has_fastbins:
-        default = 64 * machine.word_size // 4
-        machine.variables.max_fast = (default + machine.word_size) & ~machine.align_mask
+        machine.variables.max_fast = machine.default_max_fast
     if machine.steps is not None:
         machine.note(
             "move", "ptmalloc_init", "malloc was never called in this process: main_arena's lists are made, all empty."

@@ -1,46 +1,62 @@
-"""Which of glibc's checks a finding makes fail, and in which call: calls are tried on the simulated allocator."""
+"""Which of glibc's checks a finding makes fail, and in which call: calls are tried on the simulated allocator.
+
+Nothing is foretold but what a trial ended with, and each trial is told as it was made. A check is told of a finding if
+the trial has looked at the word that is wrong.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gdbheap.memory import Memory, MemoryFault
-from gdbheap.ptmalloc.abi import FLAG_BITS, PREV_INUSE, Abi
-from gdbheap.ptmalloc.arena import Arena
-from gdbheap.ptmalloc.bins import fastbin_index
+from gdbheap.ptmalloc.abi import FLAG_BITS
 from gdbheap.ptmalloc.check_lists import ListView
-from gdbheap.ptmalloc.checks import CRASH, Rules
 from gdbheap.ptmalloc.culprit import Around
 from gdbheap.ptmalloc.finding import Catch, Finding
 from gdbheap.ptmalloc.state import HeapState
-from gdbheap.ptmalloc.tcache import tcache_range
-from gdbheap.simulate.trials import Outcome, Trials
+from gdbheap.simulate.machine import Thread
+from gdbheap.simulate.operations import Operation
+from gdbheap.simulate.requests import Requests
+from gdbheap.simulate.trials import RESULT, Outcome, Trial, Trials
 
 _THIS = "the chunk whose header or data this is"
 _BEFORE = "the chunk before that"
 _BEHIND = "the chunk behind that"
-#: Chunks of one list of which it is told what taking them off would print.
-_ON_LIST = 64
+_ANY = "a chunk in use"
 #: Calls after each other that are tried where no next call notices anything: more than most tcache bins have chunks.
 MOST_CALLS = 32
+#: By how much a chunk is made larger, in bytes: more than malloc keeps behind any chunk that is no large one.
+_MORE = 0x1000
+#: Sizes in bytes above which a size word is no chunk's, so that a larger request is one that malloc refuses.
+_LARGEST = 1 << 40
+#: Threads beside the selected one whose calls are tried for one finding.
+_MOST_THREADS = 4
+
+
+#: What the arguments of the calls that are tried are.
+_PARAMETERS: Mapping[str, tuple[str, ...]] = {
+    "malloc": ("request",),
+    "free": ("pointer",),
+    "realloc": ("pointer", "request"),
+    "memalign": ("alignment", "request"),
+}
 
 
 @dataclass(frozen=True)
 class CatchFacts:
-    """What decides which check fails.
+    """What calls can be tried.
 
-    ``trials`` tries calls; it is None where what malloc would do cannot be told. ``single_thread`` is
-    SINGLE_THREAD_P, None where that is not known. ``curbrk`` is libc's __curbrk. ``own`` are chunks that malloc itself
-    uses, so that nobody frees them.
+    ``trials`` tries them; it is None where what malloc would do cannot be told. ``own`` are chunks that malloc itself
+    uses, so that nobody frees them. ``used`` are some chunks in use that the program can free, by their addresses.
+    ``first_thread`` is the number of the thread that the process began with: its end is no end of a thread.
     """
 
-    rules: Rules
     trials: Trials | None = None
-    single_thread: bool | None = None
-    curbrk: int | None = None
     own: frozenset[int] = frozenset()
+    used: tuple[int, ...] = ()
+    first_thread: int | None = None
 
 
 class Catcher:
@@ -56,8 +72,10 @@ class Catcher:
     ) -> None:
         self._memory = memory
         self._state = state
+        self._abi = state.abi
         self._views = views
         self._facts = facts
+        self._requests: dict[int, Requests] = {}
         #: By address, for the findings: the lists that have the chunk there, and its place; and those that have the
         #: chunk that ends there.
         self._on: defaultdict[int, list[tuple[ListView, int]]] = defaultdict(list)
@@ -76,142 +94,209 @@ class Catcher:
                 if end in wanted:
                     self._ending[end].append(view)
 
-    @property
-    def _abi(self) -> Abi:
-        return self._state.abi
-
     def catches(self, finding: Finding, around: Around) -> tuple[Catch, ...]:
         """Return the checks that fail because of ``finding``, those that need the least first."""
+        trials = self._facts.trials
+        if trials is None:
+            return ()
         found: list[Catch] = []
-        try:
-            found += self._of_lists(finding)
-            found += self._of_top(finding)
-            found += self._of_chunks(finding, around)
-            if not any(catch.now and self._facts.rules.prints(catch.message) for catch in found):
-                found += self._after_several(finding)
-        except MemoryFault:
-            pass  # what cannot be read is told by the findings themselves
-        unique: dict[tuple[str, str, int | None], Catch] = {}
-        for catch in found:
-            if self._facts.rules.prints(catch.message):
-                unique.setdefault((catch.message, catch.call, catch.pointer), catch)
-        return tuple(sorted(unique.values(), key=lambda catch: not catch.now))
+        for part in (self._near, self._any_request, self._inquiries):
+            found += part(trials, finding, around)
+        found += self._of_used(trials, finding, found)
+        found += self._rests(trials, finding)
+        if not any(catch.now and catch.call == "malloc" for catch in found):
+            found += self._after_several(trials, finding)
+        unique: dict[tuple[object, ...], Catch] = {}
+        for catch in sorted(found, key=lambda item: not item.now):
+            key = (catch.message, catch.call, catch.pointer, catch.low, catch.condition, catch.thread)
+            unique.setdefault(key, catch)
+        return tuple(unique.values())
 
     def _looked_at(self, outcome: Outcome, finding: Finding) -> bool:
-        """Whether a trial that failed has looked at the word of a finding."""
-        return outcome.message is not None and finding.address - finding.address % self._abi.word_size in outcome.read
+        return finding.address - finding.address % self._abi.word_size in outcome.looked
+
+    def _made(
+        self, trials: Trials, finding: Finding, trial: Trial, when: str, *, low: int | None = None,
+        high: int | None = None,
+    ) -> Iterator[Catch]:  # fmt: skip
+        """Try calls; yield what the last of them fails with because of ``finding``."""
+        last = trial.calls[-1]
+        parameters = _PARAMETERS.get(last.name, ())
+        given = dict(zip(parameters, last.arguments))
+        pointer = given.get("pointer")
+        before = tuple(operation.text() for operation in trial.calls[:-1])
+        thread = trials.threads[trial.thread]
+        if len(trials.threads) > 1:
+            when = f"{when}, in thread {thread.number}"
+        for outcome in trials.fails(trial):
+            assert outcome.message is not None
+            if self._looked_at(outcome, finding):
+                yield Catch(
+                    outcome.message, last.name, f"{when}{outcome.condition and ', '}{outcome.condition}.",
+                    None if pointer == RESULT else pointer, low, high, not before and trial.full is None,
+                    given.get("request"), before, trial.full, thread.number, outcome.condition,
+                )  # fmt: skip
 
     # --- free and realloc -------------------------------------------------------------------------------------------
 
-    def _of_chunks(self, finding: Finding, around: Around) -> Iterator[Catch]:
+    def _near(self, trials: Trials, finding: Finding, around: Around) -> Iterator[Catch]:
+        """Try to free and to resize the chunks at a finding."""
         names = [(around.here, _THIS), (around.before, _BEFORE), (around.behind, _BEHIND)]
         # "free" is free by the flag behind it alone: perhaps that flag is what is wrong.
-        chunks: list[tuple[int, str]] = [
-            (chunk.address, name) for chunk, name in names if chunk is not None and chunk.state in ("used", "free")
-        ]
-        unmet = finding.kind in ("chunk-size", "chunk-flags", "mmapped-header") and around.here is None
-        if unmet and finding.chunk is not None and not self._is_listed(finding.chunk):
-            chunks.insert(0, (finding.chunk, _THIS))
+        chunks = {chunk.address: name for chunk, name in names if chunk is not None and chunk.state in ("used", "free")}
+        if around.here is None and finding.chunk is not None and finding.chunk not in self._on:
+            chunks.setdefault(finding.chunk, _THIS)
         if finding.kind == "top-pointer" and finding.chunk is None:
-            arena = self._arena(finding)
-            if arena is not None and arena.top:
-                chunks.append((arena.top, "the chunk that is taken for top"))
-        if finding.kind in ("system-mem", "top-size"):
-            chunks += self._last_used(around)
-        for address, name in chunks:
-            if address in self._facts.own:
-                continue
-            yield from self._free(finding, address, name)
-            yield from self._realloc(finding, address, name)
+            tops = (arena.top for arena in self._state.ring.arenas if arena.address == finding.arena and arena.top)
+            for top in tops:
+                chunks.setdefault(top, "the chunk that is taken for top")
+        for address, name in chunks.items():
+            yield from self._freed(trials, finding, address, name)
         for chunk, name in names:
             if chunk is not None and chunk.state in ("tcache", "fastbin"):
-                yield from self._free(finding, chunk.address, name, handed_out=True)
+                yield from self._handed_out(trials, finding, chunk.address, chunk.size, name)
 
-    def _last_used(self, around: Around) -> list[tuple[int, str]]:
-        before = around.before
-        return [(before.address, "the chunk before top")] if before is not None and before.state == "used" else []
+    def _of_used(self, trials: Trials, finding: Finding, found: Sequence[Catch]) -> Iterator[Catch]:
+        """Try to free and to resize any chunks in use; of those that end alike, the first is told."""
+        told = {(catch.message, catch.call) for catch in found}
+        for address in self._facts.used:
+            for catch in self._freed(trials, finding, address, _ANY):
+                if (catch.message, catch.call) not in told:
+                    told.add((catch.message, catch.call))
+                    yield catch
 
-    def _is_listed(self, chunk: int) -> bool:
-        return chunk in self._on
-
-    def _free(self, finding: Finding, chunk: int, name: str, handed_out: bool = False) -> Iterator[Catch]:
-        """Yield what free of a chunk prints; one that is free now has to be ``handed_out`` by malloc before."""
-        trials = self._facts.trials
-        if trials is None:
+    def _freed(self, trials: Trials, finding: Finding, chunk: int, name: str) -> Iterator[Catch]:
+        if chunk in self._facts.own:
             return
-        pointer = chunk + self._abi.header
-        when, now = f"free({pointer:#x}), {name}", True
-        end = trials.free(pointer, cached=not handed_out)
-        if handed_out:
-            when, now = f"{when}, once malloc has handed it out, and no tcache bin takes it", False
-        elif end.message is None and end.freed is not None and end.freed.kind in ("tcache", "fastbin"):
-            limit = self._state.params.get("tcache_count")
-            bin_ = f"{'tcache bin' if end.freed.kind == 'tcache' else 'fastbin'} {end.freed.index}"
-            when, now = f"{when}, once {bin_} takes no more ({limit} at most)", False
-            end = trials.free(pointer, cached=False)
-        if end.message is not None and self._looked_at(end, finding):
-            yield Catch(end.message, "free", f"{when}.", pointer, now=now)
+        for call in (Operation("free", (chunk + self._abi.header,)), *self._resized(chunk)):
+            yield from self._given_back(trials, finding, call, name)
 
-    def _realloc(self, finding: Finding, chunk: int, name: str) -> Iterator[Catch]:
-        trials = self._facts.trials
-        if trials is None:
+    def _given_back(self, trials: Trials, finding: Finding, call: Operation, name: str) -> Iterator[Catch]:
+        """Try a call that gives a chunk back, as the tcache is, and once it takes no more."""
+        text = f"{call.text()}, {name}"
+        yield from self._made(trials, finding, Trial((call,)), text)
+        (first, *_) = trials.outcomes(Trial((call,)))
+        if first.message is None and first.freed is not None and first.freed.kind == "tcache":
+            index = first.freed.index
+            full = f"{text}, once tcache bin {index} takes no more chunks ({self._limit} at most)"
+            yield from self._made(trials, finding, Trial((call,), full=index), full)
+
+    def _rests(self, trials: Trials, finding: Finding) -> Iterator[Catch]:
+        """Try to cut a chunk in use so that what is left is as long as the chunks of a list of the finding's."""
+        abi = self._abi
+        sizes = {self._size_of(chunk): chunk for chunk in reversed(self._facts.used) if chunk not in self._facts.own}
+        for size in self._sizes_of(finding):
+            whole = next((item for item in sizes if size + abi.min_size <= item < _LARGEST), None)
+            if whole is not None:
+                call = Operation("realloc", (sizes[whole] + abi.header, whole - size - abi.word_size))
+                yield from self._given_back(trials, finding, call, f"{_ANY}, which gives back {size:#x} bytes")
+
+    def _size_of(self, chunk: int) -> int:
+        try:
+            return self._word(chunk + self._abi.word_size) & ~FLAG_BITS
+        except MemoryFault:
+            return 0
+
+    @property
+    def _limit(self) -> int:
+        return self._state.params.get("tcache_count")
+
+    def _resized(self, chunk: int) -> Iterator[Operation]:
+        """Yield realloc of a chunk to next to nothing, to a little more than it has, and to much more."""
+        pointer = chunk + self._abi.header
+        yield Operation("realloc", (pointer, 1))
+        size = self._size_of(chunk)
+        if size < _LARGEST:
+            yield Operation("realloc", (pointer, size + self._abi.header))
+            yield Operation("realloc", (pointer, size + _MORE))
+
+    def _handed_out(self, trials: Trials, finding: Finding, chunk: int, size: int, name: str) -> Iterator[Catch]:
+        """Try to free a chunk that is free now, once malloc has handed it out."""
+        pointer, request = chunk + self._abi.header, size - self._abi.word_size
+        if request < 0 or size >= _LARGEST:
             return
-        pointer = chunk + self._abi.header
-        less, more = trials.realloc(pointer, more=False), trials.realloc(pointer, more=True)
-        for end, size in ((less, "..."), (more, "more than it has")):
-            if end.message is not None and self._looked_at(end, finding):
-                yield Catch(end.message, "realloc", f"realloc({pointer:#x}, {size}), {name}.", pointer)
-
-    def _arena(self, finding: Finding) -> Arena | None:
-        return next((arena for arena in self._state.ring.arenas if arena.address == finding.arena), None)
+        ask = Operation("malloc", (request,))
+        for thread in self._threads(trials, finding):
+            (got, *_) = trials.outcomes(Trial((ask,) * MOST_CALLS, thread))
+            if pointer not in got.results:
+                continue
+            count = got.results.index(pointer) + 1
+            text = f"free({pointer:#x}), {name}, once {count} of malloc({request}) handed it out"
+            calls = (*(ask,) * count, Operation("free", (pointer,)))
+            (kept, *_) = trials.outcomes(Trial(calls, thread))
+            index = None if kept.freed is None or kept.freed.kind != "tcache" else kept.freed.index
+            if kept.message is None and index is not None:
+                text += f" and tcache bin {index} takes no more chunks ({self._limit} at most)"
+            yield from self._made(trials, finding, Trial(calls, thread, index), text)
 
     def _word(self, address: int) -> int:
         return self._abi.read_word(self._memory, address % (1 << 8 * self._abi.word_size))
 
-    # --- the top chunk ----------------------------------------------------------------------------------------------
+    # --- malloc -----------------------------------------------------------------------------------------------------
 
-    def _of_top(self, finding: Finding) -> Iterator[Catch]:
-        arena = self._arena(finding)
-        if finding.kind not in ("top-size", "top-pointer", "system-mem") or arena is None:
-            return
-        abi = self._abi
-        try:
-            word = self._word(arena.top + abi.word_size)
-        except MemoryFault:
-            yield Catch(CRASH, "malloc", "The next malloc that would be cut from the top chunk.")
-            return
-        size = word & ~FLAG_BITS
-        if size > arena.system_mem:
-            yield Catch(
-                "malloc(): corrupted top size", "malloc", "The next malloc that would be cut from the top chunk.",
-                low=abi.min_size,
-            )  # fmt: skip
-            return
-        low = max(size - abi.min_size + abi.alignment, abi.min_size)
-        when = f"The next malloc that needs more than the top chunk has, a chunk of {low:#x} bytes or more."
-        end = arena.top + size
-        if size < abi.min_size or not word & PREV_INUSE or end % abi.page_size:
-            yield Catch("assertion in sysmalloc", "malloc", when, low=low)
-        elif arena.is_main and arena.contiguous and self._facts.curbrk is not None and end > self._facts.curbrk:
-            yield Catch("break adjusted to free malloc space", "malloc", when, low=low)
+    def _threads(self, trials: Trials, finding: Finding) -> list[int]:
+        """Return the places of the threads whose calls may meet a finding: the selected one, and those concerned."""
+        found = [0]
+        for place, thread in enumerate(trials.threads[1:], 1):
+            if len(found) <= _MOST_THREADS and self._is_concerned(thread, finding):
+                found.append(place)
+        return found
 
-    # --- free lists -------------------------------------------------------------------------------------------------
+    def _is_concerned(self, thread: Thread, finding: Finding) -> bool:
+        owners = {finding.arena, finding.tcache, *(view.owner for view in self._lists_of(finding))} - {0, None}
+        return thread.tcache in owners or thread.arena in owners
 
-    def _of_lists(self, finding: Finding) -> Iterator[Catch]:
-        if finding.kind == "bin-head":
-            yield from self._of_bin_head(finding)
+    def _any_request(self, trials: Trials, finding: Finding, _around: Around) -> Iterator[Catch]:
+        """Try one request of each size."""
+        for place in self._threads(trials, finding):
+            if place not in self._requests:
+                self._requests[place] = Requests(trials, place, self._state, self._views)
+            for low, high, trial in self._requests[place].failing(lambda item: self._looked_at(item, finding)):
+                when = f"The next malloc of {self._span(low, high)} bytes"
+                yield from self._made(trials, finding, trial, when, low=low, high=high)
+
+    def _span(self, low: int, high: int) -> str:
+        """Return the requests, in bytes, that lead to chunks of ``low`` to ``high`` bytes."""
+        first = max(low - self._abi.word_size - self._abi.alignment + 1, 0) if low > self._abi.min_size else 0
+        return f"{first} to {high - self._abi.word_size}"
+
+    def _after_several(self, trials: Trials, finding: Finding) -> Iterator[Catch]:
+        """Yield what calls after each other end with, where no single one that was tried notices anything."""
+        for size in self._sizes_of(finding):
+            request = max(size - self._abi.word_size, 0)
+            ask = Operation("malloc", (request,))
+            for place in self._threads(trials, finding):
+                (end, *_) = trials.outcomes(Trial((ask,) * MOST_CALLS, place))
+                if end.message is not None:
+                    when = f"The malloc after the next {end.at - 1} of {self._span(size, size)} bytes"
+                    trial = Trial((ask,) * end.at, place)
+                    yield from self._made(trials, finding, trial, when, low=size, high=size)
+                index = self._tcache_index(trials, size)
+                if index is not None:
+                    text = f"free of what malloc({request}) returns, once tcache bin {index} takes no more chunks"
+                    calls = (ask, Operation("free", (RESULT,)))
+                    yield from self._made(trials, finding, Trial(calls, place, index), text)
+
+    def _tcache_index(self, trials: Trials, size: int) -> int | None:
+        machine = trials.machine
+        if not machine.has_tcache or machine.thread.tcache is None or machine.thread.tcache <= 0:
+            return None
+        index = machine.small_index(size)
+        return index if 0 <= index < machine.tcache_bins() else None
+
+    def _sizes_of(self, finding: Finding) -> list[int]:
+        """Return the sizes of chunks, in bytes, that the lists are for that a finding is about."""
+        found: dict[int, None] = {}
         for view in self._lists_of(finding):
-            arena = next((item for item in self._state.ring.arenas if item.address == view.owner), None)
-            if view.kind == "tcache":
-                yield from self._of_tcache(finding, view)
-            elif arena is None:
-                continue
-            elif view.kind == "fastbin":
-                yield from self._of_fastbin(finding, view, arena)
-            elif view.kind == "unsorted":
-                yield from self._of_unsorted(finding, arena)
-            else:
-                yield from self._of_sorted(finding, view, arena)
+            if view.kind == "fastbin":
+                found[(view.index + 2) << (4 if self._abi.word_size == 8 else 3)] = None
+            elif view.kind == "tcache":
+                found[self._abi.min_size + view.index * self._abi.alignment] = None
+            for node in (*view.nodes[:1], *view.nodes[-1:]):
+                found[node.word & ~FLAG_BITS] = None
+            for place in (place for other, place in self._on.get(finding.chunk or 0, ()) if other is view):
+                found[view.nodes[place].word & ~FLAG_BITS] = None
+        return [size for size in found if self._abi.min_size <= size < _LARGEST and not size % self._abi.alignment]
 
     def _lists_of(self, finding: Finding) -> Iterable[ListView]:
         """Return the lists that a finding is about.
@@ -233,223 +318,17 @@ class Catcher:
                 found += self._ending[address]
         return {id(view): view for view in found}.values()
 
-    def _place_on(self, view: ListView, chunk: int | None) -> int | None:
-        if chunk is None or chunk not in self._on:
-            return None
-        return next((place for other, place in self._on[chunk] if other is view), None)
+    # --- the other calls --------------------------------------------------------------------------------------------
 
-    def _of_bin_head(self, finding: Finding) -> Iterator[Catch]:
-        arena = self._arena(finding)
-        if arena is None:
-            return
-        index = (finding.address - arena.bins_address) // (2 * self._abi.word_size) + 1
-        front, back = arena.bins[2 * index - 2 : 2 * index]
-        header = arena.bin_header(self._abi, index)
-        is_front = (finding.address - arena.bins_address) % (2 * self._abi.word_size) == 0
-        if index == 1:
-            if back != header and not any(view.kind == "unsorted" and view.owner == arena.address and view.nodes
-                                          for view in self._views):  # fmt: skip
-                yield from self._of_unsorted(finding, arena)
-            if is_front and front != header:
-                if back == header:
-                    small = "The next malloc that takes a part of a large chunk and leaves the rest of it."
-                    yield Catch("malloc(): corrupted unsorted chunks", "malloc", small, low=self._abi.min_large_size)
-                    yield Catch(
-                        "malloc(): corrupted unsorted chunks 2", "malloc",
-                        "The next malloc that takes a part of a chunk from a larger bin.",
-                    )  # fmt: skip
-                yield Catch(
-                    "free(): corrupted unsorted chunks", "free",
-                    "The next free of a chunk that neither a tcache nor a fastbin takes.",
-                )  # fmt: skip
-            return
-        size = (index - (1 if self._abi.alignment > self._abi.header else 0)) * self._abi.alignment
-        if size < self._abi.min_large_size:
-            if not is_front:
-                yield Catch(
-                    "malloc(): smallbin double linked list corrupted", "malloc", self._malloc_of(size), low=size,
-                    high=size,
-                )  # fmt: skip
-            else:
-                yield Catch(
-                    "free(): chunks in smallbin corrupted", "free",
-                    f"The next free that leaves a free chunk of {size:#x} bytes.",
-                )  # fmt: skip
-
-    def _malloc_of(self, low: int, high: int | None = None) -> str:
-        first = max(low - self._abi.word_size - self._abi.alignment + 1, 0)
-        last = (high or low) - self._abi.word_size
-        return f"malloc of {first} to {last} bytes, once neither the tcache nor a fastbin has a chunk for it."
-
-    def _of_tcache(self, finding: Finding, view: ListView) -> Iterator[Catch]:
-        if finding.kind not in ("list-pointer", "list-loop", "list-link"):
-            return
-        low, high = tcache_range(self._abi, view.index)
-        place = len(view.nodes)
-        count = "The next malloc" if not place else f"The malloc after the next {place}"
-        when = f"{count} of {max(low - self._abi.word_size - self._abi.alignment + 1, 0)} to "
-        when += f"{high - self._abi.word_size} bytes."
-        marked = "free of a chunk whose second word is the tcache's mark, as on a second free, of that size."
-        if finding.kind == "list-pointer":
-            unaligned = "multiple of" in finding.text and "place for a chunk" in finding.text
-            if unaligned:
-                yield Catch("malloc(): unaligned tcache chunk detected", "malloc", when, low=low, high=high,
-                            now=not place)  # fmt: skip
-                yield Catch("free(): unaligned chunk detected in tcache 2", "free", marked)
-                yield Catch("tcache_thread_shutdown(): unaligned tcache chunk detected", "exit", "The thread ends.")
-            else:
-                yield Catch(CRASH, "malloc", when, low=low, high=high, now=not place)
-        if finding.kind == "list-loop":
-            yield Catch("free(): too many chunks detected in tcache", "free", marked)
-
-    def _of_fastbin(self, finding: Finding, view: ListView, arena: Arena) -> Iterator[Catch]:
-        abi = self._abi
-        size = (view.index + 2) << (4 if abi.word_size == 8 else 3)
-        place = self._place_on(view, finding.chunk)
-        large = "malloc_trim, mallopt, or a malloc or free of a large chunk: fastbins are merged."
-        if finding.kind == "list-size" and place is not None:
-            if place == 0:
-                yield Catch("malloc(): memory corruption (fast)", "malloc", self._malloc_of(size), low=size, high=size)
-                yield Catch(
-                    "invalid fastbin entry (free)", "realloc",
-                    f"realloc or memalign that gives back a rest of {size:#x} bytes, while the tcache takes no more.",
-                )  # fmt: skip
-            else:
-                yield Catch("malloc(): chunk size mismatch in fastbin", "malloc", self._malloc_of(size), low=size,
-                            high=size)  # fmt: skip
-            if fastbin_index(abi, view.nodes[place].word & ~FLAG_BITS) != view.index:
-                yield from self._consolidating("malloc_consolidate(): invalid chunk size", large)
-        elif finding.kind in ("list-pointer", "list-loop"):
-            if "multiple of" in finding.text and "place for a chunk" in finding.text:
-                yield from self._unaligned(view, size)
-                yield from self._consolidating("malloc_consolidate(): unaligned fastbin chunk detected", large)
-                for name, call in (("int_mallinfo", "mallinfo or mallinfo2"), ("__malloc_info", "malloc_info")):
-                    yield Catch(f"{name}(): unaligned fastbin chunk detected", "mallinfo", f"The next {call}.")
-            elif finding.kind == "list-pointer":
-                yield Catch(CRASH, "malloc", self._malloc_of(size), low=size, high=size)
-        else:
-            for node in view.nodes:
-                before = finding.address == node.address or finding.address == node.address + abi.word_size
-                if before and not node.word & PREV_INUSE:
-                    previous = node.address - self._word(node.address)
-                    if self._word(previous + abi.word_size) & ~FLAG_BITS != self._word(node.address):
-                        yield from self._consolidating("corrupted size vs. prev_size in fastbins", large)
-
-    def _consolidating(self, message: str, when: str) -> Iterator[Catch]:
-        yield Catch(message, "trim", when)
-        yield Catch(message, "malloc", when, low=self._abi.min_large_size)
-
-    def _unaligned(self, view: ListView, size: int) -> Iterator[Catch]:
-        when = self._malloc_of(size)
-        if not view.nodes:
-            yield Catch("malloc(): unaligned fastbin chunk detected 2", "malloc", when, low=size, high=size)
-            return
-        if self._facts.single_thread is not True:
-            yield Catch("malloc(): unaligned fastbin chunk detected", "malloc", when, low=size, high=size)
-        if self._facts.single_thread is not False:
-            yield Catch("malloc(): unaligned fastbin chunk detected 3", "malloc", when, low=size, high=size)
-
-    def _of_unsorted(self, finding: Finding, arena: Arena) -> Iterator[Catch]:
-        abi = self._abi
-        if self._facts.trials is not None:
-            end = self._facts.trials.sorting(arena.address)
-            if end.message is not None and self._looked_at(end, finding):
-                yield Catch(
-                    end.message, "malloc",
-                    "The next malloc that goes through the unsorted list: a request that no tcache bin, fastbin or "
-                    "small bin of its size serves.",
-                )  # fmt: skip
-        header, front = arena.bin_header(abi, 1), arena.bins[0]
-        when = "The next free of a chunk that neither a tcache nor a fastbin takes."
-        try:
-            bad = front != header and self._word(front + abi.header + abi.word_size) != header
-        except MemoryFault:
-            yield Catch(CRASH, "free", when)
-            return
-        if bad:
-            yield Catch("free(): corrupted unsorted chunks", "free", when)
-
-    def _of_sorted(self, finding: Finding, view: ListView, arena: Arena) -> Iterator[Catch]:
-        """Yield what taking chunks out of a small or large bin, and sorting chunks into a large one, prints."""
-        abi = self._abi
-        if any(finding.kind == "list-pointer" and "place for a chunk" in finding.text for finding in view.findings):
-            when = f"The next memalign or its like that looks for a chunk in {view.name}."
-            yield Catch("_int_memalign(): unaligned chunk detected", "malloc", when)
-        back = arena.bins[2 * view.index - 1]
-        if view.kind == "small":
-            size = view.index * abi.alignment - (abi.alignment if abi.alignment > abi.header else 0)
-            try:
-                bad = self._word(self._word(back + abi.header + abi.word_size) + abi.header) != back
-            except MemoryFault:
-                yield Catch(CRASH, "malloc", self._malloc_of(size), low=size, high=size)
-            else:
-                if bad:
-                    yield Catch(
-                        "malloc(): smallbin double linked list corrupted", "malloc", self._malloc_of(size), low=size,
-                        high=size,
-                    )  # fmt: skip
-            front = arena.bins[2 * view.index - 2]
-            if self._back_of(front) != arena.bin_header(abi, view.index):
-                yield Catch(
-                    "free(): chunks in smallbin corrupted", "free",
-                    f"The next free that leaves a free chunk of {size:#x} bytes.",
-                )  # fmt: skip
-        trials = self._facts.trials
-        if trials is None:
-            return
-        # Those that malloc takes first, and those around the finding.
-        place = self._place_on(view, finding.chunk) or 0
-        nodes = {node.address: node for node in (*view.nodes[-_ON_LIST:], *view.nodes[max(place - 1, 0) : place + 2])}
-        for node in nodes.values():
-            end = trials.unlinking(node.address)
-            if end.message is None or not self._looked_at(end, finding):
-                continue
-            size = node.word & ~FLAG_BITS
-            when = f"The next malloc that takes the chunk at {node.address:#x} off the {view.name}"
-            yield Catch(end.message, "malloc", f"{when}: of at most {max(size - abi.word_size, 0)} bytes.",
-                        low=abi.min_size, high=size)  # fmt: skip
-        if view.kind == "large":
-            near = view.nodes[max(place - 1, 0) : place + 2] or view.nodes
-            sizes = {node.word & ~FLAG_BITS for node in (*near, *view.nodes[:1], *view.nodes[-1:])}
-            for size in sorted({*sizes, *(size + abi.alignment for size in sizes)}):
-                end = trials.placing(arena.address, size)
-                if end.message is not None and self._looked_at(end, finding):
-                    yield Catch(
-                        end.message, "malloc",
-                        f"The next malloc that sorts a free chunk of about {size:#x} bytes into {view.name}.",
-                    )  # fmt: skip
-
-    # --- several calls ----------------------------------------------------------------------------------------------
-
-    def _after_several(self, finding: Finding) -> Iterator[Catch]:
-        """Yield what calls after each other print, where no single one that was tried notices anything."""
-        trials = self._facts.trials
-        if trials is None:
-            return
-        for view in self._lists_of(finding):
-            if view.kind == "unsorted":
-                continue
-            if view.kind == "tcache":
-                low, high = tcache_range(self._abi, view.index)
-                end = trials.from_tcache(view.owner, low - self._abi.word_size, MOST_CALLS)
-                once = ""
-            else:
-                sizes = {node.word & ~FLAG_BITS for node in view.nodes[-1:]}
-                if view.kind == "fastbin":
-                    sizes = {(view.index + 2) << (4 if self._abi.word_size == 8 else 3)}
-                low = high = max(sizes, default=self._abi.min_size)
-                end = trials.from_arena(view.owner, max(low - self._abi.word_size, 0), MOST_CALLS)
-                once = ", once the tcache has no chunk for them"
-            if end.message is None or not self._looked_at(end, finding):
-                continue
-            first = max(low - self._abi.word_size - self._abi.alignment + 1, 0)
-            count = "The next malloc" if end.calls == 1 else f"The malloc after the next {end.calls - 1}"
-            when = f"{count} of {first} to {high - self._abi.word_size} bytes{once}."
-            now = end.calls == 1 and not once
-            yield Catch(end.message, "malloc", when, low=low, high=high, now=now)
-
-    def _back_of(self, chunk: int) -> int | None:
-        try:
-            return self._word(chunk + self._abi.header + self._abi.word_size)
-        except MemoryFault:
-            return None
+    def _inquiries(self, trials: Trials, finding: Finding, _around: Around) -> Iterator[Catch]:
+        yield from self._made(trials, finding, Trial((Operation("trim", (0,)),)), "malloc_trim(0)")
+        for name, text in (("mallinfo", "mallinfo() or mallinfo2()"), ("malloc_info", "malloc_info()")):
+            yield from self._made(trials, finding, Trial((Operation(name, ()),)), text)
+        for place in self._threads(trials, finding):
+            number = trials.threads[place].number
+            if number is not None and number != self._facts.first_thread:
+                trial = Trial((Operation("exit", ()),), place)
+                yield from self._made(trials, finding, trial, f"The end of thread {number}")
+        for size in self._sizes_of(finding) if trials.machine.scans_bins else ():
+            align = Operation("memalign", (2 * self._abi.alignment, size - self._abi.word_size))
+            yield from self._made(trials, finding, Trial((align,)), align.text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gdbheap.ptmalloc.abi import PREV_INUSE, RequestTooLarge
 from gdbheap.ptmalloc.bins import bin_index, fastbin_index
 from gdbheap.simulate import tcache_lists
+from gdbheap.simulate.circle import Circle
 from gdbheap.simulate.consolidate import malloc_consolidate
 from gdbheap.simulate.machine import Machine
 from gdbheap.simulate.more_memory import from_kernel
@@ -352,12 +353,10 @@ def _from_large_bin(machine: Machine, arena: int, nb: int, index: int) -> int | 
                 first,
             )
         return None
-    victim, visited = words[first + 5 * size], 0
+    victim, circle = words[first + 5 * size], Circle(machine, f"The list of sizes in large bin {index}")
     while (length := words[victim + size] & -8) < nb:
+        circle.visit(victim)
         victim = words[victim + 5 * size]
-        visited += 1
-        if visited > 1 << 20:
-            raise machine.loop(f"The list of sizes in large bin {index}")
     if victim != words[header + 3 * size]:
         following = words[victim + 2 * size]
         if words[victim + size] == words[following + size]:
@@ -394,10 +393,8 @@ def _from_next_bins(machine: Machine, arena: int, nb: int, index: int) -> int | 
             continue
         length = words[victim + size] & -8
         if length < nb:
-            raise machine.abort(
-                _FUNCTION,
-                "an assertion fails: (unsigned long) (size) >= (unsigned long) (nb)",
-                f"the chunk at {victim:#x} in bin {index} has {length:#x} bytes, which do not belong there",
+            raise machine.assertion(
+                _FUNCTION, f"the chunk at {victim:#x} in bin {index} has {length:#x} bytes, at least nb {nb:#x}"
             )
         if machine.steps is not None:
             machine.note(
@@ -495,8 +492,3 @@ def _from_top(machine: Machine, arena: int, nb: int) -> int | None:
         )
     machine.source = "top"
     return top + 2 * size
-
-
-def sort_unsorted(machine: Machine, arena: int) -> None:
-    """Sort all unsorted chunks of an arena into their bins, as a request does that none of them is right for."""
-    _from_unsorted(machine, arena, machine.wrap >> 1)

@@ -16,7 +16,7 @@ from gdbheap.simulate.linux import apply
 from gdbheap.simulate.machine import Machine
 from gdbheap.simulate.mmapped import MMAP_HP
 from gdbheap.simulate.state import GrowthState, OlderHeap, TrimWalk
-from gdbheap.simulate.trace import Abort
+from gdbheap.simulate.trace import Abort, assertion_in
 from gdbheap.simulate.trim import TRIM_OCCASION, trim_after_free
 
 T = TypeVar("T")
@@ -73,7 +73,16 @@ def state_of(machine: Machine, arena: int | None, trim: TrimWalk | None = None) 
         may_shrink_heap=glibc.may_shrink_heap,
         always_fail_morecore=glibc.always_fail_morecore,
         trim=trim,
+        top_is_damaged=decoded is not None and _is_damaged(machine, decoded),
     )
+
+
+def _is_damaged(machine: Machine, arena: Arena) -> bool:
+    """Whether the top chunk of an arena, if there is one, is none that sysmalloc can go on with."""
+    if arena.top in (0, machine.bin_at(arena.address, 1)):
+        return False
+    word = machine.words[arena.top + machine.word_size]
+    return not word & PREV_INUSE or word & -8 < machine.min_size
 
 
 def arena_of_machine(machine: Machine, address: int) -> Arena:
@@ -179,7 +188,7 @@ def run(machine: Machine, before: GrowthState, steps: Steps) -> tuple[GrowthStat
     done = drive(machine, steps)
     error = done.error
     if error is not None and error.startswith(("malloc aborts",)):
-        message = error[len(_ABORTS) :].rstrip(".") if error.startswith(_ABORTS) else "an assertion fails"
+        message = error[len(_ABORTS) :].rstrip(".") if error.startswith(_ABORTS) else assertion_in("sysmalloc")
         machine.note("fail", "sysmalloc", error)
         raise Abort(message)
     absorb(machine, before, done.state)

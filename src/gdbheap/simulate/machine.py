@@ -18,7 +18,7 @@ from gdbheap.ptmalloc.params import SIGNED, Params
 from gdbheap.ptmalloc.tcache import SMALL_BINS
 from gdbheap.simulate.calls import Call, Unpredictable
 from gdbheap.simulate.glibc import Glibc
-from gdbheap.simulate.trace import Abort, Freed, Step
+from gdbheap.simulate.trace import Abort, Freed, Step, assertion_in
 from gdbheap.simulate.words import Words
 
 if TYPE_CHECKING:
@@ -246,7 +246,8 @@ class Machine:
     def params(self) -> Params:
         """mp_ as it is now."""
         words = self.words
-        values = {name: words[address] >> shift & mask for name, (address, shift, mask) in self._mp.items()}
+        peek = words.peek  # all of them are read here, whatever decides then
+        values = {name: peek(address) >> shift & mask for name, (address, shift, mask) in self._mp.items()}
         for name in self._signed:
             mask = self._mp[name][2]
             if values[name] > mask >> 1:
@@ -421,6 +422,11 @@ class Machine:
     def _checks_prev_size(self) -> bool:
         return self.has_tcache or self.glibc.since(2, 26)
 
+    def assertion(self, function: str, condition: str) -> Abort:
+        """Return what is raised where an assertion of glibc's fails."""
+        self.note("fail", function, f"This assertion fails: {condition}.")
+        return Abort(assertion_in(function))
+
     # The tcache
 
     def tcache_number(self, index: int) -> int:
@@ -445,6 +451,18 @@ class Machine:
         word = self.words[address]
         value = ((word >> shift) + delta) & mask
         self.words[address] = word & ~(mask << shift) | value << shift
+
+    def fill_tcache(self, index: int) -> None:
+        """Let a bin of the calling thread's tcache take no more chunks; raise Unpredictable where it has no tcache."""
+        if not self.has_own_tcache:
+            raise Unpredictable("The thread has no tcache that could be full.")
+        full = 0 if self.counts_down else self.mp("tcache_count")
+        self.tcache_add(index, full - self.tcache_number(index))
+
+    @property
+    def default_max_fast(self) -> int:
+        """global_max_fast in bytes as it is when nobody has set it (DEFAULT_MXFAST)."""
+        return (64 * self.word_size // 4 + self.word_size) & ~self.align_mask
 
     def tcache_places(self, index: int) -> int:
         """Return how many chunks more a bin of the calling thread's tcache takes."""

@@ -32,23 +32,35 @@ def init_tcache(machine: Machine) -> None:
             return
     if machine.steps is not None:
         machine.note("look", "tcache_init", f"The thread has no tcache yet: one is made first, malloc({size}).")
-    pointer = from_arena(machine, size) if machine.counts_down else _in_own_arena(machine, size)
+    pointer = from_arena(machine, size, "__libc_malloc2") if machine.counts_down else _in_own_arena(machine, size)[0]
     start_tcache(machine, pointer, "tcache_init")
 
 
-def _in_own_arena(machine: Machine, request: int) -> int | None:
+def _in_own_arena(machine: Machine, request: int) -> tuple[int | None, int]:
+    """Serve a request from the thread's arena, or another one; return the pointer, and which it was in the end."""
     arena = arena_get(machine, request)
     pointer = int_malloc(machine, arena, request)
     if pointer is None and arena:
-        pointer = int_malloc(machine, arena_get_retry(machine, arena, request), request)
-    return pointer
+        arena = arena_get_retry(machine, arena, request)
+        pointer = int_malloc(machine, arena, request)
+    return pointer, arena
 
 
-def from_arena(machine: Machine, request: int) -> int | None:
-    """Serve a request without the tcache: from main_arena while there is one thread, else from the thread's arena."""
+def from_arena(machine: Machine, request: int, function: str) -> int | None:
+    """Serve a request without the tcache: from main_arena while there is one thread, else from the thread's arena.
+
+    ``function`` asserts that the chunk is of that arena by its own flag.
+    """
     if machine.asks_single and machine.single:
-        return int_malloc(machine, machine.main_arena, request)
-    return _in_own_arena(machine, request)
+        pointer, arena = int_malloc(machine, machine.main_arena, request), machine.main_arena
+    else:
+        pointer, arena = _in_own_arena(machine, request)
+    if pointer is not None:
+        chunk = pointer - machine.header
+        word = machine.words[chunk + machine.word_size]
+        if not word & IS_MMAPPED and machine.arena_for_chunk(chunk, word) != arena:
+            raise machine.assertion(function, f"the chunk at {chunk:#x} is of {machine.name(arena)}, by its flags")
+    return pointer
 
 
 def from_tcache(machine: Machine, nb: int, function: str) -> int | None:
@@ -115,11 +127,16 @@ def _allocate(machine: Machine, request: int, function: str) -> int | None:
             init_tcache(machine)
         elif not machine.inits_tcache_inside and nb < machine.mp("tcache_max_bytes") and not machine.has_own_tcache:
             init_tcache(machine)
-            return from_arena(machine, request)
+            return from_arena(machine, request, _slow(machine, function))
         pointer = from_tcache(machine, nb, function)
         if pointer is not None:
             return pointer
-    return from_arena(machine, request)
+    return from_arena(machine, request, _slow(machine, function))
+
+
+def _slow(machine: Machine, function: str) -> str:
+    """Return the function that goes on where the tcache does not serve: another one from glibc 2.42 on."""
+    return f"{function}2" if machine.counts_down else function
 
 
 def note_refusal(machine: Machine, request: int, function: str) -> None:
@@ -154,7 +171,7 @@ def calloc(machine: Machine, count: int, size: int) -> int | None:
     init_tcache(machine)
     if machine.steps is not None and machine.has_tcache:
         machine.note("look", "__libc_calloc", "calloc takes nothing from the tcache (up to glibc 2.40).")
-    return from_arena(machine, request)
+    return from_arena(machine, request, "__libc_calloc")
 
 
 def free(machine: Machine, pointer: int) -> None:

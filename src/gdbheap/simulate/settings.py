@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from gdbheap.ptmalloc.bins import chunks_to_trim
+from gdbheap.ptmalloc.bins import LAST_BIN, bin_index
 from gdbheap.simulate.arena_get import start_malloc
 from gdbheap.simulate.calls import Unpredictable
+from gdbheap.simulate.circle import Circle
 from gdbheap.simulate.consolidate import malloc_consolidate
-from gdbheap.simulate.kernel_calls import arena_of_machine, run, state_of
+from gdbheap.simulate.kernel_calls import run, state_of
 from gdbheap.simulate.machine import Machine
 from gdbheap.simulate.state import TrimWalk
 from gdbheap.simulate.trim import mtrim, pages_inside
@@ -159,9 +160,20 @@ def malloc_trim(machine: Machine, pad: int) -> int:
 def _trim_arena(machine: Machine, arena: int, pad: int) -> int:
     if machine.has_fastbins:
         malloc_consolidate(machine, arena)
-    chunks, complete = chunks_to_trim(machine.words, machine.abi, arena_of_machine(machine, arena))
-    inside = tuple(item for item in chunks if pages_inside(machine.abi, *item)[1])
-    before = state_of(machine, arena, TrimWalk(inside, complete=complete))
+    inside = tuple(item for item in _free_chunks(machine, arena) if pages_inside(machine.abi, *item)[1])
+    before = state_of(machine, arena, TrimWalk(inside))
     made = len(machine.calls)
     run(machine, before, mtrim(before, pad))
     return int(any(call.syscall == "madvise" or call.path == "trim" for call, _ in machine.calls[made:]))
+
+
+def _free_chunks(machine: Machine, arena: int) -> Iterator[tuple[int, int]]:
+    """Yield address and size in bytes of the free chunks that malloc_trim looks at, in its order (mtrim)."""
+    words, size = machine.words, machine.word_size
+    for index in (1, *range(bin_index(machine.abi, machine.abi.page_size), LAST_BIN + 1)):
+        header = machine.bin_at(arena, index)
+        chunk, circle = words[header + 3 * size], Circle(machine, f"Bin {index} of {machine.name(arena)}")
+        while chunk != header:
+            circle.visit(chunk)
+            yield chunk, machine.size(chunk)
+            chunk = words[chunk + 3 * size]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gdbheap.ptmalloc.abi import PREV_INUSE
 from gdbheap.ptmalloc.bins import bin_index
+from gdbheap.simulate.circle import Circle
 from gdbheap.simulate.machine import Machine
 
 _FUNCTION = "_int_malloc"
@@ -135,12 +136,10 @@ def _large_place(machine: Machine, header: int, first: int, victim: int, length:
         words[first + 5 * size] = victim
         words[larger + 4 * size] = victim
         return last, header
-    forward, visited = first, 0
+    forward, circle = first, Circle(machine, "The list of sizes in a large bin")
     while word < words[forward + size]:
+        circle.visit(forward)
         forward = words[forward + 4 * size]
-        visited += 1
-        if visited > 1 << 20:
-            raise machine.loop("The list of sizes in a large bin")
     if word == words[forward + size]:
         forward = words[forward + 2 * size]
     else:
@@ -163,12 +162,3 @@ def _broken(machine: Machine, which: str, chunk: int) -> Exception:
         f"malloc(): largebin double linked list corrupted ({which})",
         f"{'bk_nextsize' if which == 'nextsize' else 'bk'} of the chunk at {chunk:#x} does not lead back to it",
     )
-
-
-def find_large_place(machine: Machine, arena: int, length: int) -> None:
-    """Look for the place of a chunk of ``length`` bytes in its large bin, as sorting one there does, and link it."""
-    header = machine.bin_at(arena, bin_index(machine.abi, length))
-    first = machine.words[header + 2 * machine.word_size]
-    if length >= machine.min_large and first != header:
-        # The chunk's own words are written, and not read: those of the top chunk are nobody's.
-        _large_place(machine, header, first, machine.words[arena + machine.top_at], length)

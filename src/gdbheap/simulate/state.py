@@ -56,7 +56,7 @@ class GrowthState:
     structs in bytes. ``may_shrink_heap`` is what check_may_shrink_heap answers: whether a heap is shrunk with mmap
     instead of madvise. ``always_fail_morecore`` is the variable of that name (from glibc 2.34 on); where it is None,
     the settings for huge pages decide. ``trim`` is what malloc_trim has before it in this arena, None where it was not
-    read.
+    read. ``top_is_damaged`` says that the top chunk is smaller than any, or that its PREV_INUSE is clear.
     """
 
     abi: Abi
@@ -72,3 +72,4 @@ class GrowthState:
     may_shrink_heap: bool | None = None
     always_fail_morecore: bool | None = None
     trim: TrimWalk | None = None
+    top_is_damaged: bool = False

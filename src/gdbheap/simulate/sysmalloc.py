@@ -70,6 +70,9 @@ def sysmalloc(state: GrowthState, nb: int, settle: Settle | None = None) -> Step
         # a brk-align that was refused leaves such a top chunk, and so does a foreign sbrk after a fallback
         error = f"malloc aborts: sysmalloc asserts that the top chunk ends on a page, not at {arena.top + top_size:#x}."
         return outcome(before, state, error=error)
+    if state.top_is_damaged:
+        error = "malloc aborts: sysmalloc asserts that top is MINSIZE or more, and that the chunk before it is in use."
+        return outcome(before, state, error=error)
     if arena.is_main:
         return (yield from _grow_main(state, arena, nb, why, settle))
     return (yield from _grow_heap(state, arena, nb, why, settle, tried_mapping=mapped))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gdbheap.ptmalloc.tcache import SMALL_BINS
+from gdbheap.simulate.circle import Circle
 from gdbheap.simulate.machine import Machine
 
 _UNALIGNED = "malloc(): unaligned tcache chunk detected"
@@ -76,8 +77,9 @@ def large_place(machine: Machine, index: int, size: int) -> tuple[int, int]:
     assert tcache is not None
     words, word_size = machine.words, machine.word_size
     place = tcache + machine.entries_at + index * word_size
-    entry = words[place]
+    entry, circle = words[place], Circle(machine, f"tcache bin {index}")
     while entry and words[entry - word_size] & -8 < size:
+        circle.visit(entry)
         place, entry = entry, machine.reveal(entry)
     return place, entry
 

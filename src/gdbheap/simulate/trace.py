@@ -72,8 +72,13 @@ class Freed:
     merged: tuple[int, ...] = ()
 
 
+def assertion_in(function: str) -> str:
+    """Return what stands for the message of an assertion, which names the file and the line as well."""
+    return f"assertion in {function}"
+
+
 class Abort(Exception):
-    """A check of glibc's that fails: ``message`` is what it prints."""
+    """A check of glibc's that fails: ``message`` is what it prints, or what assertion_in says of an assertion."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

@@ -1,149 +1,141 @@
-"""Calls, and parts of calls, that are tried on the simulated allocator: what glibc would print, and what it looked at.
+"""Calls that are tried on the simulated allocator, alone or after each other: how they end, and what they looked at.
 
 Nothing that is tried changes anything: each trial has a layer of its own over the memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from gdbheap.memory import MemoryFault
-from gdbheap.ptmalloc.checks import CHECKS, CRASH
 from gdbheap.simulate.calls import Unpredictable
-from gdbheap.simulate.int_malloc import int_malloc, sort_unsorted
+from gdbheap.simulate.inquiries import end_thread, mallinfo, malloc_info
 from gdbheap.simulate.machine import Machine, Thread
-from gdbheap.simulate.operations import Operation, run
-from gdbheap.simulate.sorting import find_large_place
+from gdbheap.simulate.operations import KINDS, Operation
 from gdbheap.simulate.trace import Abort, Freed
 
-#: By how much a chunk is made larger, in bytes: more than malloc keeps behind any chunk that is no large one.
-_MORE = 0x1000
-#: Sizes in bytes above which a size word is no chunk's, so that a larger request is one that malloc refuses.
-_LARGEST = 1 << 40
+#: What a program gets where malloc reads or writes through a wrong address.
+CRASH = "SIGSEGV"
+#: Stands for the result of the call before, as an argument.
+RESULT = -1
+#: What can be tried beside the operations that 'heap predict' knows.
+_OTHERS: Mapping[str, Callable[[Machine], None]] = {
+    "mallinfo": mallinfo,
+    "malloc_info": malloc_info,
+    "exit": end_thread,
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Calls of one thread after each other, of which the last one is to be watched.
+
+    ``thread`` is the place of the thread in Trials.threads. ``full`` is a bin of its tcache that takes no more chunks
+    by the time of the last call, None where the tcache is as it is then.
+    """
+
+    calls: tuple[Operation, ...]
+    thread: int = 0
+    full: int | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: ``message`` is what glibc prints, CRASH, or None where it goes on or cannot be told.
+    """How a trial ended: ``message`` is what glibc prints, CRASH, or None where all goes well.
 
-    ``read`` are the addresses of the words that were looked at, ``freed`` is where a chunk went, ``calls`` which of
-    several calls it was that ended like that, from 1 on.
+    ``looked`` are the addresses of the words of the real memory that were looked at, ``freed`` is where a chunk went,
+    ``at`` the number of the call that ended like that, from 1 on. ``condition`` is what has to be so and is not known,
+    in words; empty where nothing is open. ``followed`` is False where the trial could not be followed to its end.
+    ``results`` are what the calls returned.
     """
 
     message: str | None
-    read: Container[int]
+    looked: Container[int]
     freed: Freed | None = None
-    calls: int = 1
+    at: int = 1
+    condition: str = ""
+    followed: bool = True
+    results: tuple[int | None, ...] = ()
 
 
 class Trials:
-    """Tries calls of one thread, as the ``machine`` is; each is tried once.
+    """Tries calls of the ``threads``, the first of which is the one that ``machine`` is for; each is tried once."""
 
-    ``arenas`` are the arenas that threads use, by the addresses of their tcaches.
-    """
+    def __init__(self, machine: Machine, threads: Sequence[Thread] = ()) -> None:
+        self.machine = machine
+        own = machine.thread
+        self.threads = (own, *(thread for thread in threads if thread.number != own.number))
+        self._kept: dict[Trial, tuple[Outcome, ...]] = {}
 
-    def __init__(self, machine: Machine, arenas: Mapping[int, int]) -> None:
-        self._machine = machine
-        self._arenas = arenas
-        self._bare = machine.above()
-        self._bare.has_tcache = False
-        self._kept: dict[Hashable, Outcome] = {}
+    def outcomes(self, trial: Trial) -> tuple[Outcome, ...]:
+        """Return how a trial ends: one outcome, or one for each value of what decides and is not known."""
+        if trial not in self._kept:
+            self._kept[trial] = self._tried(trial)
+        return self._kept[trial]
 
-    @property
-    def lacks_the_limit_of_fastbins(self) -> bool:
-        """Whether what free of a small chunk does may depend on a global_max_fast that is not known."""
-        return self._machine.has_fastbins and self._machine.variables.max_fast is None
+    def fails(self, trial: Trial) -> tuple[Outcome, ...]:
+        """Return the outcomes that are a message or a crash of the last call."""
+        return tuple(item for item in self.outcomes(trial) if item.message is not None and item.at == len(trial.calls))
 
-    def free(self, pointer: int, cached: bool) -> Outcome:
-        """Try free(``pointer``), with the thread's tcache or (not ``cached``) as if there were none."""
-        return self._once(
-            ("free", pointer, cached),
-            lambda machine: run(machine, Operation("free", (pointer,))),
-            self._machine if cached else self._bare,
-            steps=True,  # where a chunk goes is kept only then
-        )
+    def _tried(self, trial: Trial) -> tuple[Outcome, ...]:
+        own = self.threads[trial.thread]
+        machine = self.machine.on(self.machine.words.above(), own)
+        first = self._run(machine, trial)
+        if first.followed:
+            return (first,)
+        found = [
+            replace(self._run(variant, trial), condition=condition) for condition, variant in self._variants(machine)
+        ]
+        ends = {item.message for item in found if item.followed}
+        if found and all(item.followed for item in found) and len(ends) == 1:
+            return (replace(found[0], condition=""),)
+        return tuple(item for item in found if item.followed) or (first,)
 
-    def realloc(self, pointer: int, more: bool) -> Outcome:
-        """Try realloc of ``pointer``, to more than it has or to next to nothing."""
-        request = 1
-        if more:
-            try:
-                word = self._machine.words[pointer - self._machine.word_size]
-            except MemoryFault:
-                word = 0
-            if word < _LARGEST:
-                request = (word & -8) + _MORE
-        operation = Operation("realloc", (pointer, request))
-        return self._once(("realloc", pointer, more), lambda machine: run(machine, operation), self._machine)
+    def _variants(self, machine: Machine) -> list[tuple[str, Machine]]:
+        """Return the machines that there may be where a variable is not known, each with what it takes for true."""
+        found: list[tuple[str, Machine]] = []
+        variables = machine.variables
+        if variables.single is None and machine.asks_single:
+            for value, text in ((True, "one thread only"), (False, "several threads")):
+                made = machine.above()
+                made.variables.single = value
+                found.append((f"if glibc counts on {text} (SINGLE_THREAD_P, which is not known here)", made))
+        elif variables.max_fast is None and machine.has_fastbins:
+            usual = machine.default_max_fast
+            for limit, text in ((usual, f"{usual:#x}, the default"), (2 * machine.word_size, "0x10: no fastbins")):
+                made = machine.above()
+                made.variables.max_fast = limit
+                found.append((f"if global_max_fast, which is not known here, is {text}", made))
+        return found
 
-    def sorting(self, arena: int) -> Outcome:
-        """Try what a request does that goes through the unsorted list of an arena to its end."""
-        return self._once(("sorting", arena), lambda machine: sort_unsorted(machine, arena), self._without(arena))
-
-    def placing(self, arena: int, size: int) -> Outcome:
-        """Try to sort a chunk of ``size`` bytes into its large bin."""
-        return self._once(
-            ("placing", arena, size), lambda machine: find_large_place(machine, arena, size), self._without(arena)
-        )
-
-    def unlinking(self, chunk: int) -> Outcome:
-        """Try to take a free chunk off its list."""
-        return self._once(("unlinking", chunk), lambda machine: machine.unlink("unlink_chunk", chunk), self._without(0))
-
-    def from_arena(self, arena: int, request: int, times: int) -> Outcome:
-        """Try up to ``times`` requests of the same size from an arena, as if there were no tcache."""
-        return self._series(
-            ("arena", arena, request), self._without(arena), times, lambda machine: int_malloc(machine, arena, request)
-        )
-
-    def from_tcache(self, tcache: int, request: int, times: int) -> Outcome:
-        """Try up to ``times`` requests of the same size in the thread that has a tcache."""
-        own = self._machine.thread
-        thread = own if own.tcache == tcache else Thread(None, tcache, self._arenas.get(tcache))
-        machine = self._machine.on(self._machine.words.above(), thread)
-        operation = Operation("malloc", (request,))
-        return self._series(("tcache", tcache, request), machine, times, lambda machine: run(machine, operation))
-
-    def _without(self, arena: int) -> Machine:
-        """Return a machine whose thread has no tcache, and works on an arena."""
-        return self._machine.on(self._machine.words.above(), Thread(None, -1, arena))
-
-    def _once(
-        self, key: Hashable, tried: Callable[[Machine], object], base: Machine, *, steps: bool = False
-    ) -> Outcome:
-        if key not in self._kept:
-            machine = base.above()
-            machine.steps = [] if steps else None
-            self._kept[key] = self._ended(tried, machine)
-        return self._kept[key]
-
-    def _series(self, key: Hashable, machine: Machine, times: int, tried: Callable[[Machine], object]) -> Outcome:
-        if key in self._kept:
-            return self._kept[key]
-        read: set[int] = set()
-        outcome = Outcome(None, read)
-        for calls in range(1, times + 1):
-            machine = machine.above()
-            ended = self._ended(tried, machine)
-            read.update(machine.words)
-            if ended.message is not None or not ended.calls:
-                outcome = Outcome(ended.message, read, None, calls)
-                break
-        self._kept[key] = outcome
-        return outcome
-
-    def _ended(self, tried: Callable[[Machine], object], machine: Machine) -> Outcome:
-        """Try something on a machine; a trial that cannot be followed to its end counts as no call."""
+    def _run(self, machine: Machine, trial: Trial) -> Outcome:
+        base = machine.words
+        results: list[int | None] = []
+        freed: Freed | None = None
+        at, message, followed = 0, None, True
         try:
-            tried(machine)
+            for at, call in enumerate(trial.calls, 1):
+                machine = machine.above()
+                last = at == len(trial.calls)
+                if last and trial.full is not None:
+                    machine.fill_tcache(trial.full)
+                machine.steps = [] if last else None  # where a chunk goes is kept only then
+                before = results[-1] if results else None
+                arguments = tuple((before or 0) if value == RESULT else value for value in call.arguments)
+                if call.name in _OTHERS:
+                    _OTHERS[call.name](machine)
+                else:
+                    results.append(KINDS[call.name].run(machine, *arguments))
+                freed = machine.freed
         except Abort as abort:
             message = abort.message
-            if message not in CHECKS:
-                message = "assertion in sysmalloc" if message == "an assertion fails" else message
-            return Outcome(message if message in CHECKS else None, machine.words, machine.freed)
-        except MemoryFault:
-            return Outcome(None if machine.glibc.partial else CRASH, machine.words, machine.freed)
+        except MemoryFault as fault:
+            if machine.glibc.partial and machine.words.is_possible(fault.address):
+                followed = False
+            else:
+                message = CRASH
         except Unpredictable:
-            return Outcome(None, machine.words, None, 0)
-        return Outcome(None, machine.words, machine.freed)
+            followed = False
+        machine.steps = None
+        return Outcome(message, machine.words.looked_at(base), freed, at, "", followed, tuple(results))

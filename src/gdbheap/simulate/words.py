@@ -95,6 +95,7 @@ class Words(dict[int, int]):
         self._below = below
         self._access = access
         self._size = abi.word_size
+        self._unseen: set[int] = set()  # written here before anything looked at them
         self._mapped = Mapped()  # by what this layer did; the one below has its own
         self._blocks: dict[int, list[int]] = {}  # addresses of words by block, up to the last _forget
         self._filed = 0
@@ -104,7 +105,7 @@ class Words(dict[int, int]):
         if address % size or not 0 <= address < 1 << 8 * size:
             return int.from_bytes(self.read(address % (1 << 8 * size), size), self._abi.byte_order)
         word = self._under(address)
-        self[address] = word
+        super().__setitem__(address, word)
         return word
 
     def _under(self, address: int) -> int:
@@ -126,6 +127,8 @@ class Words(dict[int, int]):
             return
         if self._access is not None and not (self._access.may_write(address) or self._is_made(address)):
             raise MemoryFault(address, self._size, "it is not mapped, or may not be written")
+        if address not in self:
+            self._unseen.add(address)
         super().__setitem__(address, word)
 
     def _set_anywhere(self, address: int, word: int) -> None:
@@ -146,6 +149,27 @@ class Words(dict[int, int]):
                 return here
             layer = layer._below
         return False
+
+    def looked_at(self, down_to: Words) -> set[int]:
+        """Return the words that were looked at in the layers from ``down_to``, not included, up to this one.
+
+        One that was written before that, in any of these layers, says nothing about what is below them.
+        """
+        layers: list[Words] = []
+        layer: Memory = self
+        while isinstance(layer, Words) and layer is not down_to:
+            layers.append(layer)
+            layer = layer._below
+        looked: set[int] = set()
+        unseen: set[int] = set()
+        for item in reversed(layers):
+            looked |= item.keys() - item._unseen - unseen
+            unseen |= item._unseen
+        return looked
+
+    def peek(self, address: int) -> int:
+        """Return the word at ``address`` without counting as a look at it."""
+        return self[address] if address in self else self._under(address)
 
     def is_possible(self, address: int) -> bool:
         """Whether a program can have memory at ``address``, be it here or not: the first page is never mapped."""
