@@ -653,6 +653,20 @@ static void call_double_free_large(void)
     will("free", chunk, 0);
 }
 
+/* --- for tests that damage the heap themselves ----------------------------------------------------------------------*/
+
+char *low, *high;
+size_t mapped; /* the length of each of their mappings */
+
+/* Two chunks with mappings of their own, which the kernel puts side by side. */
+static void mappings(void)
+{
+    low = malloc(1 << 18);
+    high = malloc(1 << 18);
+    mapped = (1 << 18) + 0x1000;
+    stop_here();
+}
+
 static const struct mode {
     const char *name;
     void (*run)(void);
@@ -709,6 +723,7 @@ static const struct mode {
     {"call-fasttop", call_fasttop},
     {"call-invalid-pointer", call_invalid_pointer},
     {"call-double-free-large", call_double_free_large},
+    {"mappings", mappings},
 };
 
 int main(int argc, char **argv)

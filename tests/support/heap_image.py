@@ -148,6 +148,8 @@ class Image:
         self.safe_linking = version != "2.31"
         self._segments: list[tuple[int, bytearray]] = []
         self.map(*self.LIBC)
+        self.par(top_pad=0x20000, trim_threshold=0x20000, mmap_threshold=0x20000, n_mmaps_max=0x10000)
+        self.par(arena_test=8 if bits == 64 else 2)
 
     def map(self, start: int, size: int, fill: int = 0) -> None:
         """Make ``size`` bytes at ``start`` readable."""

@@ -134,13 +134,20 @@ def read_globals(target: Target) -> Globals:
 
 
 def _max_fast(target: Target) -> int | None:
-    """Return global_max_fast: a size_t up to glibc 2.36, one byte after that."""
+    """Return global_max_fast, None where it cannot be read."""
+    found = max_fast_variable(target)
+    return None if found is None else found[2]
+
+
+def max_fast_variable(target: Target) -> tuple[int, int, int] | None:
+    """Return address, size and value of global_max_fast: a size_t up to glibc 2.36, one byte after that."""
     symbol = target.symbol("global_max_fast")
     address = target.symbols.address("global_max_fast")
     if address is None or symbol is None or symbol.type is None:
         return None
     try:
-        return int.from_bytes(target.memory.read(address, symbol.type.sizeof), target.abi.byte_order)
+        size = symbol.type.sizeof
+        return address, size, int.from_bytes(target.memory.read(address, size), target.abi.byte_order)
     except MemoryFault:
         return None
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import gdb
 
 from gdbheap.debugger import model, session
 from gdbheap.debugger.abort import read_abort
-from gdbheap.debugger.allocating import read_machine
+from gdbheap.debugger.allocating import max_fast_variable, read_machine
 from gdbheap.debugger.busy import Busy, read_busy
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.holding import holders_of
@@ -17,12 +18,14 @@ from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.progress import Progress
 from gdbheap.debugger.target import Target, each_thread
 from gdbheap.debugger.tcaches import why_unknown
+from gdbheap.debugger.thread_pointer import thread_pointer
 from gdbheap.growth.abort import Abort
 from gdbheap.memory import MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import FLAG_BITS
 from gdbheap.ptmalloc.account import FreeFacts
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.check import Checked, CheckFacts, check_heap
+from gdbheap.ptmalloc.check_params import ParamFacts
 from gdbheap.ptmalloc.culprit import NOTHING_AROUND, chunks_around, culprit
 from gdbheap.ptmalloc.finding import Finding
 from gdbheap.ptmalloc.own_step import without_own_step
@@ -123,10 +126,33 @@ def _facts(target: Target, lists: FreeFacts, busy: Busy) -> CheckFacts:
         known_starts=lists.known_starts,
         busy=busy.arenas,
         busy_tcaches=busy.tcaches,
+        variables=ParamFacts(max_fast_variable(target), _arenas_of_threads(target)),
+        occupied=tuple(_occupied()),
         running=busy.running,
         unchecked=tuple(unchecked),
         notes=tuple(busy.notes),
     )
+
+
+def _arenas_of_threads(target: Target) -> Counter[int]:
+    """Return how many threads have each arena as theirs, by its address."""
+    found = (target.thread_word("thread_arena", thread) for thread in each_thread())
+    return Counter(arena for arena in found if arena)
+
+
+def _occupied() -> Iterator[int]:
+    """Yield addresses that are in use by something else than malloc: of each thread, its control block and its stack.
+
+    Raises nothing: what cannot be read is left out.
+    """
+    machine = gdb.selected_inferior().architecture().name()
+    for _ in each_thread():
+        try:
+            block = thread_pointer(machine)
+            stack = int(gdb.parse_and_eval("(unsigned long) $sp"))
+        except (gdb.error, MemoryFault):
+            continue
+        yield from (stack, *(() if block is None else (block,)))
 
 
 def _explained(target: Target, state: HeapState, lists: FreeFacts, facts: CheckFacts, checked: Checked) -> Checked:

@@ -23,7 +23,8 @@ class Arena:
     Addresses and sizes are in bytes. ``number`` is 0 for main_arena and counts the others in the order in which they
     were made. ``bins`` has glibc's 254 words: bin i's front at ``2 * i - 2``, its back at ``2 * i - 1``. ``fastbins``
     is empty where the release has none (2.43). ``top_size`` is the size of the top chunk without its flags, 0 where
-    there is no top chunk yet, and None where it could not be read.
+    there is no top chunk yet, and None where it could not be read. ``have_fastchunks`` is 0 where there is no such
+    field.
     """
 
     address: int
@@ -42,6 +43,7 @@ class Arena:
     attached_threads: int
     system_mem: int
     max_system_mem: int
+    have_fastchunks: int = 0
 
     @property
     def is_main(self) -> bool:
@@ -126,6 +128,7 @@ def decode_arena(abi: Abi, layout: Layout, address: int, number: int, data: byte
         attached_threads=fields["attached_threads"],
         system_mem=fields["system_mem"],
         max_system_mem=fields["max_system_mem"],
+        have_fastchunks=fields.get("have_fastchunks", 0),
     )
 
 

@@ -7,31 +7,28 @@ process has mapped, each list by the chunks that there can be.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gdbheap.mappings import MappedRange, Spans
+from gdbheap.mappings import MappedRange
 from gdbheap.memory import Memory, MemoryFault, PageCache
 from gdbheap.ptmalloc.abi import FLAG_BITS, IS_MMAPPED
-from gdbheap.ptmalloc.account import search_mmapped
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.bins import bin_range
 from gdbheap.ptmalloc.check_arena import ArenaChecker
 from gdbheap.ptmalloc.check_chunks import ChunkChecker
 from gdbheap.ptmalloc.check_lists import ListChecker, ListView, Node, hexadecimal
+from gdbheap.ptmalloc.check_mmapped import MmappedChecker
+from gdbheap.ptmalloc.check_params import ParamChecker, ParamFacts, real_base, with_base, wrong_base
 from gdbheap.ptmalloc.chunk import FASTBIN, LARGE, SMALL, TCACHE, UNSORTED
 from gdbheap.ptmalloc.finding import Finding, Findings
 from gdbheap.ptmalloc.heaps import HeapChain
-from gdbheap.ptmalloc.kernel import arena_spans
-from gdbheap.ptmalloc.mmapped import pieces
 from gdbheap.ptmalloc.regions import regions
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.ptmalloc.walk import Membership
 
 #: How much is fetched at once while free lists are followed, in bytes.
 _CACHED = 0x4000
-#: Pages of a mapping that are looked at for a header that is not sound.
-_PAGES = 0x10000
 _STATES = {"tcache": TCACHE, "fastbin": FASTBIN, "unsorted": UNSORTED, "small": SMALL, "large": LARGE}
 
 
@@ -44,8 +41,10 @@ class CheckFacts:
     ``curbrk`` is libc's __curbrk, None where it is not known. ``ranges`` are what the process has mapped, empty where
     that is not known. ``known_starts`` are starts of main_arena's regions that recorded events told. ``busy`` are the
     arenas and ``busy_tcaches`` the tcaches, by address, that an operation may be changing, each with the sentence that
-    says so. ``running`` is the sentence on threads that run meanwhile: nothing found is certain then, as two lists are
-    read at two moments. ``unchecked`` are sentences on what could not be looked at, ``notes`` other ones that matter.
+    says so. ``variables`` are what the check of malloc's variables needs, and ``occupied`` addresses at which something
+    is that is no chunk. ``running`` is the sentence on threads that run meanwhile: nothing found is certain then, as
+    two lists are read at two moments. ``unchecked`` are sentences on what could not be looked at, ``notes`` other ones
+    that matter.
     """
 
     safe_linking: bool
@@ -57,6 +56,8 @@ class CheckFacts:
     known_starts: Iterable[int] = ()
     busy: Mapping[int, str] = field(default_factory=dict)
     busy_tcaches: Mapping[int, str] = field(default_factory=dict)
+    variables: ParamFacts = field(default_factory=ParamFacts)
+    occupied: Sequence[int] = ()
     running: str | None = None
     unchecked: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -99,11 +100,15 @@ class _Check:
     def __init__(self, memory: Memory, state: HeapState, facts: CheckFacts, arenas: Sequence[Arena]) -> None:
         self._memory = memory
         self._cache = PageCache(memory, _CACHED)
-        self._state = state
         self._facts = facts
         self._whole = not arenas
         self._arenas = arenas or state.ring.arenas
         self._findings = Findings(self._doubt)
+        base = real_base(self._cache, state, facts.curbrk)
+        if base is not None:
+            self._findings.add(wrong_base(state, base))
+            state = with_base(state, base)
+        self._state = state
         self._asked = {arena.address for arena in self._arenas}
         self._unchecked = [*facts.unchecked]
         self._notes = [*facts.notes, *facts.busy.values()]
@@ -126,6 +131,7 @@ class _Check:
                     f"{name[:1].upper()}{name[1:]} cannot be read, so it is not checked: GDB {fault}."
                 )
         self._twice()
+        self._variables()
         for view in self._views:
             if self._concerns(view.owner):
                 self._findings.merge(view.findings)
@@ -339,60 +345,23 @@ class _Check:
         if complete:
             self._nowhere(view, place, node.address, f"outside the memory of {name}")
 
-    # --- chunks with mappings of their own --------------------------------------------------------------------------
+    # --- what belongs to no arena -----------------------------------------------------------------------------------
 
     def _find_mmapped(self, checkers: Sequence[ChunkChecker]) -> None:
-        state = self._state
-        main = checkers[0]
-        found = search_mmapped(self._memory, state, self._facts.ranges, main.walked.spans)
-        self._mmapped = len(found.chunks)
-        if found.proven:
-            return
-        missing, lacking = found.count - len(found.chunks), found.bytes - found.found_bytes
-        if missing == 1 and found.known and not found.unread and lacking > 0:
-            taken = [(heap.address, heap.address + heap.max_size) for c in state.heaps.values() for heap in c.heaps]
-            taken += arena_spans(state, state.ring.arenas[0], main.walked.spans)
-            taken += [(chunk.block, chunk.block + chunk.length) for chunk in found.chunks]
-            holes = [(start, end) for start, end, _ in pieces(self._facts.ranges, Spans(taken))]
-            places = [start for start, end in holes if end - start == lacking]
-            if len(places) != 1:  # the kernel has merged it with other mappings: its header still has the flag
-                places = [place for start, end in holes for place in self._near_misses(start, end - lacking)]
-            if len(places) == 1:
-                self._bad_mapping(places[0], places[0] + lacking)
-                return
-        if found.problem is not None:
-            self._unchecked.append(f"The chunks with mappings of their own are not checked: {found.problem}")
+        facts = self._facts
+        spans = checkers[0].walked.spans
+        result = MmappedChecker(self._memory, self._state, facts.ranges, spans, facts.occupied).run()
+        self._mmapped = result.count
+        self._findings.extend(result.findings)
+        if result.problem is not None:
+            self._unchecked.append(result.problem)
 
-    def _near_misses(self, start: int, last: int) -> Iterator[int]:
-        """Yield the pages from ``start`` to ``last`` that begin with a header that is half right."""
-        abi = self._state.abi
-        for place in range(start, min(last, start + _PAGES * abi.page_size) + 1, abi.page_size):
-            chunk = abi.first_chunk(place)
-            prev_size, word = self._word(chunk), self._word(chunk + abi.word_size)
-            if word is None or word & FLAG_BITS != IS_MMAPPED or word >= 1 << 48:
-                continue
-            if prev_size == chunk - place or (word & ~FLAG_BITS) % abi.page_size == (place - chunk) % abi.page_size:
-                yield place
-
-    def _bad_mapping(self, start: int, end: int) -> None:
-        """Enter the chunk whose mapping this must be, as malloc counts one more of just this length."""
-        abi, state = self._state.abi, self._state
-        chunk = abi.first_chunk(start)
-        behind = 0 if state.layout.has_fastbins else abi.header
-        expected = (end - chunk - behind) | IS_MMAPPED
-        prev_size, word = self._word(chunk), self._word(chunk + abi.word_size)
-        if word != expected:
-            place, name, found, should = chunk + abi.word_size, "size word", word, expected
-        else:
-            place, name, found, should = chunk, "prev_size", prev_size, chunk - start
-        self._add(
-            Finding(
-                "mmapped-header", place,
-                f"The {name} of the chunk at {chunk:#x}, which has the mapping from {start:#x} to {end:#x} of its own, "
-                f"is {hexadecimal(found or 0)}; it should be {hexadecimal(should)}.",
-                hexadecimal(found or 0), hexadecimal(should), 0, chunk, size=abi.word_size,
-            )
-        )  # fmt: skip
+    def _variables(self) -> None:
+        checker = ParamChecker(self._state, self._facts.variables)
+        for arena in self._arenas:
+            self._findings.extend(checker.of_arena(arena))
+        if self._whole:
+            self._findings.extend(checker.findings())
 
     def _word(self, address: int) -> int | None:
         try:
@@ -410,6 +379,6 @@ class _Check:
             return facts.busy[finding.arena]
         if finding.tcache is not None and finding.tcache in facts.busy_tcaches:
             return facts.busy_tcaches[finding.tcache]
-        if finding.kind in ("mmapped-header", "arena-ring") and facts.busy:
+        if finding.kind in ("mmapped-header", "arena-ring", "param") and facts.busy:
             return next(iter(facts.busy.values()))
         return None

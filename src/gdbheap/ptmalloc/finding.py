@@ -10,6 +10,7 @@ from itertools import accumulate
 #: The kinds of findings, and one sentence that says what each is.
 KINDS: Mapping[str, str] = {
     "arena-ring": "The arenas are not linked in a ring through main_arena.",
+    "param": "A field of mp_, or global_max_fast, has a value that no sequence of calls gives it.",
     "arena-field": "A field of malloc_state has a value that malloc never gives it.",
     "system-mem": "An arena's memory is not as long as its system_mem says.",
     "top-pointer": "top of an arena points to no place where its top chunk can be.",
@@ -32,7 +33,7 @@ KINDS: Mapping[str, str] = {
     "listed-nowhere": "A free list holds an address at which no chunk begins.",
     "tcache-count": "The tcache's own number of chunks in a bin is wrong.",
     "tcache-key": "The mark of a chunk in a tcache was overwritten.",
-    "mmapped-header": "The header of a chunk that has a mapping of its own does not fit its mapping.",
+    "mmapped-header": "The header of a chunk that has a mapping of its own does not fit its mapping, or another one's.",
 }
 
 

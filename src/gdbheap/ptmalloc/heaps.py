@@ -55,6 +55,8 @@ def heap_max_size(abi: Abi, layout: Layout, params: Params) -> int:
     (the tunable glibc.malloc.hugetlb); from 2.42 on, which the field tcache_small_bins tells, it is constant again.
     """
     huge_page = params.get("hp_pagesize")
+    if huge_page & (huge_page - 1) or (huge_page and not params.get("hp_flags", 1)):
+        huge_page = 0  # no setting gives that: the field was overwritten
     if huge_page and "tcache_small_bins" not in layout.par.fields:
         return 4 * huge_page
     return 64 << 20 if abi.word_size == 8 else 1 << 20

@@ -249,6 +249,22 @@ def find_mmapped(
     return MmappedChunks(tuple(found), count, total, known, unread, drifts)
 
 
+def chunks_inside(memory: Memory, abi: Abi, layout: Layout, outer: MmappedChunk) -> Iterator[MmappedChunk]:
+    """Yield what looks like mmapped chunks at pages inside the mapping of another, behind its first page.
+
+    What the program keeps there may look like one. Nothing is raised where a part cannot be read.
+    """
+    finder = _Finder(memory, abi, layout)
+    end = 1 << 8 * abi.word_size
+    try:
+        for page in finder.pages_to_try(outer.block + abi.page_size, outer.block + outer.length):
+            chunk = finder.at(page, end)
+            if chunk is not None:
+                yield chunk
+    except MemoryFault:
+        return
+
+
 def pieces(ranges: Iterable[MappedRange], taken: Spans) -> Iterator[tuple[int, int, int]]:
     """Yield what of the ``ranges`` that malloc may have mapped is not ``taken``: start, end, bytes that can be read."""
     for item in ranges:

@@ -291,7 +291,9 @@ class Machine:
     @property
     def heap_max_size(self) -> int:
         """HEAP_MAX_SIZE in bytes."""
-        return heap_max_size(self.abi, self.layout, Params(0, {"hp_pagesize": self.mp("hp_pagesize")}))
+        return heap_max_size(
+            self.abi, self.layout, Params(0, {name: self.mp(name) for name in ("hp_pagesize", "hp_flags")})
+        )
 
     @property
     def single(self) -> bool:
