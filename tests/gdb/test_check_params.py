@@ -175,4 +175,5 @@ def test_mapped_chunks_whose_headers_were_overwritten(gdb: Gdb, answers: Answers
         assert (finding["kind"], finding["address"]) == ("mmapped-header", answers["truth"][which] - 8), result.stdout
     for finding in answers["smaller"]["findings"]:
         assert (finding["kind"], finding["address"]) == ("mmapped-header", answers["truth"]["high"] - 8)
-    assert answers["smaller"]["findings"] or not answers["smaller"]["complete"]
+    if has_fastbins():  # in 2.43 each resize adds to mmapped_mem what no mapping has
+        assert answers["smaller"]["findings"] or not answers["smaller"]["complete"]

@@ -25,6 +25,7 @@ from gdbheap.ptmalloc.finding import Finding, Findings
 from gdbheap.ptmalloc.heaps import HeapChain
 from gdbheap.ptmalloc.regions import regions
 from gdbheap.ptmalloc.state import HeapState
+from gdbheap.ptmalloc.tcache import MAX_BIN_CHUNKS
 from gdbheap.ptmalloc.walk import Membership
 
 #: How much is fetched at once while free lists are followed, in bytes.
@@ -124,7 +125,8 @@ class _Check:
         for address, name in self._facts.tcaches.items():
             key = address if self._facts.key_is_address else self._facts.key
             try:
-                limit = self._state.params.get("tcache_count")
+                count = self._state.params.get("tcache_count")
+                limit = count if count <= MAX_BIN_CHUNKS else None
                 self._views += checker.tcache(address, key, limit, name)
             except MemoryFault as fault:
                 self._unchecked.append(

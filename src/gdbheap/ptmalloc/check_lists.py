@@ -472,10 +472,10 @@ class ListChecker:
                   "the next chunk of the list, or its end", holder)  # fmt: skip
         return None
 
-    def tcache(self, address: int, key: int | None, limit: int, owner: str) -> Iterator[ListView]:
+    def tcache(self, address: int, key: int | None, limit: int | None, owner: str) -> Iterator[ListView]:
         """Yield the bins of the tcache at ``address`` that hold something or should hold something.
 
-        ``limit`` is mp_.tcache_count, ``key`` the mark of its chunks (None: not known), ``owner`` what it is called.
+        ``limit`` is mp_.tcache_count (None: it is damaged, and nothing is counted down from it), ``key`` the mark of its chunks (None: not known), ``owner`` what it is called.
         Raises MemoryFault where the tcache is unreadable.
         """
         abi, layout = self._abi, self._layout
@@ -492,9 +492,10 @@ class ListChecker:
             if not head and (layout.tcache_counts_down or not counter):
                 continue
             view = self._tcache_bin(address, index, head, start, key, owner)
-            claimed = limit - counter if layout.tcache_counts_down else counter
-            if view.complete and claimed != len(view.nodes):
-                expected = limit - len(view.nodes) if layout.tcache_counts_down else len(view.nodes)
+            expected = len(view.nodes)
+            if layout.tcache_counts_down:
+                expected = counter if limit is None else limit - len(view.nodes)
+            if view.complete and counter != expected:
                 where = address + fields[name].offset + index * width
                 view.add(
                     Finding(
