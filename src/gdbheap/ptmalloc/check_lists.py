@@ -475,7 +475,8 @@ class ListChecker:
     def tcache(self, address: int, key: int | None, limit: int | None, owner: str) -> Iterator[ListView]:
         """Yield the bins of the tcache at ``address`` that hold something or should hold something.
 
-        ``limit`` is mp_.tcache_count (None: it is damaged, and nothing is counted down from it), ``key`` the mark of its chunks (None: not known), ``owner`` what it is called.
+        ``limit`` is mp_.tcache_count (None: it is damaged, and nothing is counted down from it), ``key`` the mark of
+        its chunks (None: not known), ``owner`` what it is called.
         Raises MemoryFault where the tcache is unreadable.
         """
         abi, layout = self._abi, self._layout
