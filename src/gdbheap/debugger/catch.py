@@ -23,6 +23,7 @@ from gdbheap.debugger.catchpoints import Catchpoints
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.gaps import actual_break, blindness, blindness_text, reason_for
 from gdbheap.debugger.interposed import other_malloc
+from gdbheap.debugger.neutral import neutrally
 from gdbheap.debugger.processes import local_pid, mapped_bytes, open_file, parent_of
 from gdbheap.debugger.recorded import FORKING, RecordedProcess
 from gdbheap.debugger.stacks import Shape
@@ -148,12 +149,12 @@ class Recorder:
         self._show = show
         self._show_other = show_other
         if not self._connected:
-            gdb.events.stop.connect(self._on_stop)
-            gdb.events.exited.connect(self._on_exited)
+            gdb.events.stop.connect(neutrally(self._on_stop))
+            gdb.events.exited.connect(neutrally(self._on_exited))
             gdb.events.breakpoint_created.connect(self._on_breakpoint)
-            gdb.events.before_prompt.connect(lambda *nothing: self.catch_up())
-            gdb.events.new_objfile.connect(self._on_new_objfile)
-            gdb.events.clear_objfiles.connect(self._on_clear_objfiles)
+            gdb.events.before_prompt.connect(neutrally(lambda *nothing: self.catch_up()))
+            gdb.events.new_objfile.connect(neutrally(self._on_new_objfile))
+            gdb.events.clear_objfiles.connect(neutrally(self._on_clear_objfiles))
             self._connected = True
         self._blind = None
         self._note_blindness()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gdb
 
+from gdbheap.debugger.neutral import Neutral
 from gdbheap.debugger.options import UsageError
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
@@ -16,12 +17,19 @@ class TargetError(Exception):
 
 
 class Told:
-    """A ``with`` block whose expected failures leave it as gdb.GdbError: a sentence that GDB shows as it is."""
+    """A ``with`` block whose expected failures leave it as gdb.GdbError: a sentence that GDB shows as it is.
+
+    GDB's settings that change what it reads are neutral inside.
+    """
+
+    def __init__(self) -> None:
+        self._neutral = Neutral()
 
     def __enter__(self) -> None:
-        pass
+        self._neutral.__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._neutral.__exit__()
         if error is None:
             return
         from gdbheap.memory import MemoryFault  # with typing, too slow to import for a session that never gets here

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from gdbheap.debugger.neutral import Neutral
 from gdbheap.growth.history import History
 
 
 @contextmanager
 def unattended(history: Callable[[], History]) -> Iterator[None]:
-    """Note in the history what is raised inside, and go on; an interrupt of the user's goes through."""
+    """Note in the history what is raised inside, and go on; an interrupt of the user's goes through.
+
+    GDB's settings that change what it reads are neutral inside.
+    """
     try:
-        yield
+        with Neutral():
+            yield
     except Exception as error:
         history().missed(f"Looking at a call failed ({type(error).__name__}: {error}): what it did is not known.")
