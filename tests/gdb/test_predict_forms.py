@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 
+import pytest
+
 from tests.support.debugger import Answers, Gdb
 from tests.support.programs import Programs
 from tests.support.symbols import wanted as wanted_symbols
@@ -78,6 +80,7 @@ def _called(name: str, arguments: str) -> str:
     return f"(({_TYPES[name]}) {libc})({arguments})"
 
 
+@pytest.mark.usefixtures("calling")
 def test_each_function_does_what_was_predicted(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     commands = []
     location = "*(int *) ((void *(*)(void)) __errno_location)()"

@@ -19,6 +19,7 @@ SIZES = (24, 100, 600, 1500, 5000, 60000, 100)
 
 
 @pytest.mark.parametrize("thread", [1, 2, 3])
+@pytest.mark.usefixtures("calling")
 def test_the_thread_that_alone_runs(gdb: Gdb, answers: Answers, programs: Programs, thread: int) -> None:
     """One call after another, each predicted from the memory before it; GDB then lets the thread call malloc."""
     commands = []
@@ -68,6 +69,7 @@ def test_a_core_file_answers_the_same(gdb: Gdb, answers: Answers, programs: Prog
     assert answers["core_growth"]["growth"] == answers["live_growth"]["growth"]
 
 
+@pytest.mark.usefixtures("calling")
 def test_the_first_malloc_ever(gdb: Gdb, answers: Answers, programs: Programs) -> None:
     """Before there is a heap: tcache_init, the break, and the chunk are told; then the program does it."""
     gdb(
