@@ -168,6 +168,20 @@ def test_a_setting_that_matters(setting: str, live: Session, core: Session, plai
         assert not list(compare(session.answers([f"set {setting}"]), plain[is_core])), f"core: {is_core}"
 
 
+def test_the_users_settings_and_frame_stay(gdb: Gdb, programs: Programs) -> None:
+    """After a command all is set as before, and the frame that was selected is."""
+    shown = ["frame", *(f"show {setting.rpartition(' ')[0]}" for setting in QUICK)]
+    result = gdb(
+        *("break stop_here", "run", *(f"set {setting}" for setting in QUICK[:-1]), "up 2"),
+        *("python print('BEFORE')", *shown, "python print('TOP')", "heap top", "python print('AFTER')", *shown),
+        program=programs["pointed"],
+    ).succeeded()
+    before, _, rest = result.stdout.partition("BEFORE\n")[2].partition("TOP\n")
+    assert "main_arena" in rest
+    assert before.startswith("#2 ")
+    assert rest.partition("AFTER\n")[2] == before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("is_core", [False, True], ids=["live", "core"])
 @pytest.mark.parametrize("setting", SETTINGS)

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gdbheap.growth.event import Event, Requester
+from gdbheap.growth.gap import GapKind, gap_event
 from gdbheap.growth.history import Gap, History, ProcessRecord
+from gdbheap.growth.phases import phases
 from gdbheap.growth.timeline import OF_MALLOC, SERIES, Series, Timeline, _Ranges, default_process, timeline
 from tests.support.records import BASE, ENOMEM, a_reading, an_event, seeds_history
 
@@ -229,6 +231,19 @@ def test_other_processes() -> None:
     assert timeline(history, 1).others == ((7, 2),)
     assert default_process(history, 1) == 1
     assert default_process(history, 0) == 7
+
+
+def test_phases_where_only_a_gap_tells_of_the_heap() -> None:
+    history = recorded(("brk", (0,), BASE, LOADER), mapped(WHERE, PAGE, OWN))
+    history.events.append(gap_event(3, 1, (1, 1), GapKind.OFF, (BASE, BASE + 33 * PAGE), 2.0))
+    history.events.append(an_event("mmap", (0, PAGE, 3, 0x22, -1, 0), WHERE, OWN, earlier=history.events))
+    found = [(part.name, part.first.id, part.last.id, part.before, part.after) for part in phases(history, 1)]
+    assert found == [
+        ("loading", 1, 1, 0, 0),
+        ("steady", 2, 2, 0, 0),
+        ("first-heap", 3, 3, 0, 33 * PAGE),
+        ("steady", 4, 4, 33 * PAGE, 33 * PAGE),
+    ]
 
 
 def test_an_amount_that_is_not_known() -> None:

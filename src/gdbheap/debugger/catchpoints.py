@@ -9,6 +9,7 @@ import gdb
 
 #: By what `heap catch -follow` is called: GDB's own settings follow-fork-mode, detach-on-fork and schedule-multiple.
 FOLLOW = {"parent": ("parent", "on", "off"), "child": ("child", "on", "off"), "both": ("parent", "off", "on")}
+_MADE = re.compile(r"^Catchpoint (\d+) \(", re.MULTILINE)
 _SETTINGS = ("follow-fork-mode", "detach-on-fork", "schedule-multiple")
 
 
@@ -34,8 +35,10 @@ class Catchpoints:
         self.number = self._catch(condition)
 
     def _catch(self, condition: str) -> int:
-        gdb.execute(f"catch syscall {self._calls}", to_string=True)
-        number = int(gdb.convenience_variable("bpnum") or 0)
+        # Not from $bpnum: a hook of the user's on the command may have set it.
+        made = _MADE.search(gdb.execute(f"catch syscall {self._calls}", to_string=True))
+        assert made is not None
+        number = int(made.group(1))
         gdb.execute(f"condition {number} {condition}", to_string=True)
         self._covered.append((gdb.selected_inferior().num, gdb.current_progspace(), number))
         return number

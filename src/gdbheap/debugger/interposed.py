@@ -75,7 +75,7 @@ def _is_in_linkage_table(pc: int) -> bool:
 
 def _address(function: str) -> int | None:
     try:
-        return int(c_value(f"(unsigned long) &{function}"))
+        return int(c_value(f"&{function}"))
     except (gdb.error, ValueError):
         return None
 

@@ -6,7 +6,7 @@ import gdb
 
 TYPE_CHECKING = False  # as in typing, which takes long to import
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 #: The settings that matter, with the values that gdbheap needs; ``unlimited`` is None in Python.
@@ -41,15 +41,31 @@ class Neutral:
         self._theirs: list[str] = []
 
     def __enter__(self) -> None:
+        commands = []
         for name, wanted in _WANTED.items():
             value = gdb.parameter(name)
             if value not in wanted and not (isinstance(value, int) and value >= _LARGE):
                 self._theirs.append(f"set {name} {_text(value)}")
-                gdb.execute(f"set {name} {_NEEDED[name]}", to_string=True)
+                commands.append(f"set {name} {_NEEDED[name]}")
+        _set(commands)
 
     def __exit__(self, *_: object) -> None:
-        while self._theirs:
-            gdb.execute(self._theirs.pop(), to_string=True)
+        theirs, self._theirs = self._theirs, []
+        _set(theirs)
+
+
+def _set(commands: Sequence[str]) -> None:
+    """Run `set` commands; GDB forgets all frames where how far it unwinds is set, so select the same one again."""
+    if not commands:
+        return
+    try:
+        frame: gdb.Frame | None = gdb.selected_frame()
+    except gdb.error:  # there is no thread, or it runs
+        frame = None
+    for command in commands:
+        gdb.execute(command, to_string=True)
+    if frame is not None and frame.is_valid():
+        frame.select()
 
 
 def neutrally(handler: Callable[..., None]) -> Callable[..., None]:

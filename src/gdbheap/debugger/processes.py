@@ -7,6 +7,7 @@ import re
 
 import gdb
 
+from gdbheap.debugger.connection import connection_kind
 from gdbheap.mappings import MappedRange, overlapping, parse_maps, range_of
 
 
@@ -15,11 +16,7 @@ def local_pid() -> int | None:
     inferior = gdb.selected_inferior()
     if not inferior.pid:
         return None
-    connection = getattr(inferior, "connection", None)  # GDB 11
-    if connection is not None:
-        return inferior.pid if connection.type == "native" else None
-    native = re.search(rf"process {inferior.pid}\b.*\(native\)", gdb.execute("info inferiors", to_string=True))
-    return inferior.pid if native else None
+    return inferior.pid if connection_kind() == "native" else None
 
 
 def local_ranges(pid: int) -> tuple[MappedRange, ...]:

@@ -12,6 +12,7 @@ import gdb
 
 from gdbheap.corefile import NotACore
 from gdbheap.debugger import settings
+from gdbheap.debugger.connection import connection_kind
 from gdbheap.debugger.errors import TargetError
 from gdbheap.debugger.images import MappedFile, base_name, has_musl_inside, is_mapped
 from gdbheap.debugger.language import as_c, c_value, word_size
@@ -100,7 +101,7 @@ class GdbSymbols:
             else:
                 function, _, variable = name.rpartition("::")
                 path = f"'{function}'::{variable}" if function else f"'{variable}'"
-                address = int(c_value(f"(unsigned long) &{path}"))
+                address = int(c_value(f"&{path}"))
         except (gdb.error, RuntimeError):
             pass
         if symbol is None and self._start is not None:
@@ -457,10 +458,7 @@ def command_line() -> str:
 
 def is_core() -> bool:
     """Return whether the selected inferior is a core file."""
-    connection = getattr(gdb.selected_inferior(), "connection", None)  # GDB 11
-    if connection is not None:
-        return bool(connection.type == "core")
-    return "core dump file:" in gdb.execute("info target", to_string=True)
+    return connection_kind() == "core"
 
 
 def is_libc(name: str) -> bool:

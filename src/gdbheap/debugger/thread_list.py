@@ -78,6 +78,6 @@ class ThreadList:
 
     def _address(self, name: str) -> int:
         try:
-            return int(c_value(f"(unsigned long) &{name}"))
+            return int(c_value(f"&{name}"))
         except (gdb.error, ValueError):
             raise Untold(name) from None

@@ -8,7 +8,7 @@ from itertools import islice
 
 import gdb
 
-from gdbheap.debugger.language import c_value, word_size
+from gdbheap.debugger.language import word_size
 from gdbheap.debugger.maps import mapped_ranges
 from gdbheap.debugger.target import GdbMemory, each_thread, stack_pointer
 from gdbheap.debugger.thread_list import ThreadList
@@ -30,7 +30,7 @@ def thread_pointer(machine: str) -> int | None:
     register = "tpidr" if machine.startswith("aarch64") else "fs_base" if machine.startswith("i386:x86-64") else ""
     if register:
         try:
-            value = int(c_value(f"(unsigned long) ${register}"))
+            value = int(gdb.parse_and_eval(f"${register}")) % (1 << 64)
         except (gdb.error, ValueError):  # void where there is no such register
             value = 0
         return value or _told_by_glibc(machine)

@@ -101,7 +101,8 @@ def _parts(events: Sequence[Event], levels: Sequence[_Level], begin: int) -> Ite
         yield _Part("loading", loading, begin)
         if levels:
             # The calls that lead to the first heap belong to it: malloc asks for the break, or reserves the space.
-            yield _Part("steady", kinds.index("malloc"), begin)
+            before = next(place for place, kind in enumerate(kinds) if kind == "malloc" or place == levels[0].place)
+            yield _Part("steady", before, begin)
             yield _Part("first-heap", levels[0].place + 1, levels[0].total)
             begin, levels = levels[0].total, levels[1:]
     if levels:
