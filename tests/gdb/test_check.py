@@ -225,7 +225,9 @@ def test_sound_heaps(gdb: Gdb, answers: Answers, programs: Programs, name: str) 
     """No finding, and status 0."""
     gdb("break stop_here", "run", f"heap check {answers.into('check')}", program=programs[name]).succeeded()
     check = answers["check"]
-    assert check["sound"]
+    # Where malloc's memory begins behind someone else's part of the break is not known, so not all is looked at.
+    assert check["sound"] == check["complete"] == (name != "foreign")
+    assert (check["walked_bytes"] == check["counted_bytes"]) == check["complete"]
     assert check["findings"] == []
     assert check["left_out"] == 0
     assert check["abort"] is None

@@ -72,7 +72,7 @@ def follow(gdb: Gdb, answers: Answers, program: Path, start: Sequence[str], befo
 def is_right(answers: Answers, word_size: int) -> dict[str, Any]:
     """Check what was said at the three stops; return the last answer."""
     sound, damaged, end, truth = (answers[name] for name in ("sound", "damaged", "end", "truth"))
-    assert sound["sound"]
+    assert sound["sound"] == sound["complete"]
     assert sound["findings"] == []
     assert sound["chunks"] >= 60
     assert not damaged["sound"]

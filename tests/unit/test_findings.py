@@ -7,12 +7,14 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gdbheap.ptmalloc.coverage import Coverage
 from gdbheap.ptmalloc.finding import MOST, Finding, Findings
 from gdbheap.render.check import check_lines, check_object, verdict
 from gdbheap.render.style import Plain
 from tests.support.heap_image import Image
 from tests.unit.test_check import Case
 
+MET = Coverage(0x21000, 0x21000)
 WHY = "Thread 3 is inside malloc; lists of main_arena may be between two steps."
 
 
@@ -78,8 +80,8 @@ def test_doubtful_ones_do_not_make_a_heap_look_sound() -> None:
     said = verdict(None, checked)
     assert said is not None
     assert "1 finding" in said
-    assert not check_object(None, checked)["sound"]
-    lines = list(check_lines(state, state.ring.arenas, None, checked, Plain()))
+    assert not check_object(None, checked, MET)["sound"]
+    lines = list(check_lines(state, state.ring.arenas, None, checked, MET, Plain()))
     assert f"{2 * MOST} things that may be such a step, and not counted as wrong:" in lines
     assert f"  {MOST} more things of that kind left out." in lines
 
@@ -117,7 +119,7 @@ def test_what_was_not_checked_is_not_called_sound() -> None:
     whole, partial = case.check(), case.check(unchecked=(why,))
     unread = case.check(tcaches={0x77770000: "the tcache of thread 9"})
     state = case.state(case.image.memory)
-    said = [list(check_lines(state, state.ring.arenas, None, item, Plain())) for item in (whole, partial, unread)]
+    said = [list(check_lines(state, state.ring.arenas, None, item, MET, Plain())) for item in (whole, partial, unread)]
     assert [item.complete for item in (whole, partial, unread)] == [True, False, False]
     assert [lines[0].startswith("The heap is sound: ") for lines in said] == [True, False, False]
     assert said[1][0].startswith("Nothing is wrong in what could be checked: ")

@@ -26,6 +26,7 @@ from gdbheap.ptmalloc.account import FreeFacts
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.check import Checked, CheckFacts, check_heap
 from gdbheap.ptmalloc.check_params import ParamFacts
+from gdbheap.ptmalloc.coverage import Coverage, coverage
 from gdbheap.ptmalloc.culprit import NOTHING_AROUND, chunks_around, culprit
 from gdbheap.ptmalloc.finding import Finding
 from gdbheap.ptmalloc.own_step import without_own_step
@@ -50,6 +51,7 @@ class Report:
     abort: Abort | None
     checked: Checked
     unsettled: Unsettled
+    coverage: Coverage
 
 
 def check_now(named: str | None) -> Report:
@@ -68,6 +70,8 @@ def check_now(named: str | None) -> Report:
     facts = _facts(target, lists, busy)
     with Progress(model.heap_memory()) as memory:
         checked = check_heap(memory, state, facts, () if named is None else arenas)
+        met = coverage(memory, state, lists, facts.ranges, arenas, named is None)
+    checked = replace(checked, complete=checked.complete and met.whole and busy.running is None)
     abort = read_abort(target, state, busy, ())
     if abort is not None:
         checked = _without_own_step(target, state, abort, checked)
@@ -75,7 +79,7 @@ def check_now(named: str | None) -> Report:
         checked = _explained(target, state, lists, facts, checked)
         if abort is not None and abort.pointer is None:
             abort = read_abort(target, state, busy, checked.findings)
-    return Report(state, arenas, abort, checked, busy.unsettled)
+    return Report(state, arenas, abort, checked, busy.unsettled, met)
 
 
 def _without_own_step(target: Target, state: HeapState, abort: Abort, checked: Checked) -> Checked:
@@ -97,7 +101,7 @@ def _without_heap(target: Target) -> Report:
     if abort is None:
         model.read_state()  # which says why there is no heap
     note = "malloc has not taken any memory from the kernel yet: there is no heap to check."
-    return Report(state, (), abort, Checked((), 0, 0, False, (note,), 0, 0, 0), busy.unsettled)
+    return Report(state, (), abort, Checked((), 0, 0, False, (note,), 0, 0, 0), busy.unsettled, Coverage(0, 0))
 
 
 def _facts(target: Target, lists: FreeFacts, busy: Busy) -> CheckFacts:

@@ -11,7 +11,7 @@ import gdb
 from gdbheap.debugger import session, stops
 from gdbheap.debugger.catch import RECORDER
 from gdbheap.debugger.maps import mapped_ranges
-from gdbheap.debugger.model import read_tcaches
+from gdbheap.debugger.model import known_starts, read_tcaches
 from gdbheap.growth.starts import region_starts
 from gdbheap.memory import MemoryFault
 from gdbheap.ptmalloc.account import search_mmapped
@@ -50,7 +50,11 @@ class Lookup:
         self._target = session.target()
         target = self._target
         self._state = read_heap_state(target.memory, target.abi, target.layout, target.main_arena, target.mp)
-        self._locator = Locator(target.memory, self._state, _known_starts())
+        self._locator = Locator(target.memory, self._state, self._starts())
+
+    def _starts(self) -> tuple[int, ...]:
+        """Return where regions of main_arena begin besides sbrk_base."""
+        return _known_starts() if self._state.ring.arenas[0].contiguous else known_starts()
 
     def place(self, address: int) -> Place | None:
         """Return where ``address`` is, None where it is in no known chunk."""

@@ -22,6 +22,7 @@ from gdbheap.ptmalloc.abi import FLAG_BITS
 from gdbheap.ptmalloc.account import Account, FreeFacts
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.kernel import KernelFacts
+from gdbheap.ptmalloc.mapped_regions import mapped_starts
 from gdbheap.ptmalloc.state import HeapState, read_heap_state
 from gdbheap.ptmalloc.tcache import Tcache, read_tcache, tcache_is_dummy
 from gdbheap.render.escape import printable
@@ -105,9 +106,24 @@ def free_facts() -> FreeFacts:
     """Return what the free lists of all threads hold now, and what recorded events tell of main_arena's memory."""
     target = session.target()
     tcaches, problems = read_tcaches(target)
+    return FreeFacts(tuple(tcaches.values()), target.safe_linking, known_starts(), tuple(problems))
+
+
+def known_starts() -> tuple[int, ...]:
+    """Return where regions of main_arena begin besides sbrk_base, as recorded events tell, or memory alone."""
     history = RECORDER.history
-    starts = region_starts(history.of_process(gdb.selected_inferior().pid), history.caught)
-    return FreeFacts(tuple(tcaches.values()), target.safe_linking, starts, tuple(problems))
+    recorded = region_starts(history.of_process(gdb.selected_inferior().pid), history.caught)
+    target = session.target()
+    try:
+        state = read_heap_state(target.memory, target.abi, target.layout, target.main_arena, target.mp)
+    except MemoryFault:
+        return recorded
+    main = state.ring.arenas[0]
+    if main.contiguous or not main.has_top(target.abi):
+        return recorded
+    taken = [(heap.address, heap.address + heap.max_size) for chain in state.heaps.values() for heap in chain.heaps]
+    base = state.params.get("sbrk_base")
+    return mapped_starts(heap_memory(), target.abi, main, base, mapped_ranges(), taken, recorded)
 
 
 def read_account() -> Account:

@@ -9,6 +9,7 @@ from gdbheap.growth.event import Frame
 from gdbheap.ptmalloc.arena import Arena
 from gdbheap.ptmalloc.check import Checked
 from gdbheap.ptmalloc.checks import CHECKS
+from gdbheap.ptmalloc.coverage import Coverage
 from gdbheap.ptmalloc.finding import Catch, Culprit, Finding
 from gdbheap.ptmalloc.state import HeapState
 from gdbheap.render.escape import preview, printable
@@ -48,7 +49,12 @@ def verdict(abort: Abort | None, checked: Checked) -> str | None:
 
 
 def check_lines(
-    state: HeapState, arenas: Sequence[Arena], abort: Abort | None, checked: Checked, style: Plain
+    state: HeapState,
+    arenas: Sequence[Arena],
+    abort: Abort | None,
+    checked: Checked,
+    met: Coverage,
+    style: Plain,
 ) -> Iterator[str]:
     """Yield malloc's own failed check, the findings, and what was looked at."""
     if abort is not None:
@@ -65,6 +71,8 @@ def check_lines(
         yield f"{count_of(checked.more, 'more finding')} left out: only those with the lowest addresses are kept."
         yield ""
     yield from _summary(arenas, abort, checked, style)
+    if met.counted:
+        yield _coverage_text(met)
     for note in checked.notes:
         yield printable(note)
     doubtful = [finding for finding in checked.findings if finding.doubtful is not None]
@@ -92,6 +100,15 @@ def _summary(arenas: Sequence[Arena], abort: Abort | None, checked: Checked, sty
         yield f"Nothing is wrong in what could be checked: {looked}."
     else:
         yield style.paint("good", f"The heap is sound: {looked}.")
+
+
+def _coverage_text(met: Coverage) -> str:
+    if met.whole:
+        return f"walked: {hex_size(met.walked)}, all that malloc counts as its own"
+    left = met.counted - met.walked
+    return (
+        f"walked: {hex_size(met.walked)} of the {hex_size(met.counted)} that malloc counts; {hex_size(left)} were not"
+    )
 
 
 def _end_text(abort: Abort) -> str:
@@ -232,10 +249,10 @@ def _mark(culprit: Culprit, address: int) -> str:
     return f"  <- its memory ends at {culprit.boundary:#x}"
 
 
-def check_object(abort: Abort | None, checked: Checked) -> dict[str, object]:
+def check_object(abort: Abort | None, checked: Checked, met: Coverage) -> dict[str, object]:
     """Return what was found as JSON has it."""
     return {
-        "sound": not checked.certain and (abort is None or abort.cause is Cause.SIGNAL),
+        "sound": checked.complete and not checked.certain and (abort is None or abort.cause is Cause.SIGNAL),
         "abort": None if abort is None else _abort_object(abort),
         "findings": [_finding_object(finding) for finding in checked.findings],
         "left_out": checked.more,
@@ -245,6 +262,8 @@ def check_object(abort: Abort | None, checked: Checked) -> dict[str, object]:
         "chunks": checked.chunks,
         "listed": checked.listed,
         "mmapped": checked.mmapped,
+        "counted_bytes": met.counted,
+        "walked_bytes": met.walked,
     }
 
 

@@ -51,12 +51,12 @@ class HeapCheck(HeapCommand):
         self._wrong = verdict(report.abort, report.checked)
 
         def lines(style: Plain) -> Iterator[str]:
-            yield from check_lines(report.state, report.arenas, report.abort, report.checked, style)
+            yield from check_lines(report.state, report.arenas, report.abort, report.checked, report.coverage, style)
             yield from lock_lines([lock for lock in report.unsettled.locks if lock.is_conspicuous])
 
         return Answer(
             lambda: {
-                **check_object(report.abort, report.checked),
+                **check_object(report.abort, report.checked, report.coverage),
                 "unsettled": unsettled_object(report.unsettled),
             },
             lines,
