@@ -53,7 +53,7 @@ VARYING: Sequence[tuple[re.Pattern[str], str]] = (
     # tcache_key, which a process makes anew each time.
     (re.compile(r"\b0x[0-9a-f]{12,16}(?=, the mark of chunks in a tcache)"), "KEY"),
     # How deep in libc a thread waits depends on how far it has come.
-    (re.compile(r"(?<=thread 2, frame )#\d+(?= hold\b)"), "FRAME"),
+    (re.compile(r"(?<=thread 2, frame )#\d+(?=,? hold\b)"), "FRAME"),
     # When something happened, as 'heap timeline' shows it.
     (re.compile(r"\b\d\.\d{3} s\b|\b\d+\.\d\d s(?= under GDB)"), "TIME"),
     (re.compile(r"(?<=^) +\d+ +\d+\.\d{3}(?= )", re.MULTILINE), "NUMBER AND TIME"),
