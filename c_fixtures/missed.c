@@ -1,8 +1,8 @@
 /* Memory that moves while GDB is not told of the calls, and what the program itself knows of it.
  *
  * missed HOW: "steps" writes to a variable that is too large for debug registers, between calls of malloc; "vfork" has
- * a child use its memory; "clone" has a process with the same memory (CLONE_VM) use it. Each prints where the break was
- * and is, as ORACLE LINE FROM TO; growth in mappings as ORACLE mapped BYTES.
+ * a child use its memory; "clone" has a process with the same memory (CLONE_VM) use it; "refused" misses nothing, but
+ * asks for more than malloc can give. Each prints where the break was and is, as ORACLE LINE FROM TO.
  */
 #define _GNU_SOURCE
 #include "fixture.h"
@@ -41,6 +41,7 @@ int main(int argc, char **argv)
 {
     static char stack[STACK] __attribute__((aligned(16)));
     const char *how = argc > 1 ? argv[1] : "steps";
+    volatile size_t impossible = (size_t)-1;
     char *start;
     int status;
     pid_t child;
@@ -55,6 +56,9 @@ int main(int argc, char **argv)
             other(NULL);
     } else if (strcmp(how, "clone") == 0) {
         child = clone(other, stack + STACK, CLONE_VM | SIGCHLD, NULL);
+    } else if (strcmp(how, "refused") == 0) {
+        kept[kept_count++] = malloc(impossible);
+        child = 0;
     } else {
         kept[kept_count++] = malloc(LARGE);
         take();

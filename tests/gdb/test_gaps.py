@@ -86,3 +86,21 @@ def test_single_steps_are_said_at_once(gdb: Gdb, programs: Programs) -> None:
     large = [line for line in result.stdout.splitlines() if "malloc(200000)" in line]
     assert large
     assert all("it needed a system call that was not recorded" in line for line in large)
+
+
+def test_a_request_that_malloc_refuses_stops_nothing(gdb: Gdb, answers: Answers, programs: Programs) -> None:
+    """It is among the calls that are watched after the first growth; the program runs to its end."""
+    result = gdb(
+        "heap catch -malloc",
+        "run",
+        "heap why-grow 2",
+        f"heap events {answers.into('events')}",
+        program=programs["missed"],
+        args=["refused"],
+    )
+    result.has_no_internal_error()
+    assert "exited normally" in result.stdout
+    assert moved(result, "then") > 0
+    assert f"malloc({(1 << 64) - 1})" in result.stdout
+    assert "refused, no chunk can be that large" in result.stdout
+    assert answers["events"]["gaps"] == []

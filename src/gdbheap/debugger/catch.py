@@ -21,9 +21,9 @@ from gdbheap.debugger.allocator import (
 from gdbheap.debugger.captured import Captured, Numbers, kind_of, note, with_nb
 from gdbheap.debugger.catchpoints import Catchpoints
 from gdbheap.debugger.errors import TargetError
-from gdbheap.debugger.gaps import actual_break, blindness, blindness_text, reason_for
+from gdbheap.debugger.gap_finder import GapFinder
 from gdbheap.debugger.interposed import other_malloc
-from gdbheap.debugger.neutral import neutrally
+from gdbheap.debugger.neutral import Neutral, WhileRunning, neutrally
 from gdbheap.debugger.processes import local_pid, mapped_bytes, open_file, parent_of
 from gdbheap.debugger.recorded import FORKING, RecordedProcess
 from gdbheap.debugger.stacks import Shape
@@ -38,10 +38,9 @@ from gdbheap.debugger.syscalls import (
     registers_for,
 )
 from gdbheap.debugger.target import architecture_name, each_thread_of, is_core, program_file
-from gdbheap.debugger.unattended import unattended
+from gdbheap.debugger.unattended import note_failure
 from gdbheap.growth.decision import user_frame
 from gdbheap.growth.event import UNKNOWN_BYTES, Event, Frame, Requester, whole_pages
-from gdbheap.growth.gap import BREAK, MMAPPED, GapKind, gap_event
 from gdbheap.growth.history import Final, History, ProcessRecord
 from gdbheap.growth.nameless import gives_back, goes_on_after, is_nameless, previous_of
 from gdbheap.growth.reading import Reading
@@ -73,8 +72,7 @@ class Recorder:
         self._show: Callable[[Sequence[Event]], None] = lambda events: None
         self._show_other: Callable[[ProcessRecord], None] = lambda record: None
         self._connected = False
-        self._blind: GapKind | None = None
-        self._sees_mappings = False
+        self._gaps = GapFinder(self._settled, self._add_gap, self._now, self._is_off)
         self._began: float | None = None
         self.was_interrupted = False
 
@@ -140,7 +138,7 @@ class Recorder:
         self._catchpoints.follow(follow)
         self.was_interrupted = False
         self._catching = syscalls
-        self._sees_mappings = {"mmap", "munmap", "mremap"} <= set(syscalls)
+        self._gaps.begin(syscalls)
         self._history.choose(syscalls)
         self._malloc_only = malloc_only
         self._stop_there = stop_there
@@ -156,8 +154,7 @@ class Recorder:
             gdb.events.new_objfile.connect(neutrally(self._on_new_objfile))
             gdb.events.clear_objfiles.connect(neutrally(self._on_clear_objfiles))
             self._connected = True
-        self._blind = None
-        self._note_blindness()
+        self._gaps.note_blindness(())
         if gdb.selected_inferior().pid:
             self._process(gdb.selected_inferior().pid).place_watch(self._settled)
 
@@ -291,7 +288,7 @@ class Recorder:
             return False
         if left == FORKING:
             if name in FORKS and result > 0:
-                self._forked(process.pid, result, process.fork_flags)
+                self._forked(process, result)
             return False
         return left is not None and self._leave(process, left, name, result)
 
@@ -303,72 +300,17 @@ class Recorder:
                 "calls that others make."
             )
 
-    def _forked(self, parent: int, child: int, flags: int) -> None:
+    def _forked(self, parent: RecordedProcess, child: int) -> None:
         record = self._history.processes.get(child)
         if record is None or record.end is not None:
-            record = self._history.processes[child] = ProcessRecord(child, parent, self._now(), recorded=False)
-        record.parent, record.shares_memory, record.by_vfork = parent, has_same_memory(flags), is_vfork(flags)
+            record = self._history.processes[child] = ProcessRecord(child, parent.pid, self._now(), recorded=False)
+        record.parent, record.shares_memory = parent.pid, has_same_memory(parent.fork_flags)
+        if is_vfork(parent.fork_flags):
+            parent.vforked.append(child)
 
-    def _note_gap(self, process: RecordedProcess, thread: tuple[int, int], series: str, moved: tuple[int, int]) -> None:
-        """Record that memory of the selected process moved without a call that GDB reported; show it."""
-        self._settle()
-        at = moved[1] if series == BREAK else None
-        was_off = self._catchpoints.problem() is not None
-        kind, maker = reason_for(self._history, process.pid, process.was_blind, was_off, at)
-        number = self._history.recorded + 1
-        event = gap_event(number, process.pid, thread, kind, moved, self._now(), series=series, maker=maker)
+    def _add_gap(self, event: Event) -> None:
         self._history.events.append(event)
         self._show([event])
-
-    def _find_gaps(
-        self,
-        process: RecordedProcess,
-        thread: tuple[int, int],
-        entry: SyscallEntry,
-        purpose: str,
-        reading: Reading | None,
-    ) -> int | None:
-        """Note what moved without being recorded before a call of malloc's; return where the break is, for brk."""
-        if self._sees_mappings:
-            counted = process.mmapped.enter(entry.name, entry.args, purpose, reading)
-            if counted is not None:
-                self._note_gap(process, thread, MMAPPED, counted)
-        if entry.name != "brk":
-            return None
-        return self._break_of(process, thread, None if reading is None else reading.curbrk)
-
-    def _break_of(self, process: RecordedProcess, thread: tuple[int, int], curbrk: int | None) -> int | None:
-        """Return where the break of the selected process is, None where unknown; note it if it moved meanwhile."""
-        known, found = process.program_break, actual_break(process.program_break, curbrk or None)
-        if known is not None and found is not None and known != found:
-            self._note_gap(process, thread, BREAK, (known, found))
-        if found is not None:
-            process.program_break = found
-        return found
-
-    def _find_moved_break(self) -> None:
-        """Note where the selected process's break moved without being recorded; called where the process stands."""
-        inferior, thread = gdb.selected_inferior(), gdb.selected_thread()
-        process = self._processes.get(inferior.pid)
-        if process is None or thread is None or "brk" not in self._catching:
-            return
-        try:
-            curbrk = session.target().word("__curbrk")
-        except TargetError:
-            return
-        if not any(isinstance(left, Captured) or left > 0 for left in process.pending.values()):
-            self._break_of(process, (thread.num, thread.ptid[1]), curbrk)
-
-    def _note_blindness(self) -> None:
-        """Say, and note, that GDB sees no system calls while it is as it is."""
-        kind = blindness()
-        if kind is not None and kind != self._blind:
-            text = blindness_text(kind)
-            self._history.missed(text)
-            gdb.write(f"{text}\n")
-        self._blind = kind
-        for process in self._processes.values():
-            process.was_blind = kind or process.was_blind
 
     def _capture(
         self,
@@ -393,7 +335,7 @@ class Recorder:
         captured.reading, captured.free, captured.chunk, captured.unread = found
         captured.reading = self._with_trim(process, tid, entry, numbers.requester, captured.reading)
         purpose = numbers.requester.purpose
-        captured.break_before = self._find_gaps(process, (thread, tid), entry, purpose, captured.reading)
+        captured.break_before = self._gaps.before_call(process, (thread, tid), entry, purpose, captured.reading)
         captured.id = self._history.recorded + len(self._put_off) + 1
         process.pending[tid] = captured
         self._put_off.append(captured)
@@ -442,12 +384,14 @@ class Recorder:
             process.needs_the_kernel()
             changes.update(self._of_malloc(entry, event))
             changes["reading"] = self._with_trim(process, tid, entry, who, changes["reading"])
-            changes["break_before"] = self._find_gaps(process, (thread, tid), entry, who.purpose, changes["reading"])
+            changes["break_before"] = self._gaps.before_call(
+                process, (thread, tid), entry, who.purpose, changes["reading"]
+            )
             # Without the names inside malloc more is looked at than the stack.
             if shape is not None and changes.get("stream") is None and not is_nameless(frames):
                 note(shape, entry, who, frames)
         elif name == "brk":
-            changes["break_before"] = self._break_of(process, (thread, tid), None)
+            changes["break_before"] = self._gaps.break_of(process, (thread, tid), None)
         event = event._replace(**changes, id=self._history.recorded + 1)
         process.pending[tid] = event.id
         self._history.events.append(event)
@@ -546,7 +490,7 @@ class Recorder:
 
     def _at_exit(self, process: RecordedProcess) -> None:
         self._settle()
-        self._find_moved_break()
+        self._gaps.at_stop(process)
         process.look()
         try:
             target = session.target()
@@ -562,6 +506,10 @@ class Recorder:
             self._began = now
         return now - self._began
 
+    def _is_off(self) -> bool:
+        """Whether the catchpoint was deleted, disabled or given another condition."""
+        return self._catchpoints.problem() is not None
+
     def _note_problem(self) -> None:
         problem = self._catchpoints.problem()
         if problem is not None:
@@ -572,12 +520,12 @@ class Recorder:
         self._settle()
         self._note_problem()
         if self.active:
-            self._find_moved_break()
-            self._note_blindness()
+            self._gaps.at_stop(self._processes.get(gdb.selected_inferior().pid))
+            self._gaps.note_blindness(self._processes.values())
 
     def _on_breakpoint(self, point: gdb.Breakpoint) -> None:
         if point.type == gdb.BP_WATCHPOINT and self.active:
-            self._note_blindness()
+            self._gaps.note_blindness(self._processes.values())
 
     def _on_new_objfile(self, event: Any) -> None:
         self._settle()
@@ -637,12 +585,17 @@ class HeapEvent(gdb.Function):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__("_heap_event")
         self._recorder = recorder
+        self._running = WhileRunning()
 
     def invoke(self, *arguments: gdb.Value) -> int:
         """Return 1 where GDB is to stop, else 0; an error would stop the program, so it is noted in the history."""
         try:
-            with unattended(self._recorder.unsettled):
+            if not self._running.needs_neutral:
                 return 1 if self._recorder.observe(int(arguments[0]), int(arguments[1])) else 0
+            with Neutral():
+                return 1 if self._recorder.observe(int(arguments[0]), int(arguments[1])) else 0
+        except Exception as error:
+            note_failure(self._recorder.unsettled(), error)
         except BaseException as error:
             self._recorder.interrupted(by_user=isinstance(error, KeyboardInterrupt))
             raise

@@ -101,13 +101,18 @@ class MmappedCount:
 
 
 def reason_for(
-    history: History, process: int, was_blind: GapKind | None, was_off: bool, break_at: int | None
+    history: History,
+    process: int,
+    was_blind: GapKind | None,
+    was_off: bool,
+    break_at: int | None,
+    vforked: Sequence[int],
 ) -> tuple[GapKind, int | None]:
     """Return why calls of ``process`` are missing, and the process that made them, None where it is not known.
 
     ``was_blind`` is why GDB saw no system calls at some time since the last one that it saw, None where it always did,
     and ``was_off`` whether the catchpoint is out of use. ``break_at`` is where the break was found, None where the gap
-    is about something else.
+    is about something else. ``vforked`` are the children of vfork that had the memory since it was last looked at.
     """
     sharing = [other for other in history.sharing_memory(process) if history.last_break(other) == break_at]
     if sharing and break_at is not None:
@@ -117,7 +122,6 @@ def reason_for(
         return kind, None
     if was_off:
         return GapKind.OFF, None
-    children = [item.process for item in history.processes.values() if item.parent == process and item.by_vfork]
-    if children:
-        return GapKind.VFORK, children[-1] if len(children) == 1 else None
+    if vforked:
+        return GapKind.VFORK, vforked[0] if len(vforked) == 1 else None
     return GapKind.UNKNOWN, None

@@ -34,6 +34,38 @@ def _text(value: object) -> str:
     return f"{value:#x}" if isinstance(value, int) else str(value)  # whatever input-radix is
 
 
+def _theirs() -> dict[str, object]:
+    """Return the settings that the user has set to other values than those that gdbheap needs."""
+    values = ((name, gdb.parameter(name)) for name in _NEEDED)
+    return {
+        name: value
+        for name, value in values
+        if value not in _WANTED[name] and not (isinstance(value, int) and value >= _LARGE)
+    }
+
+
+class WhileRunning:
+    """Whether Neutral is needed, looked up once each time that the program goes on: only a stop lets a user set.
+
+    Six settings take as long to look up as a stack to recognise.
+    """
+
+    def __init__(self) -> None:
+        self._known: bool | None = None
+        for registry in (gdb.events.cont, gdb.events.new_objfile, gdb.events.exited):
+            registry.connect(self._forget)
+
+    def _forget(self, _event: object) -> None:
+        self._known = None
+
+    @property
+    def needs_neutral(self) -> bool:
+        """Whether one of the settings is another than gdbheap needs."""
+        if self._known is None:
+            self._known = bool(_theirs())
+        return self._known
+
+
 class Neutral:
     """A ``with`` block in which those settings have their defaults; the user's are back behind it."""
 
@@ -41,13 +73,9 @@ class Neutral:
         self._theirs: list[str] = []
 
     def __enter__(self) -> None:
-        commands = []
-        for name, wanted in _WANTED.items():
-            value = gdb.parameter(name)
-            if value not in wanted and not (isinstance(value, int) and value >= _LARGE):
-                self._theirs.append(f"set {name} {_text(value)}")
-                commands.append(f"set {name} {_NEEDED[name]}")
-        _set(commands)
+        theirs = _theirs()
+        self._theirs = [f"set {name} {_text(value)}" for name, value in theirs.items()]
+        _set([f"set {name} {_NEEDED[name]}" for name in theirs])
 
     def __exit__(self, *_: object) -> None:
         theirs, self._theirs = self._theirs, []

@@ -32,9 +32,10 @@ class RecordedProcess:
 
     ``pending`` are those, by thread: a call that was captured, or an event's number. ``returned`` is the number of the
     last event of each thread that has. ``program_break`` is where the break was last seen, and ``mmapped`` follows
-    malloc's count of mmapped bytes. ``fork_flags`` are clone's, of the fork under way. ``was_blind`` is why GDB saw no
-    system calls at some time since the last one that it saw. ``trims`` is where each thread's malloc_trim is.
-    ``judged`` says that it was looked up whose malloc the process uses. Made while the process is the selected one.
+    malloc's count of mmapped bytes. ``fork_flags`` are clone's, of the fork under way. ``vforked`` are the children of
+    vfork since the break was last seen. ``was_blind`` is why GDB saw no system calls at some time since the last one
+    that it saw. ``trims`` is where each thread's malloc_trim is. ``judged`` says that it was looked up whose malloc the
+    process uses. Made while the process is the selected one.
     """
 
     def __init__(self, pid: int) -> None:
@@ -51,6 +52,7 @@ class RecordedProcess:
         self.program_break: int | None = None
         self.mmapped = MmappedCount()
         self.fork_flags = 0
+        self.vforked: list[int] = []
         self.was_blind: GapKind | None = None
         self.trims = TrimWalks()
         self.judged = False
@@ -89,6 +91,7 @@ class RecordedProcess:
         self.returned.clear()
         self.program_break = None
         self.mmapped.forget()
+        self.vforked.clear()
         self.trims = TrimWalks()
         self.judged = False
         self._musl_inside = None

@@ -19,4 +19,9 @@ def unattended(history: Callable[[], History]) -> Iterator[None]:
         with Neutral():
             yield
     except Exception as error:
-        history().missed(f"Looking at a call failed ({type(error).__name__}: {error}): what it did is not known.")
+        note_failure(history(), error)
+
+
+def note_failure(history: History, error: Exception) -> None:
+    """Note that looking at a call failed."""
+    history.missed(f"Looking at a call failed ({type(error).__name__}: {error}): what it did is not known.")

@@ -29,7 +29,7 @@ class GapKind(Enum):
 _REASONS = {
     GapKind.STEPS: "GDB was stepping, as a software watchpoint makes it: it then sees no system call",
     GapKind.RECORD: "GDB was recording the execution ('record'): it then sees no system call",
-    GapKind.VFORK: "{process}, made by vfork, used this memory until it ran another program",
+    GapKind.VFORK: "{process}, made by vfork, had this memory meanwhile, and GDB reports no call of it",
     GapKind.SHARED: "{process} shares this memory and moved the break: its own events have the calls",
     GapKind.OFF: "the catchpoint was disabled, or had another condition",
     GapKind.UNKNOWN: "GDB did not report the calls",

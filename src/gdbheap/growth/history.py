@@ -26,8 +26,7 @@ class ProcessRecord:
     seen first, in seconds as Event.time. ``recorded`` is False for a child that GDB did not follow. ``programs`` are
     the files that it ran, each with the number of events that there were before. ``end`` says in a few words how it
     ended, None where that was not seen. ``other_malloc`` is the file whose malloc it uses, where that is not glibc's
-    and was seen at work. ``shares_memory`` says that it was made with its parent's memory (CLONE_VM), ``by_vfork`` that
-    its parent waits until it runs another program.
+    and was seen at work. ``shares_memory`` says that it was made with its parent's memory (CLONE_VM).
     """
 
     process: int
@@ -38,7 +37,6 @@ class ProcessRecord:
     end: str | None = None
     other_malloc: str | None = None
     shares_memory: bool = False
-    by_vfork: bool = False
 
 
 @dataclass(frozen=True)
