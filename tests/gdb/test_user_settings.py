@@ -98,7 +98,7 @@ ANSWERS = (
 )
 OF_A_RECORDING = ("heap events", "heap why-grow -all", "heap timeline")
 #: What differs from one run to the next.
-VARYING = ("time", "begin_time", "end_time", "process", "tid")
+VARYING = ("time", "begin_time", "end_time", "process", "tid", "resident")
 
 
 def steady(value: Any) -> Any:

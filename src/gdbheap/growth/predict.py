@@ -50,7 +50,7 @@ class Prediction:
 
 
 class _Running:
-    """An operation that is under way: the call that it makes next, or its outcome."""
+    """An operation that is under way: the call that it makes next, or its outcome; ``past`` are those it has made."""
 
     def __init__(self, steps: Steps, caller: tuple[int, ...], caught: Container[str]) -> None:
         self._steps = steps
@@ -59,7 +59,13 @@ class _Running:
         self.call: Call | None = None
         self.outcome: Outcome | None = None
         self.reason: str | None = None
+        self.past: list[Event] = []
         self.answer(None)
+
+    def take(self, event: Event) -> None:
+        """Go on behind a call that was made and that the kernel has answered."""
+        self.past.append(event)
+        self.answer(event.result)
 
     def answer(self, result: int | None) -> None:
         """Go on with what the kernel answered (None: begin)."""
@@ -120,11 +126,14 @@ def predictions(events: Iterable[Event], caught: CaughtAt = every_call) -> dict[
                 continue
             several = sum(process == event.process for process, _ in begun) > 1
             if several and not current.makes(event):
-                raced = _after_a_race(event, seen[event.process], previous, caller, caught(event.id))
+                past = before.past if before is not None and before.caller == caller else []
+                raced = None
+                for made in (past, []) if past else ([],):
+                    raced = raced or _after_a_race([*made, event], seen[event.process], caller, caught(event.id))
                 if raced is not None:
                     current, found[event.id] = raced
                     if event.result is not None:
-                        current.answer(event.result)
+                        current.take(event)
                         running[thread] = current
                     continue
             if before is not None and before.reason and before.caller == caller and not current.makes(event):
@@ -147,46 +156,46 @@ def predictions(events: Iterable[Event], caught: CaughtAt = every_call) -> dict[
             found[event.id] = Prediction(None, None, _NO_NAMES, chunk_sizes=_chunk_sizes(event, previous))
             continue
         if event.result is not None:
-            current.answer(event.result)
+            current.take(event)
             running[thread] = current
         found[event.id] = Prediction(call, exact, current.reason, current.outcome)
     return found
 
 
-def _since(events: Sequence[Event], previous: Event) -> Sequence[Event]:
-    """Return the events of a process after ``previous``, the newest one left out, and the one before ``previous``."""
-    place = len(events) - 1
-    while place > 0 and events[place].id >= previous.id:
-        place -= 1
-    return events[place:-1]
+def _since(events: Sequence[Event], first: Event) -> Sequence[Event]:
+    """Return the events of a process up to ``first``, from the one before the previous one of its thread on."""
+    ends = next(place for place, event in enumerate(events) if event.id == first.id)
+    place = next((place for place in range(ends - 1, -1, -1) if events[place].tid == first.tid), 0)
+    return events[max(0, place - 1) : ends]
 
 
 def _after_a_race(
-    event: Event,
-    seen: Sequence[Event],
-    previous: Event | None,
-    caller: tuple[int, ...],
-    caught: Container[str],
+    made: Sequence[Event], seen: Sequence[Event], caller: tuple[int, ...], caught: Container[str]
 ) -> tuple[_Running, Prediction] | None:
     """Return the operation as it is if other threads changed what malloc had looked at; None if that tells nothing.
 
-    ``seen`` are the events of the process up to this one, ``previous`` is the last one before it of the same thread.
+    ``made`` are the calls of the operation, the one that is to be told last, and ``seen`` the events of the process up
+    to that one.
     """
+    first, last = made[0], made[-1]
 
     def run(state: GrowthState) -> _Running | None:
         try:
-            tried = _Running(_steps(event, state), caller, caught)
+            tried = _Running(_steps(first, state), caller, caught)
         except Unpredictable:
             return None
-        return tried if tried.makes(event) else None
+        for event in made[:-1]:
+            if not tried.makes(event):
+                return None
+            tried.take(event)
+        return tried if tried.makes(last) else None
 
-    window = seen[:-1] if previous is None else _since(seen, previous)
-    for state, why in earlier_values(event, window):
+    for state, why in earlier_values(first, _since(seen, first)):
         other = run(state)
         if other is not None and other.call is not None:
             call = replace(other.call, why=(*other.call.why, why))
             return other, Prediction(call, True)
-    for state, reason in unknowable_values(event, seen):
+    for state, reason in unknowable_values(first, seen):
         other = run(state)
         if other is not None:
             return other, Prediction(None, None, reason)
